@@ -237,7 +237,9 @@ def _pairs(pairs: list[Any], cases: set[str]) -> None:
 
 _COUNTED_BY: dict[str, Any] = {
     "cpu": lambda value: isinstance(value, str) and value in (*CGROUPS, "clocks-and-rusage"),
-    "memory": lambda value: isinstance(value, str) and value in (*CGROUPS, "polls-and-high-water-marks"),
+    "memory": lambda value: (
+        isinstance(value, str) and value in (*CGROUPS, "cgroup-v2-readings", "polls-and-high-water-marks")
+    ),
 }
 
 _DOCUMENT: dict[str, Any] = {

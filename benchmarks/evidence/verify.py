@@ -13,6 +13,7 @@ from benchmarks.catalogue import SUITES
 from benchmarks.evidence import commitment as commitments
 from benchmarks.evidence.bugs import BUG_KINDS
 from benchmarks.evidence.canonical import NotCanonical, parse
+from benchmarks.evidence.counting import is_counted_for_awards
 from benchmarks.evidence.decision import controls_needed, decide, make_plan
 from benchmarks.evidence.document import digest, signed_bytes, verdict_from_dict
 from benchmarks.evidence.samples import read_samples, thawed_side
@@ -196,6 +197,11 @@ def _against_awards(document: dict[str, Any], policy: Policy | None, *, is_same_
         return f"sandbox level {level} earns no awards"
     if is_same_judge and "counted_by" not in document["sandbox"]:
         return "it does not say how CPU time and memory were counted"
+    if is_same_judge and not is_counted_for_awards(suite["name"], document["sandbox"]["counted_by"]):
+        return (
+            f"memory was counted by {document['sandbox']['counted_by']['memory']}: {suite['name']} earns awards only "
+            "where a cgroup counted its peak"
+        )
     if is_same_judge and document["plan"] != make_plan():
         return "the plan is not the judge's"
     if is_same_judge and not _is_catalogued(suite):
