@@ -29,7 +29,7 @@ from benchmarks.confined_node.relay import Relay, listen
 from benchmarks.confined_node.start import NodeOrder, start
 from benchmarks.sandbox import Sample, SandboxError, SandboxLevel, best_level
 from benchmarks.sandbox.levels import GIB
-from benchmarks.sandbox.log_capture import readable
+from benchmarks.sandbox.readable import readable
 
 WRONG = 2
 FOREVER_S = 10 * 365 * 86_400.0
