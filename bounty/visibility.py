@@ -73,6 +73,11 @@ SEEN_BY: Mapping[Phase, Mapping[Part, frozenset[Viewer]]] = MappingProxyType(
         Phase.DECIDED: dict.fromkeys(Part, _EVERYONE),
     }
 )
+LOGGED_PARTS = (
+    Part.SOURCE,
+    Part.VERDICT,
+    Part.FIGURES,
+)  # the course is in every list that a maintainer works with
 UNDECIDED = frozenset({Phase.BEING_JUDGED, Phase.FAILED, Phase.IN_DOUBT})
 BEING_JUDGED = "being_judged"  # the state of a submission whose course is sealed
 
@@ -83,11 +88,8 @@ def may_see(viewer: Viewer, part: Part, phase: Phase) -> bool:
 
 
 def is_logged(viewer: Viewer, part: Part, phase: Phase) -> bool:
-    """Whether looking at a part leaves a record: a maintainer looks at what is sealed for others.
-
-    The course is in every list that a maintainer works with, so it leaves none.
-    """
-    return viewer is Viewer.UNINVOLVED and part is not Part.COURSE and phase in UNDECIDED
+    """Whether looking at a part leaves a record: a maintainer looks at what is sealed for others."""
+    return viewer is Viewer.UNINVOLVED and part in LOGGED_PARTS and phase in UNDECIDED
 
 
 def without_figures(text: str) -> str:

@@ -14,6 +14,7 @@ from benchmarks.catalogue.facts import (
     GUARD_MEMORY_MARGIN_LOG_PPM,
     Case,
     GuardInfo,
+    MessageInfo,
     PresetInfo,
     Size,
     SuiteInfo,
@@ -42,6 +43,7 @@ __all__ = [
     "TRAIN_STEP",
     "Case",
     "GuardInfo",
+    "MessageInfo",
     "PresetInfo",
     "Size",
     "SuiteInfo",
@@ -70,6 +72,8 @@ BUG = SuiteInfo(
         }
     ),
     cap_log_ppm=3_688_880,  # ln 40, as moe_forward
+    messages=(),
+    caller="",
     sizes=MappingProxyType({}),
 )
 

@@ -97,5 +97,6 @@ def is_of_runner(document: dict[str, Any]) -> bool:
 
 
 def deciding_event(document: dict[str, Any]) -> dict[str, Any] | None:
-    """The most severe event; None where there is none."""
-    return min(document["events"], key=lambda each: WEIGHT.index(each["kind"]), default=None)
+    """The most severe event; None where there is none. What the old tree did decides nothing."""
+    events = [event for event in document["events"] if event.get("side") != "old"]
+    return min(events, key=lambda each: WEIGHT.index(each["kind"]), default=None)

@@ -35,13 +35,13 @@ def build_document(
     started_at: str,
     finished_at: str,
     trials: list[dict[str, Any]] | None = None,
-    continues: list[str] | None = None,
+    continues: list[dict[str, Any]] | None = None,
     old: dict[str, Any] | None = None,
     base_checks: list[dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """The document of a run with its verdict. Every part has the shape of docs/reference/evidence.md; raises EvidenceError.
 
-    `continues` holds the digests of earlier documents whose pairs this run goes on from; `old` names the tree that base's
+    `continues` holds the signed records of earlier pairs that this run goes on from; `old` names the tree that base's
     award was priced against and what was paid (`tree`, `paid_log_ppm`). The noise floor is put into the environment.
     `secrets` is hex; times of day are ISO 8601 with an offset; all durations are integer nanoseconds.
     """
@@ -110,6 +110,11 @@ def signed_bytes(document: dict[str, Any]) -> bytes:
 def seal(document: dict[str, Any], key: Ed25519PrivateKey) -> dict[str, Any]:
     """The sealed form. Raises EvidenceError or NotCanonical for a document that could not be verified later."""
     validate(document)
+    return seal_form(document, key)
+
+
+def seal_form(document: dict[str, Any], key: Ed25519PrivateKey) -> dict[str, Any]:
+    """Any document with its digest and signature. Raises NotCanonical."""
     public = public_key(key)
     return {
         "document": document,

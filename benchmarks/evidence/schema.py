@@ -15,6 +15,7 @@ from benchmarks.statistics.gate import LOOKS
 SCHEMA = "gainshare.evidence/3"
 SCHEMA_2 = "gainshare.evidence/2"  # its documents verify by the rules that they were signed under
 SCHEMAS = (SCHEMA, SCHEMA_2)
+PAIR_SCHEMA = "gainshare.pair/1"  # of one pair's record: benchmarks.evidence.pair_record
 RUN_KINDS = ("gate", "confirmation", "guard", "aa", "reproduction", "fix")
 SIDES = ("base", "candidate")
 TREES = ("base", "candidate", "old")  # what may run on the candidate's side of a pair
@@ -79,6 +80,13 @@ def validate(document: Any, *, has_verdict: bool = True) -> None:
         raise EvidenceError("document.finished_at is before started_at")
 
 
+def validate_record(record: Any) -> None:
+    """Raise EvidenceError unless `record` has exactly the shape of one pair's record."""
+    _fields(record, _RECORD, "record")
+    _pairs([record["pair"]], {record["pair"].get("case")})
+    _fields(record["pair"], _PAIR_3, "record.pair", is_open=True)
+
+
 def _third(document: dict[str, Any], *, has_verdict: bool) -> None:
     """What schema 3 asks for in addition to schema 2."""
     if has_verdict:  # computed from the samples when the document is built
@@ -88,6 +96,9 @@ def _third(document: dict[str, Any], *, has_verdict: bool) -> None:
         if document["run"]["kind"] != "confirmation":
             raise EvidenceError("document.old belongs to confirmations only")
         _fields(document["old"], _OLD, "document.old")
+    cases = {case["name"] for case in document["suite"]["cases"]}
+    if any(sealed["document"]["pair"]["case"] not in cases for sealed in document["continues"]):
+        raise EvidenceError("document.continues has a pair of another suite")
     for number, pair in enumerate(document["pairs"]):
         where = f"document.pairs[{number}]"
         _fields(pair, _PAIR_3, where, is_open=True)
@@ -199,12 +210,19 @@ def _is_tree(value: Any) -> bool:
     return isinstance(value, str) and value in TREES
 
 
-def _digests(value: Any) -> bool:
-    return (
-        isinstance(value, list)
-        and all(isinstance(name, str) and _DIGEST.fullmatch(name) for name in value)
-        and len(set(value)) == len(value)
-    )
+def _records(value: Any) -> bool:
+    """A list of different signed records of pairs."""
+    try:
+        for sealed in value:
+            _fields(sealed, _SEALED, "record")
+            validate_record(sealed["document"])
+    except (EvidenceError, TypeError, KeyError):
+        return False
+    return isinstance(value, list) and len({sealed["digest"] for sealed in value}) == len(value)
+
+
+def _digest(value: Any) -> bool:
+    return isinstance(value, str) and _DIGEST.fullmatch(value) is not None
 
 
 def _digest_or_none(value: Any) -> bool:
@@ -313,7 +331,9 @@ def _base_check(attempt: Any, cases: dict[str, int], where: str) -> None:
 
 _COUNTED_BY: dict[str, Any] = {
     "cpu": lambda value: isinstance(value, str) and value in (*CGROUPS, "clocks-and-rusage"),
-    "memory": lambda value: isinstance(value, str) and value in (*CGROUPS, "polls-and-high-water-marks"),
+    "memory": lambda value: (
+        isinstance(value, str) and value in (*CGROUPS, "cgroup-v2-readings", "polls-and-high-water-marks")
+    ),
 }
 
 _DOCUMENT: dict[str, Any] = {
@@ -372,11 +392,26 @@ _PAIR_3: dict[str, Any] = {
     "tree": _is_tree,
     "beside": lambda value: value is None or _natural(value),
 }
+_SEALED: dict[str, Any] = {
+    "document": lambda value: isinstance(value, dict),
+    "digest": _digest,
+    "signature": {"algorithm": _name, "key_id": _name, "public_key": _name, "value": _name},
+}
+_RECORD: dict[str, Any] = {
+    "schema": lambda value: value == PAIR_SCHEMA,
+    "run": _DOCUMENT["run"],
+    "suite": {"name": _name, "preset": _name},
+    "trees": _DOCUMENT["trees"],
+    "harness_hash": _sha256,
+    "calls": _positive,
+    "checks": {"outputs_checked": _natural, "oracle_checked": _natural},
+    "pair": lambda value: isinstance(value, dict),
+}
 _DOCUMENT_3: dict[str, Any] = {
     **_DOCUMENT,
     "schema": lambda value: value == SCHEMA,
     "base_checks": _base_checks,
-    "continues": _digests,
+    "continues": _records,
     "old": lambda value: value is None or isinstance(value, dict),
     "events": lambda value: _events(value, _is_tree),
     "environment": _Open(

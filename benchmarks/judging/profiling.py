@@ -84,6 +84,6 @@ def _frames(suite: Suite) -> bytes:
         before = problem.before(seeds.numbers("before", turn), turn)
         inputs = problem.draw_inputs(seeds.numbers("inputs", turn), turn)
         for tensors in (before, inputs):
-            if tensors is not None:
-                parts += encode_tensors(Kind.CALL, 1, buffers(tensors))
+            for exchange in () if tensors is None else problem.exchanges(tensors):
+                parts += encode_tensors(Kind.CALL, 1, buffers(exchange.inputs))
     return b"".join(bytes(part) for part in parts)

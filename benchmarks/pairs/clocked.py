@@ -1,7 +1,7 @@
 """One call of one side with everything else kept still. Both ways of measuring a pair go through here."""
 
 import gc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +10,7 @@ from benchmarks.pairs.phases import Phases
 from benchmarks.pairs.quiet import Quiet
 from benchmarks.pairs.schedule import PairPlan
 from benchmarks.pairs.side import Side
-from benchmarks.suites.base import Tensors, TensorSpec
+from benchmarks.suites.base import Exchange, Tensors
 
 SIDES = ("base", "candidate")
 
@@ -69,9 +69,7 @@ class Clocked:
         self.sides, self.record = dict(sides), record
         self._scrubber, self._phases, self._quiet, self._after_call = scrubber, phases, quiet, after_call
 
-    def call(
-        self, name: str, inputs: Tensors, outputs: tuple[TensorSpec, ...], *, is_timed: bool
-    ) -> tuple[Tensors, int]:
+    def call(self, name: str, exchanges: Sequence[Exchange], *, is_timed: bool) -> tuple[Tensors, int]:
         """The answers of side `name` and the nanoseconds it took. Raises SideFailed."""
         with self._phases.spend("measuring"):
             gc.disable()
@@ -79,7 +77,7 @@ class Clocked:
                 self._scrubber.scrub()
                 self._account_frozen()
                 with self._quiet.measuring():
-                    answers, elapsed_ns = self.sides[name].call(inputs, outputs)
+                    answers, elapsed_ns = self.sides[name].call(exchanges)
             finally:
                 gc.enable()
         self._after_call()

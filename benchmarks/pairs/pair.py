@@ -23,7 +23,7 @@ from benchmarks.pairs.side import Side, SideFailed, SideSetup
 from benchmarks.pairs.turns import Turns
 from benchmarks.sandbox import Unsteerable
 
-SLOTS = {"base": 0, "candidate": 1}
+SLOTS = {"base": 0, "candidate": 1, "old": 2}
 
 
 class Pair:

@@ -1,4 +1,4 @@
-"""Takes pair after pair, as the schedule says, until it has as many as it was asked for.
+"""Takes a block of pairs after the other, as the schedule says.
 
 The next pair is prepared only when the one before is over, so nothing but the pair being measured runs while a clock
 does. What goes wrong with a sample is kept as an event.
@@ -17,7 +17,7 @@ from benchmarks.pairs.pair import Pair
 from benchmarks.pairs.phases import Phases
 from benchmarks.pairs.quiet import Quiet
 from benchmarks.pairs.sample_log import SampleLog
-from benchmarks.pairs.schedule import PairPlan, schedule
+from benchmarks.pairs.schedule import PairPlan, Schedule
 from benchmarks.pairs.seeds import Seeds
 from benchmarks.pairs.side import SideFailed, SideSetup
 from benchmarks.suites.base import Suite
@@ -89,9 +89,9 @@ class PairRunner:
         phases: Phases,
         quiet: Quiet,
         cancellation: Cancellation,
-        has_controls: bool,
         on_log: Callable[[str], None],
         on_pair: Callable[[int], None],
+        on_complete: Callable[[dict[str, Any], dict[str, int]], None] = lambda pair, checks: None,
     ) -> None:
         self.pairs: list[dict[str, Any]] = []
         self.events: list[dict[str, Any]] = []
@@ -102,28 +102,38 @@ class PairRunner:
         self.measured: Counter[str] = Counter()  # pairs that count of each case, control pairs left out
         self._trees, self._setup, self._seeds = dict(trees), setup, seeds
         self._phases, self._quiet, self._cancellation = phases, quiet, cancellation
-        self._on_log, self._on_pair = on_log, on_pair
-        self._plans = schedule(setup.suite, seeds, has_controls=has_controls)
+        self._on_log, self._on_pair, self._on_complete = on_log, on_pair, on_complete
+        self._schedule = Schedule(setup.suite, seeds)
         self.sample_log = SampleLog(on_log)
+
+    @property
+    def has_lost_old(self) -> bool:
+        """True once the old tree failed: it is measured no more, and the run goes on."""
+        return any(event["side"] == "old" for event in self.events)
+
+    @property
+    def has_ended(self) -> bool:
+        """True once anything else failed."""
+        return any(event["side"] != "old" for event in self.events)
 
     def measure_with(self, suite: Suite) -> None:
         """Take all pairs with this form of the suite, whose cases are the same. Before the first pair."""
         self._setup = replace(self._setup, suite=suite)
 
-    def run_until(self, wanted: Mapping[str, int]) -> None:
-        """Measure until so many pairs of each case count; where they do already, one more control pair.
+    def take_block(self, wanted: Mapping[str, int], *, controls: int, old: int) -> None:
+        """Measure the next block on the way to so many pairs of each case, with `controls` control pairs and `old` old ones.
 
         Or until an event ends the run. Raises Cancelled.
         """
-        if not self.events and not self._is_short_of(wanted):
-            self._take(next(plan for plan in self._plans if plan.is_control))
-        while not self.events and self._is_short_of(wanted):
-            plan = next(self._plans)
-            if self.measured[plan.case] < wanted[plan.case]:
+        short = {case: pairs - self.measured[case] for case, pairs in wanted.items()}
+        plans = self._schedule.block(short, controls=controls, old=old)
+        if not plans:  # all pairs are of earlier attempts: control pairs need a measured one to stand beside
+            plans = self._schedule.block(dict.fromkeys(wanted, 1), controls=max(1, controls))
+        for plan in plans:
+            if self.has_ended:
+                return
+            if plan.tree != "old" or not self.has_lost_old:
                 self._take(plan)
-
-    def _is_short_of(self, wanted: Mapping[str, int]) -> bool:
-        return any(self.measured[case] < pairs for case, pairs in wanted.items())
 
     def _take(self, plan: PairPlan) -> None:
         self._cancellation.check()
@@ -150,8 +160,13 @@ class PairRunner:
             self.add_event(failure, pair=pair.plan.index)
             return
         self._keep(pair)
-        if not pair.plan.is_control:
+        if pair.plan.tree == "candidate":
             self.measured[pair.plan.case] += 1
+        checks = {
+            "outputs_checked": pair.record.outputs_checked,
+            "oracle_checked": pair.record.oracle_checked,
+        }
+        self._on_complete(self.pairs[-1], checks)
 
     def _keep(self, pair: Pair) -> None:
         record = pair.record

@@ -6,7 +6,7 @@ neither the other side nor statistics nor verdicts.
 
 import mmap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +18,11 @@ import numpy as np
 from benchmarks.pairs import cores as affinity
 from benchmarks.pairs.devices import CPU, device_mounts
 from benchmarks.pairs.wire.channel import Channel, SampleClosed, SampleRaised, SampleSilent, WrongForm
-from benchmarks.pairs.wire.messages import answer_for, message
+from benchmarks.pairs.wire.messages import Answer, Message, answer_for, message
 from benchmarks.pairs.wire.protocol import Kind, ProtocolError, TensorBytes
 from benchmarks.sandbox import Limits, Mount, Sample, SandboxLevel, Unsteerable, python_runtime, spawn
 from benchmarks.sandbox.readable import readable
-from benchmarks.suites.base import Array, Problem, Suite, Tensors, TensorSpec
+from benchmarks.suites.base import Array, Exchange, Problem, Suite, Tensors, TensorSpec, joined
 
 HARNESS = "/harness"
 ENDING_S = 5.0  # how long a sample whose pipes closed is waited for, to learn how it ended
@@ -124,30 +124,49 @@ class Side:
         self._refuse_unread("load")
         return elapsed_ns
 
-    def call(self, inputs: Tensors, outputs: tuple[TensorSpec, ...]) -> tuple[Tensors, int]:
-        """The answers and the nanoseconds from "message sent" to "all bytes received"; frozen again afterwards."""
-        return self._timed(Kind.CALL, inputs, outputs)
+    def call(self, exchanges: Sequence[Exchange]) -> tuple[Tensors, int]:
+        """The answers and the nanoseconds from "message sent" to "all bytes received"; frozen again afterwards.
+
+        Each message is sent after the answer to the one before it, while one clock runs over all of them.
+        """
+        return self._timed(Kind.CALL, exchanges)
 
     def echo(self, inputs: Tensors) -> int:
         """Nanoseconds that the first input takes there and back without any call."""
         name, value = next(iter(inputs.items()))
-        return self._timed(Kind.ECHO, {name: value}, (TensorSpec(name, str(value.dtype), value.shape),))[1]
+        back = (TensorSpec(name, str(value.dtype), value.shape),)
+        return self._timed(Kind.ECHO, (Exchange({name: value}, back),))[1]
 
-    def _timed(self, kind: Kind, inputs: Tensors, outputs: tuple[TensorSpec, ...]) -> tuple[Tensors, int]:
-        self._sequence += 1
-        answer = answer_for(outputs, self._sequence)
-        asking = message(kind, self._sequence, buffers(inputs), answer)
-        self.thaw()
+    def _timed(self, kind: Kind, exchanges: Sequence[Exchange]) -> tuple[Tensors, int]:
+        prepared: list[tuple[Message, Answer]] = []
         try:
-            elapsed_ns: int = self._guard(
-                "call", lambda: self._channel.exchange(asking, answer, self._limits.call_ms)
-            )
+            for exchange in exchanges:
+                self._sequence += 1
+                answer = answer_for(exchange.outputs, self._sequence)
+                prepared.append((message(kind, self._sequence, buffers(exchange.inputs), answer), answer))
+            self.thaw()
+            elapsed_ns: int = self._guard("call", lambda: self._exchange_all(prepared))
         finally:
-            asking.close()
-            answer.close()
+            for asking, answer in prepared:
+                asking.close()
+                answer.close()
         self._freeze("call")
         self._refuse_unread("call")
-        return as_arrays(answer.payload, outputs), elapsed_ns
+        answers = [
+            as_arrays(answer.payload, exchange.outputs)
+            for (_, answer), exchange in zip(prepared, exchanges, strict=True)
+        ]
+        return joined(answers), elapsed_ns
+
+    def _exchange_all(self, prepared: Sequence[tuple[Message, Answer]]) -> int:
+        """Nanoseconds from the first byte sent to the last one received. All messages share one limit."""
+        start, limit_ns = time.perf_counter_ns(), self._limits.call_ms * 1_000_000
+        for number, (asking, answer) in enumerate(prepared):
+            if number:
+                self._refuse_unread("call")
+            left_ns = start + limit_ns - time.perf_counter_ns()
+            self._channel.exchange(asking, answer, max(1, left_ns // 1_000_000))
+        return time.perf_counter_ns() - start
 
     def _refuse_unread(self, stage: str) -> None:
         if self._channel.has_unread():

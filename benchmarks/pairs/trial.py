@@ -11,7 +11,7 @@ from benchmarks.pairs.checks import not_finite
 from benchmarks.pairs.clocked import SIDES, Clocked
 from benchmarks.pairs.seeds import Seeds
 from benchmarks.pairs.side import SideFailed
-from benchmarks.suites.base import Problem, Tensors, TensorSpec, Trial
+from benchmarks.suites.base import Exchange, Problem, Tensors, TensorSpec, Trial
 
 MOST_VALUE = 2**62  # what evidence can hold, in the suite's unit
 
@@ -31,7 +31,7 @@ class PairTrial:
     def call(
         self, name: str, inputs: Tensors, outputs: tuple[TensorSpec, ...], *, is_timed: bool = True
     ) -> tuple[Tensors, int]:
-        answers, elapsed_ns = self._clocked.call(name, inputs, outputs, is_timed=is_timed)
+        answers, elapsed_ns = self._clocked.call(name, (Exchange(inputs, outputs),), is_timed=is_timed)
         for answer in answers.values():
             if detail := not_finite(answer):
                 raise SideFailed("wrong_output", name, "call", detail)

@@ -19,7 +19,7 @@ from bounty.api.runner_actions import (
     RunnerResume,
     RunnerStateView,
 )
-from bounty.api.runners import RunnerDetail, RunnerDoubts, RunnerList, RunnerNoise
+from bounty.api.runners import RunnerDetail, RunnerDoubts, RunnerFalseAwards, RunnerList, RunnerNoise
 from bounty.api.runs import RunCancel, RunDetail, RunEvidence, RunList, RunLog, RunRerun
 from bounty.api.submission_actions import (
     SubmissionMerge,
@@ -89,6 +89,7 @@ urlpatterns = [
     path("runs/<uuid:pk>/rerun/", RunRerun.as_view()),
     path("awards/", AwardList.as_view()),
     path("runners/", RunnerList.as_view()),
+    path("false-awards/", RunnerFalseAwards.as_view()),
     path("runners/<slug:name>/", RunnerDetail.as_view()),
     path("runners/<slug:name>/noise/", RunnerNoise.as_view()),
     path("runners/<slug:name>/doubts/", RunnerDoubts.as_view()),

@@ -8,6 +8,7 @@ from bounty.models.changes import StateChange
 from bounty.models.disputes import Dispute, DisputeState
 from bounty.models.evidence import Evidence, RunVerdict
 from bounty.models.looks import Look
+from bounty.models.pairs import MeasuredPair
 from bounty.models.reproductions import Reproduction, ReproductionState
 from bounty.models.runners import QuarantineCause, Runner, RunnerState
 from bounty.models.runs import OPEN_RUN_STATES, PRICING_KINDS, LogChunk, Run, RunKind, RunState
@@ -31,6 +32,7 @@ __all__ = [
     "Lineage",
     "LogChunk",
     "Look",
+    "MeasuredPair",
     "NextStep",
     "NoiseSample",
     "QuarantineCause",

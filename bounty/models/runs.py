@@ -91,6 +91,9 @@ class Run(models.Model):
     forgiven = models.PositiveSmallIntegerField(
         default=0, help_text="Attempts that the platform itself ended: they do not count."
     )
+    continues = models.JSONField(
+        default=list, blank=True, help_text="Digests of earlier pairs from which this attempt continues."
+    )
     commitment = models.CharField(max_length=64, blank=True, help_text="Of this attempt's secrets.")
     was_sampled = models.BooleanField(default=False, help_text="A first sample may have been taken.")
     pairs_done = models.PositiveIntegerField(default=0)

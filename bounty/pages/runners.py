@@ -18,6 +18,7 @@ from bounty.services.runners import maintenance as runner_maintenance
 from bounty.services.runners.calibration import noise_limit
 from bounty.services.runners.device_waits import is_waiting
 from bounty.services.runners.doubts import runs_in_doubt
+from bounty.services.runners.false_awards import false_awards
 from bounty.services.transitions import history
 from gainshare.accounts.errors import DomainError
 from gainshare.accounts.models import User
@@ -120,7 +121,8 @@ def runner_list(request: HttpRequest) -> HttpResponse:
         }
         for runner in shown
     ]
-    return render(request, "bounty/runner_list.html", {"rows": rows, "page": page})
+    context = {"rows": rows, "page": page, "false_awards": false_awards()}
+    return render(request, "bounty/runner_list.html", context)
 
 
 @require_GET

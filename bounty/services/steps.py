@@ -17,7 +17,10 @@ from bounty.services.runs.rechecks import CheckOutcome, blocks_payment, check_of
 from bounty.services.series import is_left_behind
 from bounty.services.transitions import move
 
-UNTRUSTED = "No award, because the evidence was made in a sandbox that the policy does not trust."
+UNTRUSTED = (
+    "No award, because the evidence was made in a sandbox that the policy does not trust, or with memory counted in a way "
+    "that earns none."
+)
 
 Step = Callable[[Submission], bool]  # False if there is nothing to do now
 

@@ -21,9 +21,9 @@ SECRET = bytes(range(32))
 
 
 def invented_pairs(
-    speed_up_log: float, *, units: int = 48, every: int = 6, seed: int = 1, noise_log: float = 0.004
+    speed_up_log: float, *, units: int = 48, every: int = 2, seed: int = 1, noise_log: float = 0.004
 ) -> list[dict[str, Any]]:
-    """`units` measured pairs whose candidate is faster by about `speed_up_log` nats, and a control after every 6th."""
+    """`units` measured pairs whose candidate is faster by about `speed_up_log` nats, and a control after every second."""
     noise = random.Random(seed)
     pairs: list[dict[str, Any]] = []
     for number in range(units):
@@ -55,26 +55,14 @@ def _pair(index: int, log_ratio: float, noise: random.Random, *, is_control: boo
     }
 
 
-def invented_document(
-    *,
-    run: dict[str, Any],
-    speed_up_log: float = 0.3,
-    secret: bytes = SECRET,
-    level: str = "bubblewrap",
-    events: list[dict[str, Any]] | None = None,
-    base_checks: list[dict[str, Any]] | None = None,
-    units: int = 48,
-    noise_log: float = 0.004,
-    trials: list[dict[str, Any]] | None = None,
-    reproduction: str = "",
+def invented_parts(
+    *, run: dict[str, Any], level: str = "bubblewrap", reproduction: str = ""
 ) -> dict[str, Any]:
-    """A document about the ordered run (as the lease names it), with the verdict that its samples give."""
+    """What a document of the ordered run (as the lease names it) says before anything is measured."""
     suite = SUITES[run["suite"]]
-    pairs = invented_pairs(speed_up_log, units=units, noise_log=noise_log)
-    timed = sum(side == "candidate" for pair in pairs for side, _ns in pair["calls"])
-    return build_document(
-        run={"id": run["id"], "kind": run["kind"], "nonce": run["nonce"]},
-        suite={
+    return {
+        "run": {"id": run["id"], "kind": run["kind"], "nonce": run["nonce"]},
+        "suite": {
             "name": suite.name,
             "preset": run["preset"],
             "unit": suite.unit,
@@ -88,17 +76,40 @@ def invented_document(
             },
             **({"reproduction": reproduction} if reproduction else {}),
         },
-        trials=trials,
-        plan=make_plan(),
-        trees={"base": run["base_tree"], "candidate": run["candidate_tree"]},
-        harness={"hash": harness_hash(), "version": HARNESS_VERSION},
-        policy_hash=load_policy().hash,
-        environment={"note": "invented for a test", "packages": packages(), "compiler": compiler()},
-        sandbox={
+        "plan": make_plan(),
+        "trees": {"base": run["base_tree"], "candidate": run["candidate_tree"]},
+        "harness": {"hash": harness_hash(), "version": HARNESS_VERSION},
+        "policy_hash": load_policy().hash,
+        "environment": {"note": "invented for a test", "packages": packages(), "compiler": compiler()},
+        "sandbox": {
             "level": level,
             "award_eligible": level in load_policy().award_sandbox_levels,
             "counted_by": dict(COUNTED_BY["cgroup-v1"]),
         },
+    }
+
+
+def invented_document(
+    *,
+    run: dict[str, Any],
+    speed_up_log: float = 0.3,
+    secret: bytes = SECRET,
+    level: str = "bubblewrap",
+    events: list[dict[str, Any]] | None = None,
+    base_checks: list[dict[str, Any]] | None = None,
+    units: int = 48,
+    noise_log: float = 0.004,
+    trials: list[dict[str, Any]] | None = None,
+    reproduction: str = "",
+    continues: list[dict[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """A document about the ordered run (as the lease names it), with the verdict that its samples give."""
+    pairs = invented_pairs(speed_up_log, units=units, noise_log=noise_log)
+    timed = sum(side == "candidate" for pair in pairs for side, _ns in pair["calls"])
+    return build_document(
+        **invented_parts(run=run, level=level, reproduction=reproduction),
+        trials=trials,
+        continues=continues,
         commitment=commit(secret, run["nonce"]),
         secrets=secret.hex(),
         pairs=pairs,

@@ -48,6 +48,7 @@ COVERED = (
 class Interior:
     """Command, mounts and environment of a sandbox. `env` is its whole environment; `slot` decides its uid as root.
 
+    The uids of process `uid_of` are meant, of this one by default.
     `has_cgroup` says whether a cgroup counts it; `socket` is the number of the one descriptor that is kept in addition to the
     pipes, if any.
     """
@@ -59,11 +60,12 @@ class Interior:
     slot: int
     has_cgroup: bool
     socket: int | None = None
+    uid_of: int | None = None
 
     @property
     def uid(self) -> int:
         """The uid as seen inside: an unassigned one as root, else our own under another number."""
-        return sandbox_uid(self.slot) if os.geteuid() == 0 else USER_UID
+        return sandbox_uid(self.slot, pid=self.uid_of) if os.geteuid() == 0 else USER_UID
 
 
 def system_folders() -> tuple[dict[str, str], list[Mount]]:

@@ -41,15 +41,15 @@ def build(config: dict[str, Any], weights: dict[str, Any]) -> dict[str, Any]:
 
     transformer = Transformer(model_config(config))
     tensors.load_state(transformer, weights, config["device"])
-    return {"engine": Stepped(transformer, config["step_tokens"]), "together": bool(config["together"])}
+    return {"engine": Stepped(transformer, config["step_tokens"])}
 
 
 def call(state: dict[str, Any], inputs: dict[str, Any]) -> dict[str, Any]:
-    """ids [T], lengths [B], is_new [1] -> logits [B, V] after each sequence's last new id."""
-    lengths = tensors.to_torch(inputs["lengths"]).tolist()
+    """ids [T], lengths [B], places [B], is_new [1] -> logits [B, V] after each sequence's last new id."""
+    lengths, places = (tensors.to_torch(inputs[name]).tolist() for name in ("lengths", "places"))
     parts = [part.tolist() for part in tensors.to_torch(inputs["ids"]).split(lengths)]
-    engine = state["engine"]
-    rows = engine.read(parts, bool(tensors.to_torch(inputs["is_new"]).item()), state["together"])
+    is_new = bool(tensors.to_torch(inputs["is_new"]).item())
+    rows = state["engine"].read(dict(zip(places, parts, strict=True)), is_new=is_new)
     return {"logits": tensors.to_raw(rows[0][None] if len(rows) == 1 else torch.stack(rows))}
 
 
@@ -69,32 +69,29 @@ class Stepped:
         self.executor = default_executor(transformer, limits, consume=True)
         pool = BlockPool(self.executor.n_blocks, self.executor.block_tokens)
         self.scheduler = Scheduler(pool, max_running=limits.max_running, step_tokens=limits.step_tokens)
-        self.sequences: list[Any] = []
+        self.sequences: dict[int, Any] = {}  # by place
 
-    def read(self, parts: list[list[int]], is_new: bool, together: bool) -> list[torch.Tensor]:
-        """The logits [V] after each part: of sequences that begin with it, or of those there are, one more id each.
+    def read(self, parts: dict[int, list[int]], *, is_new: bool) -> list[torch.Tensor]:
+        """The logits [V] after each place's part: of a sequence that begins with it, or of the one there, continued.
 
-        Together, or each alone: one that is stepped does not know of the others' new ids then.
+        All of them advance together.
         """
         if is_new:
-            for sequence in self.sequences:
-                self.scheduler.end(sequence)
-            self.sequences = []
-        rows: list[torch.Tensor] = []
-        for number, ids in enumerate(parts):
+            for place in parts.keys() & self.sequences.keys():
+                self.scheduler.end(self.sequences.pop(place))
+        for place, ids in parts.items():
             if is_new:
-                self._begin(ids)
+                self.sequences[place] = self._begun(ids)
             else:
-                self.sequences[number].tokens.extend(ids)
-            if not together:
-                rows += self._advance(self.sequences[number : number + 1])
-        return self._advance(self.sequences) if together else rows
+                self.sequences[place].tokens.extend(ids)
+        return self._advance([self.sequences[place] for place in parts])
 
-    def _begin(self, ids: list[int]) -> None:
+    def _begun(self, ids: list[int]) -> Any:
         from model.serving.engine.sequence import SequenceState
 
-        self.sequences.append(SequenceState(ids, n_prompt=len(ids), max_length=self.max_context))
-        self.scheduler.add(self.sequences[-1], time.monotonic_ns())
+        sequence = SequenceState(ids, n_prompt=len(ids), max_length=self.max_context)
+        self.scheduler.add(sequence, time.monotonic_ns())
+        return sequence
 
     def _advance(self, sequences: list[Any]) -> list[torch.Tensor]:
         """Steps until nothing is left to compute; the logits [V] after each sequence's last id."""

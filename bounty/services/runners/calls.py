@@ -37,6 +37,7 @@ from bounty.services.runners.fingerprints import follow_fingerprint
 from bounty.services.runs.leases import NOT_HELD, holds, require_lease
 from bounty.services.runs.lifecycle import lose_run
 from bounty.services.runs.logs import say
+from bounty.services.runs.pooling import pairs_to_continue
 from bounty.services.runs.queues import order_for
 from bounty.services.series import measured_base
 from bounty.services.transitions import move
@@ -107,6 +108,7 @@ def _take(run: Run, runner: Runner) -> bool:
             submission = _locked_submission(run)
             if not move(run, to=RunState.LEASED, reason=f"leased by {runner.name}", **fields):
                 return False
+            _settle_continued(run)
             say(run, f"attempt {run.attempt}: leased by {runner.name}")
             if submission is not None and submission.state == SubmissionState.QUEUED:
                 move(submission, to=SubmissionState.JUDGING, reason=f"{run.kind} run started")
@@ -115,6 +117,14 @@ def _take(run: Run, runner: Runner) -> bool:
     except IntegrityError:  # one open lease per runner, violated by two concurrent requests with one token
         raise NotLeasable("This runner has just leased another run.") from None
     return True
+
+
+def _settle_continued(run: Run) -> None:
+    """Settle from which earlier pairs this attempt continues: its evidence must name exactly these."""
+    run.continues = list(pairs_to_continue(run).values_list("digest", flat=True))
+    run.save(update_fields=["continues"])
+    if run.continues:
+        say(run, f"it continues from {len(run.continues)} pairs that were measured before", is_sealed=True)
 
 
 def _locked_submission(run: Run) -> Submission | None:

@@ -91,6 +91,7 @@ def mismatches(run: Run, document: dict[str, Any]) -> list[str]:
         "preset": (document["suite"].get("preset"), run.preset),
         "base tree": (document["trees"]["base"], run.base_tree_id),
         "candidate tree": (document["trees"]["candidate"], run.candidate_tree_id),
+        "earlier pairs": ([sealed["digest"] for sealed in document["continues"]], run.continues),
     }
     return [
         f"{name} ({stated}, ordered {ordered})"
@@ -100,7 +101,7 @@ def mismatches(run: Run, document: dict[str, Any]) -> list[str]:
 
 
 def plot_samples(document: dict[str, Any]) -> list[dict[str, Any]]:
-    """Log ratio of each complete pair in billionths of a nat. For plots only; no verdict depends on it."""
+    """Log ratio of each complete pair in billionths of a nat, without those of the old tree. For plots only; no verdict depends on it."""
     complete = {case["name"]: 2 * case["calls"] for case in document["suite"]["cases"]}
     return [
         {
@@ -110,7 +111,7 @@ def plot_samples(document: dict[str, Any]) -> list[dict[str, Any]]:
             "log_ratio_ppb": pair_log_ppb(turns(pair["calls"])),
         }
         for pair in document["pairs"]
-        if len(pair["calls"]) == complete[pair["case"]]
+        if len(pair["calls"]) == complete[pair["case"]] and pair.get("tree") != "old"
     ]
 
 

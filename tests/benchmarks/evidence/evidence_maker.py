@@ -26,22 +26,30 @@ def make_pairs(
     sd: float = 0.005,
     slowdown: float = 1.0,
     controls: bool = True,
+    every: int = 2,
+    seat: float = 1.0,
+    spread: float = 0.0,
     seed: int = 1,
 ) -> list[dict[str, Any]]:
-    """`count` pairs of each case; base takes `effect` times candidate's time, and `slowdown` times its own next to it."""
+    """`count` pairs of each case; base takes `effect` times candidate's time, and `slowdown` times its own next to it.
+
+    Every so many pairs has a control pair before it. Base takes `seat` times its own time in base's place, and scatters by
+    `spread` from pair to pair.
+    """
     rng = random.Random(seed)
     pairs: list[dict[str, Any]] = []
     for number in range(count):
         for case in cases:
-            for control in [True, False] if controls and number % 6 == 0 else [False]:
+            for control in [True, False] if controls and number % every == 0 else [False]:
                 factor = 1.0 if control else (effects or {}).get(case, effect)
                 bias = rng.gauss(0, sd)
+                pace = math.exp(rng.gauss(0, spread)) if spread else 1.0
                 calls = []
                 for _ in range(CALLS):
-                    base = 20e6 * (1.0 if control else slowdown)
+                    own = 20e6 * pace * (1.0 if control else slowdown)
                     turn = [
-                        ["base", round(base * math.exp(rng.gauss(0, 0.002)))],
-                        ["candidate", round(base / factor * math.exp(rng.gauss(0, 0.002) + bias))],
+                        ["base", round(own * seat * math.exp(rng.gauss(0, 0.002)))],
+                        ["candidate", round(own / factor * math.exp(rng.gauss(0, 0.002) + bias))],
                     ]
                     rng.shuffle(turn)
                     calls += turn
@@ -62,6 +70,14 @@ def make_pairs(
                     }
                 )
     return pairs
+
+
+def renumbered(pairs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same pairs with new numbers, in this order; each control pair stays beside the pair after it."""
+    return [
+        {**pair, "index": number, "beside": number + 1 if pair["control"] else None}
+        for number, pair in enumerate(pairs)
+    ]
 
 
 def make_parts(pairs: list[dict[str, Any]], kind: str = "gate", **changed: Any) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import pytest
 
 from benchmarks.evidence.canonical import canonical_bytes, parse
 from benchmarks.evidence.document import build_document, seal, signed_bytes
+from benchmarks.evidence.pair_record import pair_record, seal_pair
 from benchmarks.evidence.schema import SCHEMA, SCHEMA_2, EvidenceError, validate
 from benchmarks.evidence.signing import generate_key
 from benchmarks.evidence.verify import verify_evidence
@@ -16,7 +17,8 @@ from tests.benchmarks.evidence.test_archive import SEALED as ARCHIVED
 
 KEY = generate_key()
 DOCUMENT = make_document(make_pairs(1.5, 12))
-EARLIER = "sha256:" + "a" * 64
+PARTS = make_parts(make_pairs(1.5, 6))
+EARLIER = seal_pair(pair_record(PARTS, PARTS["pairs"][1], {"outputs_checked": 8, "oracle_checked": 1}), KEY)
 OLD = {"tree": "2" * 64, "paid_log_ppm": 50_000}
 
 
@@ -42,7 +44,7 @@ def test_a_false_noise_floor_is_found() -> None:
 
 
 def test_one_control_pair_has_no_noise_floor() -> None:
-    assert make_document(make_pairs(1.5, 6))["environment"]["noise_floor_log_ppm"] is None
+    assert make_document(make_pairs(1.5, 6, every=6))["environment"]["noise_floor_log_ppm"] is None
 
 
 def test_a_document_names_those_that_it_continues() -> None:
@@ -69,7 +71,8 @@ def test_a_confirmation_may_have_pairs_of_the_old_tree() -> None:
     [
         lambda document: document.pop("continues"),
         lambda document: document.update(continues=[EARLIER, EARLIER]),
-        lambda document: document.update(continues=["a" * 64]),
+        lambda document: document.update(continues=["sha256:" + "a" * 64]),
+        lambda document: document.update(continues=[{**EARLIER, "digest": "a" * 64}]),
         lambda document: document.pop("old"),
         lambda document: document.update(old=EARLIER),
         lambda document: document.pop("trials"),

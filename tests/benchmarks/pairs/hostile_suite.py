@@ -132,9 +132,10 @@ def run_pairs(
         phases=Phases(),
         quiet=Quiet(),
         cancellation=Cancellation(),
-        has_controls=has_controls,
         on_log=log.append,
         on_pair=lambda _: None,
     )
-    runner.run_until({suite.cases[0].name: pairs})
+    case = suite.cases[0].name
+    while not runner.has_ended and runner.measured[case] < pairs:
+        runner.take_block({case: pairs}, controls=int(has_controls), old=0)
     return runner, "".join(log)

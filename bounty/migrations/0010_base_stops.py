@@ -8,7 +8,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('bounty', '0008_sealed'),
+        ('bounty', '0009_measured_pairs'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 
