@@ -7,7 +7,7 @@ the pages and the tables of `docs/reference/suites.md` (`python -m benchmarks.ca
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from benchmarks.catalogue import decoders, layers, training
+from benchmarks.catalogue import decoders, layers, serving, training
 from benchmarks.catalogue.decoders import CHECKPOINT_LOAD, DECODE, DECODE_BATCHED, PEAK_MEMORY, PREFILL
 from benchmarks.catalogue.facts import (
     GUARD_LOAD_MARGIN_LOG_PPM,
@@ -22,6 +22,7 @@ from benchmarks.catalogue.facts import (
     UnknownSuite,
 )
 from benchmarks.catalogue.layers import MOE_BACKWARD, MOE_FORWARD
+from benchmarks.catalogue.serving import MIXED_LOAD
 from benchmarks.catalogue.training import QUALITY, TIME_TO_LOSS, TRAIN_STEP
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "DECODE_BATCHED",
     "GUARD_LOAD_MARGIN_LOG_PPM",
     "GUARD_MEMORY_MARGIN_LOG_PPM",
+    "MIXED_LOAD",
     "MOE_BACKWARD",
     "MOE_FORWARD",
     "PEAK_MEMORY",
@@ -78,7 +80,10 @@ BUG = SuiteInfo(
 )
 
 SUITES: Mapping[str, SuiteInfo] = MappingProxyType(
-    {suite.name: suite for suite in (*layers.SUITES, *training.SUITES, *decoders.SUITES, BUG)}
+    {
+        suite.name: suite
+        for suite in (*layers.SUITES, *training.SUITES, *decoders.SUITES, *serving.SUITES, BUG)
+    }
 )
 
 
