@@ -12,6 +12,7 @@ from bounty.models.pairs import MeasuredPair
 from bounty.models.reproductions import Reproduction, ReproductionState
 from bounty.models.runners import QuarantineCause, Runner, RunnerState
 from bounty.models.runs import OPEN_RUN_STATES, PRICING_KINDS, LogChunk, Run, RunKind, RunState
+from bounty.models.slow_bases import SlowBase, SlowBaseState
 from bounty.models.submissions import NextStep, Review, ReviewDecision, Submission, SubmissionState
 from bounty.models.switches import StopSwitch, Switch, WaitingMerge
 from bounty.models.trees import Lineage, StoredTree
@@ -48,6 +49,8 @@ __all__ = [
     "RunnerFailure",
     "RunnerState",
     "Severity",
+    "SlowBase",
+    "SlowBaseState",
     "StateChange",
     "StopSwitch",
     "StoredTree",

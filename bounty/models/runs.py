@@ -6,6 +6,7 @@ A run is judged by at most one runner at a time (the lease) and ends with at mos
 from __future__ import annotations
 
 import uuid
+from typing import Any
 
 from django.conf import settings
 from django.db import models
@@ -71,6 +72,13 @@ class Run(models.Model):
         null=True,
         related_name="runs",
         help_text="Of a bug's runs: what is tried.",
+    )
+    old_award = models.ForeignKey(
+        "bounty.Award",
+        on_delete=models.PROTECT,
+        null=True,
+        related_name="+",
+        help_text="Of a pricing run: the award that was paid for its base, whose old tree is timed as well.",
     )
     avoid_host = models.CharField(
         max_length=120, blank=True, help_text="Measured there before: another host is preferred."
@@ -160,6 +168,10 @@ class Run(models.Model):
                 | (~Q(kind=RunKind.GUARD) & Q(after__isnull=True)),
                 name="guard_follows_a_price",
             ),
+            models.CheckConstraint(
+                condition=Q(old_award__isnull=True) | Q(kind__in=PRICING_KINDS),
+                name="old_tree_belongs_to_a_price",
+            ),
         ]
 
     @property
@@ -169,6 +181,14 @@ class Run(models.Model):
 
     def __str__(self) -> str:
         return f"{self.kind} run {self.pk} ({self.state})"
+
+    @property
+    def old(self) -> dict[str, Any] | None:
+        """The old tree and what was paid for base, as the job and the evidence name them."""
+        award = self.old_award
+        if award is None or award.confirmation_run is None:
+            return None
+        return {"tree": award.confirmation_run.base_tree_id, "paid_log_ppm": award.log_ppm_bound}
 
     @property
     def judged_as(self) -> str:

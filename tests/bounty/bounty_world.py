@@ -67,6 +67,7 @@ def job_of(run: Run) -> dict[str, Any]:
         "preset": run.preset,
         "base_tree": run.base_tree_id,
         "candidate_tree": run.candidate_tree_id,
+        "old": run.old,
         "nonce": run.nonce,
     }
 
