@@ -11,6 +11,7 @@ from bounty.services.booking import book, refuse
 from bounty.services.emergency import is_stopped
 from bounty.services.remeasure import follow_best, order_price_again
 from bounty.services.runs.guard_rails import guard_of, order_guard, pricing_run
+from bounty.services.runs.lineage_losses import overspent
 from bounty.services.series import is_left_behind
 from bounty.services.steps import Path, judged_run, refusal_of, verdict_of
 from bounty.services.transitions import move
@@ -61,6 +62,13 @@ def _confirm(submission: Submission) -> bool:
         return False
     if refusal := refusal_of(guarded):
         return refuse(submission=submission, run=guard, verdict_kind=guarded.kind, reason=refusal)
+    if spent := overspent(submission=submission, guard=guard):
+        return refuse(
+            submission=submission,
+            run=guard,
+            verdict_kind=VerdictKind.REGRESSION.value,
+            reason=spent.reason,
+        )
     fault_point("control.guards_held")
     if is_stopped(Switch.AWARDS):
         return False
