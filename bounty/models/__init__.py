@@ -6,7 +6,9 @@ from bounty.models.calibration import NoiseSample, RunnerFailure
 from bounty.models.changes import StateChange
 from bounty.models.disputes import Dispute, DisputeState
 from bounty.models.evidence import Evidence, RunVerdict
+from bounty.models.likeness import ChangedLines, Likeness
 from bounty.models.looks import Look
+from bounty.models.order import OutOfOrder
 from bounty.models.reproductions import Reproduction, ReproductionState
 from bounty.models.runners import QuarantineCause, Runner, RunnerState
 from bounty.models.runs import OPEN_RUN_STATES, PRICING_KINDS, LogChunk, Run, RunKind, RunState
@@ -23,14 +25,17 @@ __all__ = [
     "AwardState",
     "Bounty",
     "BountyState",
+    "ChangedLines",
     "Dispute",
     "DisputeState",
     "Evidence",
+    "Likeness",
     "Lineage",
     "LogChunk",
     "Look",
     "NextStep",
     "NoiseSample",
+    "OutOfOrder",
     "QuarantineCause",
     "Reproduction",
     "ReproductionState",

@@ -42,7 +42,8 @@ from bounty.models import (
 )
 from bounty.services.awards import void_award
 from bounty.services.bounties import available_escrow, find_bounty, follow_funds
-from bounty.services.copies import earlier_copy
+from bounty.services.copies import earlier_copy, is_awaited, reason_of_copy
+from bounty.services.likenesses import note_likeness
 from bounty.services.reproductions import require_adopted
 from bounty.services.runs.lifecycle import queue_run
 from bounty.services.series import measured_base, patch_base
@@ -118,21 +119,19 @@ def submit(*, actor: User, bounty_id: UUID, diff: str, base_tree: str | None = N
             candidate=candidate,
             base=against,
         )
-        submission.candidate_tree = candidate
-        if original is not None:
-            submission.copy_of = original
-            return _rejected(
-                submission,
-                f"This is a copy of submission {original.pk}, which was submitted earlier by another "
-                "person. Copies earn nothing. Submit a change of your own.",
-            )
+        submission.candidate_tree, submission.copy_of = candidate, original
+        if original is not None and not is_awaited(original):
+            return _rejected(submission, reason_of_copy(original))
         submission.save(force_insert=True)
         note(submission, old="", new=submission.state, reason="diff received", actor=actor)
+        note_likeness(submission, load_tree(base), reading.candidate)
         move(
             submission,
             to=SubmissionState.CHECKED,
-            reason="the diff parses, obeys the policy, applies, and is not a copy",
+            reason="the diff parses, obeys the policy and applies",
         )
+        if original is not None:
+            return submission  # decided with the earlier one: `settle_copy`
         move(submission, to=SubmissionState.QUEUED, reason="waits for a runner")
         queue_run(submission=submission, kind=RunKind.GATE, base=against)
     return submission

@@ -37,7 +37,7 @@ from bounty.services.runners.fingerprints import follow_fingerprint
 from bounty.services.runs.leases import NOT_HELD, holds, require_lease
 from bounty.services.runs.lifecycle import lose_run
 from bounty.services.runs.logs import say
-from bounty.services.runs.queues import order_for
+from bounty.services.runs.queues import note_let_by, order_for
 from bounty.services.series import measured_base
 from bounty.services.transitions import move
 
@@ -105,6 +105,7 @@ def _take(run: Run, runner: Runner) -> bool:
             if at_work.state == RunnerState.QUARANTINED and run.kind != RunKind.AA:
                 raise NotLeasable("This runner is quarantined and gets only A/A runs. Ask a maintainer.")
             submission = _locked_submission(run)
+            note_let_by(run)
             if not move(run, to=RunState.LEASED, reason=f"leased by {runner.name}", **fields):
                 return False
             say(run, f"attempt {run.attempt}: leased by {runner.name}")
