@@ -7,7 +7,9 @@ from bounty.models.calibration import NoiseSample, RunnerFailure
 from bounty.models.changes import StateChange
 from bounty.models.disputes import Dispute, DisputeState
 from bounty.models.evidence import Evidence, RunVerdict
+from bounty.models.likeness import ChangedLines, Likeness
 from bounty.models.looks import Look
+from bounty.models.order import OutOfOrder
 from bounty.models.pairs import MeasuredPair
 from bounty.models.reproductions import Reproduction, ReproductionState
 from bounty.models.runners import QuarantineCause, Runner, RunnerState
@@ -27,15 +29,18 @@ __all__ = [
     "BaseStop",
     "Bounty",
     "BountyState",
+    "ChangedLines",
     "Dispute",
     "DisputeState",
     "Evidence",
+    "Likeness",
     "Lineage",
     "LogChunk",
     "Look",
     "MeasuredPair",
     "NextStep",
     "NoiseSample",
+    "OutOfOrder",
     "QuarantineCause",
     "Reproduction",
     "ReproductionState",
