@@ -104,5 +104,9 @@ def make_readable(folder: Path) -> None:
     if os.geteuid() != 0:
         return  # then the node's user is this one
     for path in (folder, *folder.rglob("*")):
-        if not path.is_symlink():
-            path.chmod(path.stat().st_mode | (0o555 if path.is_dir() else 0o444))
+        if path.is_symlink():
+            continue
+        mode = path.stat().st_mode
+        needed = mode | (0o555 if path.is_dir() else 0o444)
+        if needed != mode:  # a change of mode, even to the same one, would make packed weights outdated
+            path.chmod(needed)

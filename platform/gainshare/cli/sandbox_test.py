@@ -37,8 +37,7 @@ def sandbox_test(level: LevelOption = None, as_json: JsonOption = False) -> None
             if problem := levels[chosen]:
                 raise CliError(problem, code="no_sandbox")
         with dying_of_signals():
-            attacks = self_test(chosen)
-            attacks += attack_node(chosen)
+            attacks = [*self_test(chosen), *attack_node(chosen)]
     except SandboxError as error:
         raise CliError(str(error), code="no_sandbox") from None
     contained = all(attack.contained for attack in attacks)

@@ -10,11 +10,17 @@ from pathlib import Path
 
 import httpx
 import pytest
+import tokenizers
+from tokenizers import models, pre_tokenizers
 
 from benchmarks.confined_node.__main__ import main
-from benchmarks.confined_node.folders import make_folders, node_uid, remove_old
+from benchmarks.confined_node.folders import make_folders, make_readable, node_uid, remove_old
 from benchmarks.confined_node.memory import default_memory_bytes
 from benchmarks.sandbox import SandboxLevel, levels_here
+from model.checkpoint import save_checkpoint
+from model.serving.api.chat import TEMPLATE_FILE, TINY_TEMPLATE
+from model.serving.api.tokenizer import TOKENIZER_FILE, byte_alphabet
+from model.serving.node.served import tiny
 from tests.benchmarks.confined_node.confined import TOKEN, ConfinedNode, bearer, eventually
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.slow]
@@ -213,3 +219,45 @@ def test_the_token_is_the_nodes_alone(tmp_path: Path) -> None:
     status = (folders.run / "token").stat()
     assert status.st_mode & 0o777 == 0o400 and status.st_uid == (node_uid() or os.geteuid())
     assert (tmp_path / "node").stat().st_mode & 0o777 == 0o700
+
+
+def test_making_models_readable_touches_only_what_is_not(tmp_path: Path) -> None:
+    """Packed weights are outdated when their files' change times differ."""
+    models = tmp_path / "models"
+    (models / "one").mkdir(parents=True)
+    open_file, closed = models / "one/open", models / "one/closed"
+    for file, mode in ((open_file, 0o644), (closed, 0o600)):
+        file.write_text("weights")
+        file.chmod(mode)
+    before = open_file.stat().st_ctime_ns
+    make_readable(models)
+    assert open_file.stat().st_ctime_ns == before
+    if os.geteuid() == 0:
+        assert closed.stat().st_mode & 0o777 == 0o644
+
+
+def small_model(folder: Path) -> None:
+    """A model of random weights with a tokenizer of bytes, as a folder of the store."""
+    characters = {character: token for token, character in enumerate(byte_alphabet())}
+    tokenizer = tokenizers.Tokenizer(models.BPE(vocab=characters, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    files = {TOKENIZER_FILE: tokenizer.to_str(), TEMPLATE_FILE: TINY_TEMPLATE}
+    transformer = tiny().transformer
+    folder.parent.mkdir()
+    save_checkpoint(
+        folder, transformer.config, transformer.state_dict(), metadata={"stop_tokens": [0]}, files=files
+    )
+
+
+def test_packed_weights_are_kept_from_one_start_to_the_next(one: ConfinedNode) -> None:
+    small_model(one.folder / "models/kept")
+    one.options = ("--models", str(one.folder / "models"))
+    one.start()
+    swapped = one.post("admin/swap", model="kept")
+    assert swapped.status_code == 200, swapped.text
+    (kept,) = (one.folder / "node/state/packed").glob("*.packed")
+    written = kept.stat().st_mtime_ns
+    assert one.end() == 0
+    one.start()
+    assert one.post("admin/swap", model="kept").status_code == 200
+    assert kept.stat().st_mtime_ns == written
