@@ -52,6 +52,7 @@ __all__ = [
     "TimeLimits",
     "UnknownSuite",
     "guarding_suites",
+    "payable_suites",
     "suite_of_case",
 ]
 
@@ -96,6 +97,11 @@ def guarding_suites(gained: str, preset: str) -> list[tuple[SuiteInfo, GuardInfo
         for suite in SUITES.values()
         if suite.guard is not None and suite.name != gained and (named is None or suite.name in named)
     ]
+
+
+def payable_suites() -> dict[str, SuiteInfo]:
+    """The suites that a bounty can pay for: the others only guard."""
+    return {name: suite for name, suite in SUITES.items() if suite.presets}
 
 
 def suite_of_case(case: str) -> str:
