@@ -287,6 +287,7 @@ PEAK_MEMORY = SuiteInfo(
     messages=(ids_message("all prompts, then the next id of every sequence, a message for each step"),),
     caller="the prompts that wait, then the ids of all running sequences: the batch is the call",
     worst_case_log_ppm=-19_803,  # ln 1/1.02: memory hardly varies from run to run
+    needs_peak_counter=True,
     sizes=_PEAK_MEMORY,
 )
 

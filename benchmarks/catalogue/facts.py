@@ -138,6 +138,7 @@ class SuiteInfo:
     caller: str  # what a caller of the real stack knows when it calls, and what it does not
     minimum_effect_log_ppm: int = 9_951  # ln 1.01, rounded up
     worst_case_log_ppm: int = -51_293  # ln 0.95
+    needs_peak_counter: bool = False  # awards only where the kernel counted peaks of memory
     guard: GuardInfo | None = None  # None: it does not guard other suites' gains
 
     def size(self, preset: str) -> Size:

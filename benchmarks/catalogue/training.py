@@ -120,12 +120,12 @@ class EqualTime:
     batches: int
 
 
-# Measured curves of the shipped recipe: tiny is 1 nat above the bigram table after 24 to 28 steps, demo 0.12 after 72 to
-# 80, standard 0.1 below it after 150 to 180. The caps leave about three times as many.
+# Measured curves of the shipped recipe: tiny is 1 nat above the bigram table after 24 to 28 steps (4 languages), demo 0.05
+# after 56 to 80 (4), standard 0.45 below it after 140 to 150 (2). The caps leave three times as many and more.
 RACES = {
     "tiny": Race(target_nano=1_000_000_000, every=4, steps=120, measured_steps=(24, 28)),
-    "demo": Race(target_nano=120_000_000, every=8, steps=320, measured_steps=(72, 80)),
-    "standard": Race(target_nano=-100_000_000, every=10, steps=500, measured_steps=(150, 180)),
+    "demo": Race(target_nano=50_000_000, every=8, steps=320, measured_steps=(56, 80)),
+    "standard": Race(target_nano=-450_000_000, every=10, steps=500, measured_steps=(140, 150)),
 }
 EQUAL_TIMES = {
     "tiny": EqualTime(steps=16, batches=2),

@@ -13,6 +13,22 @@ from benchmarks.evidence.bugs import runs_the_patch
 
 ATTEMPTS = 2
 START = "start"  # no code of a tree has run at this stage
+# Events by weight: the first kind found decides. A cheat outweighs what it may have broken;
+# a failure of the runner outweighs what may have followed from it.
+WEIGHT = (
+    "policy_violation",
+    "protocol_violation",
+    "wrong_output",
+    "infrastructure_error",
+    "resource_limit",
+    "timeout",
+    "build_failed",
+    "crash",
+    "quality_loss",
+    "suspicious",
+    "cancelled",
+)
+
 # Whichever side they name: the platform stopped, the runner failed, or the pair was tampered with.
 NOT_BASE_S_FAULT = ("cancelled", "infrastructure_error", "policy_violation")
 
@@ -61,3 +77,26 @@ def ran_without_the_candidate(document: dict[str, Any], event: dict[str, Any]) -
 def needs_attempt(document: dict[str, Any], event: dict[str, Any] | None) -> bool:
     """True while the event that decides names base and no one knows yet whose failure it was."""
     return event is not None and names_base(document, event) and state_of_base(document) is BaseState.UNTRIED
+
+
+def base_failed(document: dict[str, Any]) -> bool:
+    """True if a validated document shows that base fails on its own, and that this decided the run."""
+    event = deciding_event(document)
+    return (
+        has_rules(document)
+        and event is not None
+        and names_base(document, event)
+        and state_of_base(document) is BaseState.FAILS
+    )
+
+
+def is_of_runner(document: dict[str, Any]) -> bool:
+    """True unless what ended the run was done by a sample: no runner is put out of work for that."""
+    event = deciding_event(document)
+    return event is None or not has_rules(document) or not names_base(document, event)
+
+
+def deciding_event(document: dict[str, Any]) -> dict[str, Any] | None:
+    """The most severe event; None where there is none. What the old tree did decides nothing."""
+    events = [event for event in document["events"] if event.get("side") != "old"]
+    return min(events, key=lambda each: WEIGHT.index(each["kind"]), default=None)

@@ -31,23 +31,6 @@ from benchmarks.statistics.units import PPM, floor_ppm, nats, signed_percent
 ALPHA_PPM = 1_000
 _PARTNERS = {SCHEMA: partner, SCHEMA_2: partner_2}  # the rules about control pairs, by the document's schema
 
-# Events by weight: the first kind found decides. A cheat outweighs what it may have broken;
-# a failure of the runner outweighs what may have followed from it.
-_WEIGHT = (
-    "policy_violation",
-    "protocol_violation",
-    "wrong_output",
-    "infrastructure_error",
-    "resource_limit",
-    "timeout",
-    "build_failed",
-    "crash",
-    "quality_loss",
-    "suspicious",
-    "cancelled",
-)
-
-
 _BROKEN = (
     VerdictKind.BUILD_FAILED,
     "The patch did not build or import: {detail}. Read the run's log, then try it with `gainshare bench` on your machine.",
@@ -189,7 +172,7 @@ def decide_so_far(document: dict[str, Any]) -> Verdict | None:
     validate(document, has_verdict=False)
     samples = read_samples(document)
     pairs = samples.unit_count
-    if event := deciding_event(document):
+    if event := base_checks.deciding_event(document):
         return _from_event(document, event, pairs)
     if document["checks"]["failures"]:
         return _wrong_output(str(document["checks"]["failures"][0]), pairs)
@@ -224,12 +207,6 @@ def decide(document: dict[str, Any]) -> Verdict:
         f"The run ended after {pairs} pairs, too few for a decision. The run is queued again.",
         pairs=pairs,
     )
-
-
-def deciding_event(document: dict[str, Any]) -> dict[str, Any] | None:
-    """The most severe event; None where there is none. What the old tree did decides nothing."""
-    events = [event for event in document["events"] if event.get("side") != "old"]
-    return min(events, key=lambda each: _WEIGHT.index(each["kind"]), default=None)
 
 
 def _from_event(document: dict[str, Any], event: dict[str, Any], pairs: int) -> Verdict | None:

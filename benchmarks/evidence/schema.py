@@ -331,7 +331,9 @@ def _base_check(attempt: Any, cases: dict[str, int], where: str) -> None:
 
 _COUNTED_BY: dict[str, Any] = {
     "cpu": lambda value: isinstance(value, str) and value in (*CGROUPS, "clocks-and-rusage"),
-    "memory": lambda value: isinstance(value, str) and value in (*CGROUPS, "polls-and-high-water-marks"),
+    "memory": lambda value: (
+        isinstance(value, str) and value in (*CGROUPS, "cgroup-v2-readings", "polls-and-high-water-marks")
+    ),
 }
 
 _DOCUMENT: dict[str, Any] = {

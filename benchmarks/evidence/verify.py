@@ -13,6 +13,7 @@ from benchmarks.catalogue import SUITES
 from benchmarks.evidence import commitment as commitments
 from benchmarks.evidence.bugs import BUG_KINDS
 from benchmarks.evidence.canonical import NotCanonical, parse
+from benchmarks.evidence.counting import is_counted_for_awards
 from benchmarks.evidence.decision import decide, make_plan, partner_rules
 from benchmarks.evidence.document import digest, signed_bytes, verdict_from_dict
 from benchmarks.evidence.pair_record import continues_faults
@@ -218,6 +219,11 @@ def _against_awards(document: dict[str, Any], policy: Policy | None, *, is_same_
         return f"this judge writes {SCHEMA}"
     if is_same_judge and "counted_by" not in document["sandbox"]:
         return "it does not say how CPU time and memory were counted"
+    if is_same_judge and not is_counted_for_awards(suite["name"], document["sandbox"]["counted_by"]):
+        return (
+            f"memory was counted by {document['sandbox']['counted_by']['memory']}: {suite['name']} earns awards only "
+            "where a cgroup counted its peak"
+        )
     if is_same_judge and document["plan"] != make_plan():
         return "the plan is not the judge's"
     if is_same_judge and not _is_catalogued(suite):

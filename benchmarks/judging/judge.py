@@ -18,16 +18,11 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from benchmarks.catalogue import BUG_ATTEMPTS, SUITES
-from benchmarks.evidence.base_checks import needs_attempt
+from benchmarks.evidence.base_checks import deciding_event, needs_attempt
 from benchmarks.evidence.bugs import BUG_KINDS
 from benchmarks.evidence.commitment import commit
-from benchmarks.evidence.decision import (
-    decide_so_far,
-    deciding_event,
-    make_plan,
-    next_extras,
-    next_pairs,
-)
+from benchmarks.evidence.counting import is_counted_for_awards
+from benchmarks.evidence.decision import decide_so_far, make_plan, next_extras, next_pairs
 from benchmarks.evidence.document import build_document, seal
 from benchmarks.evidence.pair_record import POOLED_KINDS, pair_record, seal_pair
 from benchmarks.evidence.samples import thawed_tree
@@ -49,8 +44,7 @@ from benchmarks.patch.policy import harness_hash, load_policy
 from benchmarks.patch.trees import sha256_hex
 from benchmarks.runner.fingerprint import environment, package_version
 from benchmarks.sandbox import SandboxLevel, best_level
-from benchmarks.sandbox.accounting.groups import COUNTED_BY
-from benchmarks.sandbox.accounting.placement import accounting
+from benchmarks.sandbox.accounting.placement import counted_by
 from benchmarks.suites import Suite, get_guard_suite, get_suite
 from benchmarks.suites.bug import bug_suite
 
@@ -294,7 +288,7 @@ class _Judgement:
             "sandbox": {
                 "level": self._level.value,
                 "award_eligible": self._is_award_eligible(),
-                "counted_by": COUNTED_BY[accounting()],
+                "counted_by": counted_by(),
             },
             "commitment": commit(self._secret, job.nonce),
             "secrets": self._secret.hex(),
@@ -334,6 +328,7 @@ class _Judgement:
             not job.is_local
             and self._level.value in load_policy().award_sandbox_levels
             and job.preset in SUITES[job.suite].presets
+            and is_counted_for_awards(job.suite, counted_by())
             and make_plan(looks=job.looks, confirmation_pairs=job.confirmation_pairs) == make_plan()
         )
 

@@ -6,13 +6,14 @@ Nothing is left of a pair when it is over, and nothing of it was there before. H
 
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.pairs import trial
 from benchmarks.pairs.clocked import SIDES, Clocked, PairRecord
 from benchmarks.pairs.cores import CacheScrubber, judge_on, scrubbed_bytes
+from benchmarks.pairs.nameless import nameless_copy
 from benchmarks.pairs.phases import Phases
 from benchmarks.pairs.quiet import Quiet
 from benchmarks.pairs.sample_log import SampleLog
@@ -52,6 +53,7 @@ class Pair:
         first = seeds.order("pair", plan.index, "spawn").sample(SIDES, 2)
         self.record = PairRecord(plan, spawn_order=(first[0], first[1]))
         self._sides: dict[str, Side] = {}
+        self._folders = ExitStack()
         self._lock = threading.Lock()
         self._is_killed = False
 
@@ -76,7 +78,8 @@ class Pair:
         with self._phases.spend("setup"):
             for name in self.record.spawn_order:
                 slot = self.record.spawn_order.index(name)  # at random, as the order is
-                side = Side(name, self._trees[name], self._suite, self._setup, slot)
+                folder = self._folders.enter_context(nameless_copy(self._trees[name]))
+                side = Side(name, folder, self._suite, self._setup, slot)
                 with self._lock:
                     self._sides[name] = side
                     if self._is_killed:
@@ -144,6 +147,7 @@ class Pair:
                     side.close()
                 except SideFailed as error:
                     failure = failure or error
+            self._folders.close()
             self._pass_on_logs()
             if failure is not None:
                 raise failure

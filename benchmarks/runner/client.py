@@ -82,9 +82,9 @@ class LeasedRun:
             lease_s=float(answer["lease_s"]),
             trees=trees,
             reproduction=str(run.get("reproduction") or ""),
+            continues=tuple(answer.get("continues") or ()),
             old_tree=old_tree,
             old_paid_log_ppm=int(run.get("old_paid_log_ppm") or 0),
-            continues=tuple(answer.get("continues") or ()),
         )
 
 

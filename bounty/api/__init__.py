@@ -38,7 +38,16 @@ from bounty.api.submissions import (
     SubmissionLog,
 )
 from bounty.api.switches import SwitchLift, SwitchList, SwitchStop
-from bounty.api.trees import LineageDetail, LineageList, LineageRenew, TreeArchive, TreeDetail, TreeList
+from bounty.api.trees import (
+    LineageDetail,
+    LineageList,
+    LineageRelease,
+    LineageRenew,
+    LineageStop,
+    TreeArchive,
+    TreeDetail,
+    TreeList,
+)
 
 urlpatterns = [
     path("trees/", TreeList.as_view()),
@@ -47,6 +56,8 @@ urlpatterns = [
     path("lineages/", LineageList.as_view()),
     path("lineages/renew/", LineageRenew.as_view()),
     path("lineages/<slug:name>/", LineageDetail.as_view()),
+    path("lineages/<slug:name>/release/", LineageRelease.as_view()),
+    path("lineages/<slug:name>/stop/", LineageStop.as_view()),
     path("bounties/", BountyList.as_view()),
     path("bounties/<uuid:pk>/", BountyDetail.as_view()),
     path("bounties/<uuid:pk>/close/", BountyClose.as_view()),

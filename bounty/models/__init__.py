@@ -1,12 +1,15 @@
 """The bounty app's tables, one file per subject. Rows hold state and one-row rules; services do the rest."""
 
 from bounty.models.awards import COUNTING, Award, AwardRole, AwardState
+from bounty.models.base_stops import BaseStop
 from bounty.models.bounties import Bounty, BountyState, Severity
 from bounty.models.calibration import NoiseSample, RunnerFailure
 from bounty.models.changes import StateChange
 from bounty.models.disputes import Dispute, DisputeState
 from bounty.models.evidence import Evidence, RunVerdict
+from bounty.models.likeness import ChangedLines, Likeness
 from bounty.models.looks import Look
+from bounty.models.order import OutOfOrder
 from bounty.models.pairs import MeasuredPair
 from bounty.models.reproductions import Reproduction, ReproductionState
 from bounty.models.runners import QuarantineCause, Runner, RunnerState
@@ -23,17 +26,21 @@ __all__ = [
     "Award",
     "AwardRole",
     "AwardState",
+    "BaseStop",
     "Bounty",
     "BountyState",
+    "ChangedLines",
     "Dispute",
     "DisputeState",
     "Evidence",
+    "Likeness",
     "Lineage",
     "LogChunk",
     "Look",
     "MeasuredPair",
     "NextStep",
     "NoiseSample",
+    "OutOfOrder",
     "QuarantineCause",
     "Reproduction",
     "ReproductionState",

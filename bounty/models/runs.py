@@ -23,6 +23,8 @@ class RunKind(models.TextChoices):
 
     GATE = "gate", "Gate"  # tests whether there is a gain
     CONFIRMATION = "confirmation", "Confirmation"  # measures the gain's lower bound, which prices the award
+    # A price once more, against another tree that a gain has to beat: the lowest bound counts
+    COMPARISON = "comparison", "Comparison"
     GUARD = "guard", "Guard rails"  # checks that nothing else became worse; every priced gain needs one
     # A confirmation once more: at random while it is reviewed, against a best tree that moved, or after a dispute
     RECHECK = "recheck", "Re-measurement"
@@ -104,6 +106,10 @@ class Run(models.Model):
     )
     commitment = models.CharField(max_length=64, blank=True, help_text="Of this attempt's secrets.")
     was_sampled = models.BooleanField(default=False, help_text="A first sample may have been taken.")
+    let_by = models.PositiveSmallIntegerField(
+        default=0, help_text="Of the first run of a new account: runs that started before it out of turn."
+    )
+    let_by_since = models.DateTimeField(null=True, blank=True, help_text="When the first of these started.")
     pairs_done = models.PositiveIntegerField(default=0)
     pairs_max = models.PositiveIntegerField(default=0)
     log_chars = models.PositiveIntegerField(default=0)
@@ -192,8 +198,9 @@ class Run(models.Model):
 
     @property
     def judged_as(self) -> str:
-        """The judge's kind for this run: a re-measurement is measured as a confirmation."""
-        return RunKind.CONFIRMATION.value if self.kind == RunKind.RECHECK else self.kind
+        """The judge's kind for this run: re-measurements and comparisons are measured as confirmations."""
+        is_price = self.kind in (RunKind.RECHECK, RunKind.COMPARISON)
+        return RunKind.CONFIRMATION.value if is_price else self.kind
 
 
 class LogChunk(models.Model):

@@ -33,6 +33,16 @@ def invented_pairs(
     return pairs
 
 
+def old_pairs(gain_log: float, *, start: int, units: int = 16) -> list[dict[str, Any]]:
+    """Pairs of base and a tree before it, over which base is faster by about `gain_log` nats."""
+    noise = random.Random(2)
+    pairs = [
+        _pair(start + number, -gain_log + noise.gauss(0, 0.004), noise, is_control=False)
+        for number in range(units)
+    ]
+    return [{**pair, "tree": "old"} for pair in pairs]
+
+
 def _pair(index: int, log_ratio: float, noise: random.Random, *, is_control: bool) -> dict[str, Any]:
     calls: list[list[Any]] = []
     for _ in range(CALLS_PER_SIDE):
@@ -53,16 +63,6 @@ def _pair(index: int, log_ratio: float, noise: random.Random, *, is_control: boo
         "load_ns": {"base": 900_000_000, "candidate": 900_000_000},
         "peak_memory_bytes": {"base": 300_000_000, "candidate": 300_000_000},
     }
-
-
-def old_pairs(gain_log: float, *, start: int, units: int = 16) -> list[dict[str, Any]]:
-    """Pairs of base and a tree before it, over which base is faster by about `gain_log` nats."""
-    noise = random.Random(2)
-    pairs = [
-        _pair(start + number, -gain_log + noise.gauss(0, 0.004), noise, is_control=False)
-        for number in range(units)
-    ]
-    return [{**pair, "tree": "old"} for pair in pairs]
 
 
 def invented_parts(
@@ -106,6 +106,7 @@ def invented_document(
     secret: bytes = SECRET,
     level: str = "bubblewrap",
     events: list[dict[str, Any]] | None = None,
+    base_checks: list[dict[str, Any]] | None = None,
     units: int = 48,
     noise_log: float = 0.004,
     trials: list[dict[str, Any]] | None = None,
@@ -125,14 +126,15 @@ def invented_document(
     return build_document(
         **invented_parts(run=run, level=level, reproduction=reproduction),
         trials=trials,
-        continues=continues,
         old=run.get("old"),
+        continues=continues,
         commitment=commit(secret, run["nonce"]),
         secrets=secret.hex(),
         pairs=pairs,
         checks={"outputs_checked": timed, "oracle_checked": units, "outputs_differing": 0, "failures": []},
         phases_ns={"measuring": 1},
         events=events or [],
+        base_checks=base_checks,
         started_at="2026-01-01T00:00:00+00:00",
         finished_at="2026-01-01T00:01:00+00:00",
     )

@@ -72,6 +72,11 @@ class CgroupV2:
             return self._last[0]
         return read_key(self._folder / "cpu.stat", "usage_usec") * 1000
 
+    @property
+    def has_peak_counter(self) -> bool:
+        """Whether the kernel keeps the peak; before `remove`."""
+        return (self._folder / "memory.peak").exists()
+
     def peak_memory_bytes(self) -> int:
         if self._last is not None:
             return self._last[1]

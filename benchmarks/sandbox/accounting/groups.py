@@ -13,6 +13,7 @@ COUNTED_BY = {
     "cgroup-v2": {"cpu": "cgroup-v2", "memory": "cgroup-v2"},
     "polled": {"cpu": "clocks-and-rusage", "memory": "polls-and-high-water-marks"},
 }
+READINGS = "cgroup-v2-readings"  # of a cgroup without `memory.peak`: Linux before 5.19
 
 #: How long after freezing CPU time may still be charged: the kernel calls a thread frozen or stopped a moment before it
 #: has left its core, and what it ran since the last tick is charged only then, later where the host took the core away.

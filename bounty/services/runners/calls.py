@@ -40,7 +40,7 @@ from bounty.services.runs.lifecycle import lose_run
 from bounty.services.runs.logs import say
 from bounty.services.runs.old_trees import old_award_of
 from bounty.services.runs.pooling import pairs_to_continue
-from bounty.services.runs.queues import order_for
+from bounty.services.runs.queues import note_let_by, order_for
 from bounty.services.series import measured_base
 from bounty.services.transitions import move
 
@@ -111,6 +111,7 @@ def _take(run: Run, runner: Runner) -> bool:
             if at_work.state == RunnerState.QUARANTINED and run.kind != RunKind.AA:
                 raise NotLeasable("This runner is quarantined and gets only A/A runs. Ask a maintainer.")
             submission = _locked_submission(run)
+            note_let_by(run)
             if not move(run, to=RunState.LEASED, reason=f"leased by {runner.name}", **fields):
                 return False
             _settle_continued(run)

@@ -11,6 +11,7 @@ from uuid import UUID
 from django.db import transaction
 from django.utils import timezone
 
+from benchmarks.evidence.base_checks import base_failed, is_of_runner
 from benchmarks.evidence.canonical import canonical_bytes
 from benchmarks.evidence.samples import turns
 from benchmarks.evidence.verify import VerificationReport, verify_evidence
@@ -18,6 +19,7 @@ from benchmarks.judging.verdicts import Verdict, VerdictKind
 from benchmarks.statistics.units import pair_log_ppb
 from bounty.errors import EvidenceConflict, EvidenceRefused, LeaseLost, NotFound
 from bounty.models import OPEN_RUN_STATES, Evidence, Run, Runner, RunState, RunVerdict
+from bounty.services.base_stops import stop_lineages
 from bounty.services.runners.calibration import note_outcome
 from bounty.services.runs.leases import NOT_HELD, holds, require_lease
 from bounty.services.runs.lifecycle import lose_run, wake_after
@@ -56,12 +58,25 @@ def record_evidence(*, runner: Runner, run_id: UUID, lease: UUID, sealed: Any) -
         raise EvidenceRefused(
             f"The evidence is not valid, and the run is queued again: {'; '.join(wrong)}"[:2000]
         )
+    document = sealed["document"]
+    if base_failed(document):
+        return _stop(run, sealed, report.verdict)
     is_failure = report.verdict.kind == VerdictKind.INFRASTRUCTURE_ERROR
     if is_failure and run.attempts_left > 0:
-        if not lose_run(run=run, reason=report.verdict.reason):
+        of_runner = is_of_runner(document)
+        if not lose_run(run=run, reason=report.verdict.reason, is_runner_s=of_runner):
             raise LeaseLost(NOT_HELD)
         return report.verdict
     return _record(run, runner, lease, sealed, report)
+
+
+def _stop(run: Run, sealed: dict[str, Any], verdict: Verdict) -> Verdict:
+    """Base fails on its own: the lineage stops, and the run waits, forgiven, until a maintainer releases it."""
+    with transaction.atomic():
+        stop_lineages(run=run, sealed=sealed, reason=verdict.reason)
+        if not lose_run(run=run, reason=verdict.reason, is_forgiven=True):
+            raise LeaseLost(NOT_HELD)
+    return verdict
 
 
 def mismatches(run: Run, document: dict[str, Any]) -> list[str]:
@@ -77,8 +92,8 @@ def mismatches(run: Run, document: dict[str, Any]) -> list[str]:
         "preset": (document["suite"].get("preset"), run.preset),
         "base tree": (document["trees"]["base"], run.base_tree_id),
         "candidate tree": (document["trees"]["candidate"], run.candidate_tree_id),
-        "old tree": (document.get("old"), run.old),
         "earlier pairs": ([sealed["digest"] for sealed in document["continues"]], run.continues),
+        "old tree": (document.get("old"), run.old),
     }
     return [
         f"{name} ({stated}, ordered {ordered})"

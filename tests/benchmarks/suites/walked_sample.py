@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -124,14 +124,17 @@ class WalkedSample:
             finally:
                 self._side.close()
 
-    def stops(self, exchanges: Sequence[Exchange]) -> list[Stop]:
-        """What there was to see at each stop of one call."""
+    def stops(
+        self, exchanges: Sequence[Exchange], at_stop: Callable[[Path], object] = lambda root: None
+    ) -> list[Stop]:
+        """What there was to see at each stop of one call. `at_stop` is given the sandbox's root folder there."""
         found: list[Stop] = []
         with ThreadPoolExecutor(1) as pool:
             call = pool.submit(self._side.call, exchanges)
             while not call.done():
                 if (walked := self._walked()) is not None:
                     found.append(Stop(json.loads(walked.read_text()), self._memory()))
+                    at_stop(walked.parents[1])
                     walked.unlink()  # and it goes on
                 time.sleep(0.002)
             call.result()

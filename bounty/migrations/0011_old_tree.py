@@ -9,7 +9,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('bounty', '0009_measured_pairs'),
+        ('bounty', '0010_base_stops'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 
@@ -28,10 +28,6 @@ class Migration(migrations.Migration):
             },
         ),
         migrations.RemoveConstraint(
-            model_name='look',
-            name='look_part_known',
-        ),
-        migrations.RemoveConstraint(
             model_name='statechange',
             name='change_subject_known',
         ),
@@ -44,10 +40,6 @@ class Migration(migrations.Migration):
             model_name='statechange',
             name='subject',
             field=models.CharField(choices=[('bounty', 'bounty'), ('submission', 'submission'), ('run', 'run'), ('award', 'award'), ('runner', 'runner'), ('lineage', 'lineage'), ('stopswitch', 'stopswitch'), ('dispute', 'dispute'), ('reproduction', 'reproduction'), ('slowbase', 'slowbase')], max_length=12),
-        ),
-        migrations.AddConstraint(
-            model_name='look',
-            constraint=models.CheckConstraint(condition=models.Q(('part__in', ['course', 'source', 'verdict', 'figures'])), name='look_part_known'),
         ),
         migrations.AddConstraint(
             model_name='run',
