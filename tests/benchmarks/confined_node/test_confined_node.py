@@ -56,7 +56,7 @@ def test_it_answers_whole_and_in_pieces(node: ConfinedNode) -> None:
     assert whole["usage"]["completion_tokens"] == 8
     body = {"model": "tiny", "prompt": "hello", "max_tokens": 8, "temperature": 0, "stream": True}
     with httpx.stream(
-        "POST", node.url("v1/completions"), headers=bearer(TOKEN), json=body, timeout=60, trust_env=False
+        "POST", node.url("v1/completions"), headers=bearer(TOKEN), json=body, timeout=120, trust_env=False
     ) as answer:
         lines = [line for line in answer.iter_lines() if line]
     assert lines[-1] == "data: [DONE]"
@@ -77,7 +77,7 @@ def test_large_requests_pass_whole_or_are_refused_by_the_node(node: ConfinedNode
 def test_a_client_that_leaves_ends_its_answer(node: ConfinedNode) -> None:
     body = {"model": "tiny", "prompt": "hello", "max_tokens": 200, "ignore_eos": True, "stream": True}
     with httpx.stream(
-        "POST", node.url("v1/completions"), headers=bearer(TOKEN), json=body, timeout=60, trust_env=False
+        "POST", node.url("v1/completions"), headers=bearer(TOKEN), json=body, timeout=120, trust_env=False
     ) as answer:
         next(answer.iter_lines())
     eventually(lambda: node.get("stats").json()["running"] == 0, "the answer goes on")
@@ -148,7 +148,7 @@ def test_a_node_that_dies_ends_its_starter(one: ConfinedNode) -> None:
     one.start()
     os.kill(one.node_pid(), signal.SIGKILL)
     assert one.process is not None
-    assert one.process.wait(60) == 128 + signal.SIGKILL
+    assert one.process.wait(120) == 128 + signal.SIGKILL
 
 
 def test_a_taken_port_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
