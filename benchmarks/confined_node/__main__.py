@@ -27,8 +27,8 @@ from benchmarks.confined_node.folders import (
 from benchmarks.confined_node.memory import default_memory_bytes
 from benchmarks.confined_node.relay import Relay, listen
 from benchmarks.confined_node.start import NodeOrder, start
-from benchmarks.pairs.devices import CPU, DEVICES
 from benchmarks.sandbox import Sample, SandboxError, SandboxLevel, best_level
+from benchmarks.sandbox.devices import CPU, DEVICES
 from benchmarks.sandbox.levels import GIB
 from benchmarks.sandbox.log_capture import readable
 

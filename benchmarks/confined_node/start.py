@@ -15,8 +15,8 @@ from benchmarks.confined_node.folders import (
     TOKEN,
     NodeFolders,
 )
-from benchmarks.pairs.devices import CPU, device_mounts
 from benchmarks.sandbox import Limits, Mount, Sample, SandboxLevel, python_runtime, spawn
+from benchmarks.sandbox.devices import CPU, device_mounts
 from benchmarks.sandbox.levels import GIB
 
 CODE_TARGET, HOME_TARGET, RUN_TARGET = "/node/code", "/node/home", "/node/run"

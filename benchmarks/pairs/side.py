@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks.pairs import cores as affinity
-from benchmarks.pairs.devices import CPU, device_mounts
 from benchmarks.pairs.wire.channel import Channel, SampleClosed, SampleRaised, SampleSilent, WrongForm
 from benchmarks.pairs.wire.messages import answer_for, message
 from benchmarks.pairs.wire.protocol import Kind, ProtocolError, TensorBytes
 from benchmarks.sandbox import Limits, Mount, Sample, SandboxLevel, python_runtime, spawn
+from benchmarks.sandbox.devices import CPU, device_mounts
 from benchmarks.sandbox.log_capture import readable
 from benchmarks.suites.base import Array, Problem, Suite, Tensors, TensorSpec
 

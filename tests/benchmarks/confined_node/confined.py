@@ -85,7 +85,11 @@ class ConfinedNode:
 
     def post(self, path: str, *, token: str = TOKEN, **body: Any) -> httpx.Response:
         return httpx.post(
-            self.url(path), headers=bearer(token), json={"model": "tiny", **body}, timeout=120, trust_env=False
+            self.url(path),
+            headers=bearer(token),
+            json={"model": "tiny", **body},
+            timeout=120,
+            trust_env=False,
         )
 
     def url(self, path: str) -> str:

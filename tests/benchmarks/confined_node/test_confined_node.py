@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from model.checkpoint import save_checkpoint
 from model.serving.api.chat import TEMPLATE_FILE, TINY_TEMPLATE
 from model.serving.api.tokenizer import TOKENIZER_FILE, byte_alphabet
 from model.serving.node.served import tiny
-from tests.benchmarks.confined_node.confined import TOKEN, ConfinedNode, bearer, eventually
+from tests.benchmarks.confined_node.confined import ROOT, TOKEN, ConfinedNode, bearer, eventually
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.slow]
 
@@ -261,3 +263,17 @@ def test_packed_weights_are_kept_from_one_start_to_the_next(one: ConfinedNode) -
     one.start()
     assert one.post("admin/swap", model="kept").status_code == 200
     assert kept.stat().st_mtime_ns == written
+
+
+def test_a_starter_decides_nothing_about_the_nodes_threads() -> None:
+    """The judge keeps its own mathematics on one thread; a node does not."""
+    program = "import os, benchmarks.confined_node.__main__; print(os.environ.get('OMP_NUM_THREADS'))"
+    environment = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment | {"PYTHONPATH": f"{ROOT}:{ROOT / 'platform'}"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "None\n"
