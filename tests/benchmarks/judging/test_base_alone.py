@@ -13,6 +13,7 @@ from benchmarks.evidence.signing import generate_key
 from benchmarks.evidence.verify import verify_evidence
 from benchmarks.judging import judge as judging
 from benchmarks.judging.job import Job
+from benchmarks.pairs.schedule import BLOCK, Schedule
 from benchmarks.pairs.seeds import Seeds
 from tests.benchmarks.judging.judge_bench import Record
 from tests.benchmarks.pairs.hostile_suite import HostileSuite, hostile_suite, script_trees
@@ -56,8 +57,10 @@ def secret(*, control_first: bool) -> tuple[bytes, Seeds]:
     """A secret by which the first pair is a control pair, or is none."""
     for number in range(256):
         seeds = Seeds(bytes([number]) * 32)
-        if (seeds.order("block", 0, "control").randrange(6) == 0) == control_first:
-            return bytes([number]) * 32, seeds
+        suite = hostile_suite()
+        first = Schedule(suite, seeds).block({suite.cases[0].name: BLOCK}, controls=1)[0]
+        if first.is_control == control_first:
+            return bytes([number]) * 32, Seeds(bytes([number]) * 32)
     raise AssertionError("no such secret")
 
 
