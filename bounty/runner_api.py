@@ -25,7 +25,7 @@ from rest_framework.views import APIView
 from benchmarks.patch.trees import TreeError
 from bounty.api.parsing import LargeJSONParser, RawTextField, validated
 from bounty.errors import NotFound
-from bounty.models import Run, Runner
+from bounty.models import Run, Runner, StoredTree
 from bounty.runner_door import runner_token, unknown_token
 from bounty.services.runners.calls import commit, heartbeat, lease_run, report_failure
 from bounty.services.runners.device_waits import note_device_wait
@@ -96,6 +96,16 @@ class JobOut(serializers.Serializer[Any]):
         source="reproduction.blob",
         default="",
         help_text="Only for a bug's runs: hash of the reproduction's blob.",
+    )
+    old_tree = serializers.CharField(
+        source="old.tree",
+        default="",
+        help_text="Only for a confirmation in a series that has an award: the tree that this award was priced against.",
+    )
+    old_paid_log_ppm = serializers.IntegerField(
+        source="old.paid_log_ppm",
+        default=0,
+        help_text="Bound that was paid for the base, in millionths of a nat; 0 without an old tree.",
     )
     nonce = serializers.CharField()
     attempt = serializers.IntegerField()
@@ -186,8 +196,16 @@ def _bundle(run: Run) -> dict[str, Any]:
         "lease": str(run.lease),
         "lease_s": settings.RUN_LEASE_S,
         "continues": continued_records(run),
-        "trees": {tree.hash: tree.manifest for tree in (run.base_tree, run.candidate_tree)},
+        "trees": {tree.hash: tree.manifest for tree in trees_of(run)},
     }
+
+
+def trees_of(run: Run) -> list[StoredTree]:
+    """The trees that the run measures."""
+    trees = [run.base_tree, run.candidate_tree]
+    if run.old is not None:
+        trees.append(StoredTree.objects.get(pk=run.old["tree"]))
+    return trees
 
 
 class WaitingIn(serializers.Serializer[Any]):

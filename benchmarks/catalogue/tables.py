@@ -67,10 +67,11 @@ def _side_limits(info: SuiteInfo) -> Iterable[Sequence[str]]:
 
 
 def _shown(info: SuiteInfo) -> Iterable[tuple[str, Size]]:
-    """Presets of which the tables have rows: one for demos has the sizes of another."""
-    return (
-        (preset.name, info.sizes[preset.name]) for preset in info.presets.values() if not preset.is_for_demos
-    )
+    """Presets of which the tables have rows: one for demos has the sizes of another, a mere guard has one."""
+    names = [preset.name for preset in info.presets.values() if not preset.is_for_demos]
+    if not names and info.guard is not None:
+        names = [info.guard.preset]
+    return ((name, info.sizes[name]) for name in names)
 
 
 def _effects(info: SuiteInfo) -> Sequence[str]:

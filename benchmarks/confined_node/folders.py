@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,39 +42,42 @@ def node_uid() -> int | None:
 def make_folders(parent: Path, *, code: Path | None, kernels: Path | None, token: str | None) -> NodeFolders:
     """Make the folders below `parent`, which is private to this user.
 
-    `code` is a folder with the tree to serve, else the installed tree is copied. `kernels` holds compiled libraries
-    that a new state begins with.
+    `code` is a folder with the tree to serve, else the installed tree is copied. `kernels` holds this user's compiled
+    libraries, which the node begins with.
     """
     parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     state = parent / "state"
-    if not state.exists():
-        _make_state(state, kernels)
+    state.mkdir(mode=0o755, exist_ok=True)
+    libraries = sorted(kernels.glob("*.so")) if kernels is not None and kernels.is_dir() else []
+    _keep(state / KERNELS, libraries)
+    _keep(state / PACKED, [])
     run = Path(tempfile.mkdtemp(prefix="run-", dir=parent))
     if token is not None:
         file = os.open(run / TOKEN, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o400)
         with os.fdopen(file, "w", encoding="utf-8") as out:
             out.write(token)
     _hand_over(run)
-    return NodeFolders(code or _installed(Path(tempfile.mkdtemp(prefix="code-", dir=parent))), state, run)
+    return NodeFolders(code or installed_tree(Path(tempfile.mkdtemp(prefix="code-", dir=parent))), state, run)
 
 
 def remove_old(parent: Path) -> None:
-    """Remove what earlier starts left: they were killed, or their node was. Links are removed, never followed."""
+    """Remove what earlier starts left: they were killed, or made room. Links are removed, never followed."""
     for pattern in ("run-*", "code-*", "new-*"):
         for folder in parent.glob(pattern):
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _make_state(state: Path, kernels: Path | None) -> None:
-    """The state folder, whole or not at all."""
-    new = Path(tempfile.mkdtemp(prefix="new-", dir=state.parent))
-    for name in (KERNELS, PACKED):
-        (new / name).mkdir(mode=0o700)
-    for library in sorted(kernels.glob("*.so")) if kernels is not None and kernels.is_dir() else ():
-        shutil.copy(library, new / KERNELS / library.name)
-    for name in (KERNELS, PACKED):
-        _hand_over(new / name)
-    new.rename(state)
+def _keep(folder: Path, files: Sequence[Path]) -> None:
+    """Keep a folder of the node's where it has all of these files; else begin it again with them."""
+    if folder.exists() and all((folder / file.name).exists() for file in files):
+        return
+    new = Path(tempfile.mkdtemp(prefix="new-", dir=folder.parent.parent))
+    for file in files:
+        shutil.copy(file, new / file.name)
+    _hand_over(new)
+    if folder.exists():
+        folder.rename(folder.parent.parent / f"{new.name}-old")
+    new.rename(folder)
 
 
 def _hand_over(folder: Path) -> None:
@@ -85,8 +89,8 @@ def _hand_over(folder: Path) -> None:
     folder.chmod(0o755)  # its parent is private; a mount must be readable
 
 
-def _installed(target: Path) -> Path:
-    """A readable copy of the installed tree."""
+def installed_tree(target: Path) -> Path:
+    """A copy of the installed tree in an empty folder, readable for every user."""
     with tempfile.TemporaryDirectory(prefix="new-", dir=target.parent) as blobs:
         store = BlobStore(Path(blobs))
         write_tree(shipped_tree(store), store, target)
@@ -100,5 +104,9 @@ def make_readable(folder: Path) -> None:
     if os.geteuid() != 0:
         return  # then the node's user is this one
     for path in (folder, *folder.rglob("*")):
-        if not path.is_symlink():
-            path.chmod(path.stat().st_mode | (0o555 if path.is_dir() else 0o444))
+        if path.is_symlink():
+            continue
+        mode = path.stat().st_mode
+        needed = mode | (0o555 if path.is_dir() else 0o444)
+        if needed != mode:  # a change of mode, even to the same one, would make packed weights outdated
+            path.chmod(needed)

@@ -21,7 +21,7 @@ from benchmarks.sandbox.levels import GIB
 CODE_TARGET, HOME_TARGET, RUN_TARGET = "/node/code", "/node/home", "/node/run"
 FOR_EVER_S = 10 * 365 * 86_400.0
 PROCESSES = 1024  # and threads: torch makes a pool per kind of work
-SCRATCH_BYTES = GIB  # of each of /tmp, /dev/shm and /work, and of every file
+SCRATCH_BYTES = GIB  # of each of /tmp, /dev/shm and /work
 #: Both outputs of the node arrive on one pipe, and its stdin tells it when to end.
 BOTH_OUTPUTS = ("/bin/sh", "-c", 'exec "$@" 2>&1', "node")
 PASSED = ("OMP_NUM_THREADS",)
@@ -64,6 +64,7 @@ def start(order: NodeOrder) -> Sample:
             memory_bytes=order.memory_bytes,
             pids=PROCESSES,
             scratch_bytes=min(SCRATCH_BYTES, order.memory_bytes),
+            file_bytes=order.memory_bytes,
             wall_s=FOR_EVER_S,
         ),
         env=env,

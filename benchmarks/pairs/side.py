@@ -262,7 +262,10 @@ class Side:
 
 def buffers(tensors: Tensors) -> list[TensorBytes]:
     """Arrays as the protocol's tensors, without copying."""
-    return [(name, str(value.dtype), value.shape, value.data.cast("B")) for name, value in tensors.items()]
+    return [
+        (name, str(value.dtype), value.shape, value.data.cast("B") if value.size else b"")
+        for name, value in tensors.items()
+    ]
 
 
 def as_arrays(payload: bytearray | mmap.mmap, specs: tuple[TensorSpec, ...]) -> Tensors:

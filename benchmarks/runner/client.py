@@ -61,12 +61,12 @@ class LeasedRun:
     def from_answer(cls, answer: dict[str, Any]) -> "LeasedRun":
         """Raises PlatformError when the trees are not what their hashes say."""
         run = answer["run"]
-        old = run.get("old") or {}
+        old_tree = str(run.get("old_tree") or "")
         try:
             trees = {name: Tree.from_manifest(manifest) for name, manifest in answer["trees"].items()}
         except TreeError as error:
             raise PlatformError("bad_tree", error.message) from None
-        for name in (run["base_tree"], run["candidate_tree"], *([old["tree"]] if old else [])):
+        for name in (run["base_tree"], run["candidate_tree"], *([old_tree] if old_tree else [])):
             if name not in trees or trees[name].hash != name:
                 raise PlatformError("bad_tree", f"the manifest of tree {name} does not have that hash")
         return cls(
@@ -83,8 +83,8 @@ class LeasedRun:
             trees=trees,
             reproduction=str(run.get("reproduction") or ""),
             continues=tuple(answer.get("continues") or ()),
-            old_tree=str(old.get("tree", "")),
-            old_paid_log_ppm=int(old.get("paid_log_ppm", 0)),
+            old_tree=old_tree,
+            old_paid_log_ppm=int(run.get("old_paid_log_ppm") or 0),
         )
 
 

@@ -21,6 +21,7 @@ from bounty.api.runner_actions import (
 )
 from bounty.api.runners import RunnerDetail, RunnerDoubts, RunnerFalseAwards, RunnerList, RunnerNoise
 from bounty.api.runs import RunCancel, RunDetail, RunEvidence, RunList, RunLog, RunRerun
+from bounty.api.slow_bases import SlowBaseAnswer, SlowBaseList
 from bounty.api.submission_actions import (
     SubmissionMerge,
     SubmissionRejudge,
@@ -88,6 +89,8 @@ urlpatterns = [
     path("runs/<uuid:pk>/cancel/", RunCancel.as_view()),
     path("runs/<uuid:pk>/rerun/", RunRerun.as_view()),
     path("awards/", AwardList.as_view()),
+    path("slow-bases/", SlowBaseList.as_view()),
+    path("slow-bases/<uuid:pk>/answer/", SlowBaseAnswer.as_view()),
     path("runners/", RunnerList.as_view()),
     path("false-awards/", RunnerFalseAwards.as_view()),
     path("runners/<slug:name>/", RunnerDetail.as_view()),

@@ -46,6 +46,7 @@ from bounty.services.course import (
 )
 from bounty.services.runs.logs import submission_log
 from bounty.services.runs.rechecks import CheckOutcome, check_of
+from bounty.services.sealed_order import order_of
 from bounty.services.submissions import find_submission, submit
 from bounty.services.trees import blob_store
 from bounty.stages import stage
@@ -99,13 +100,31 @@ class CheckOut(serializers.Serializer[Any]):
     doubt = serializers.CharField(help_text="The reason to doubt the gain; empty without one.")
 
 
+class OrderOut(serializers.Serializer[Any]):
+    """The submission's place in the sealed order of its series: ids of other submissions."""
+
+    sealed_earlier = serializers.ListField(
+        child=serializers.UUIDField(),
+        help_text="Not decided, and booked first; empty once this one is decided.",
+    )
+    booked_before = serializers.ListField(
+        child=serializers.UUIDField(), help_text="Sealed earlier, but not decided when this one was booked."
+    )
+    booked_after = serializers.ListField(
+        child=serializers.UUIDField(),
+        help_text="Sealed later, but booked first: this one is priced against their trees.",
+    )
+
+
 class SubmissionOut(serializers.ModelSerializer[Submission]):
     bounty = serializers.UUIDField(source="bounty_id")
     bounty_title = serializers.CharField(source="bounty.title")
     submitter = serializers.CharField(source="submitter.username")
     base_tree = serializers.CharField(source="base_tree_id")
     candidate_tree = serializers.CharField(source="candidate_tree_id", allow_null=True)
-    copy_of = serializers.UUIDField(source="copy_of_id", allow_null=True)
+    copy_of = serializers.SerializerMethodField(
+        help_text="The earlier submission, once this copy is rejected."
+    )
     state = serializers.SerializerMethodField(
         help_text='"being_judged" until it is decided, for those who may not see more yet.'
     )
@@ -140,6 +159,11 @@ class SubmissionOut(serializers.ModelSerializer[Submission]):
         is_shown = sees(asking(self), Part.COURSE, submission)
         return submission.judged_at if is_shown else None
 
+    @extend_schema(responses=OpenApiTypes.UUID)
+    def get_copy_of(self, submission: Submission) -> str | None:
+        is_told = submission.state == SubmissionState.REJECTED and submission.copy_of_id is not None
+        return str(submission.copy_of_id) if is_told else None
+
     @extend_schema(responses=VerdictOut)
     def get_verdict(self, submission: Submission) -> dict[str, Any] | None:
         return shown_verdict(submission, asking(self))
@@ -154,6 +178,7 @@ class SubmissionDetailOut(SubmissionOut):
     is_waiting_for_escrow = serializers.SerializerMethodField()
     award = serializers.SerializerMethodField()
     shares = serializers.SerializerMethodField(help_text="Only of a bug's fix: the parts of the award.")
+    order = serializers.SerializerMethodField()
     queue = serializers.SerializerMethodField()
     looks = serializers.SerializerMethodField(
         help_text="How often a run reached 6, 12, 24 or 48 pairs: progress that does not tell which run it is."
@@ -171,6 +196,7 @@ class SubmissionDetailOut(SubmissionOut):
             "is_waiting_for_escrow",
             "award",
             "shares",
+            "order",
             "queue",
             "looks",
             "runs",
@@ -208,6 +234,10 @@ class SubmissionDetailOut(SubmissionOut):
             return []
         booked = standing_awards(submission).exclude(role=AwardRole.GAIN)
         return [dict(AwardOut(award).data) for award in booked]
+
+    @extend_schema(responses=OrderOut)
+    def get_order(self, submission: Submission) -> dict[str, Any]:
+        return dict(OrderOut(order_of(submission)).data)
 
     @extend_schema(responses=QueueOut)
     def get_queue(self, submission: Submission) -> dict[str, Any] | None:

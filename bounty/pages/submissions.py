@@ -25,6 +25,7 @@ from bounty.services.awards import standing_award, standing_awards
 from bounty.services.course import shown_history, shown_state
 from bounty.services.runs.logs import submission_log
 from bounty.services.runs.rechecks import Check, check_of
+from bounty.services.sealed_order import order_of
 from bounty.services.series import patch_base
 from bounty.services.submissions import attempts_used, find_submission, submit
 from bounty.services.trees import blob_store
@@ -136,6 +137,7 @@ def submission_page(
         "verdict_reason": shown_reason(submission, seen),
         "bounty": submission.bounty,
         "progress": progress_of(submission, request.user),
+        "order": order_of(submission),
         "check": shown_check(submission, standing_award(submission)) if seen[Part.FIGURES] else None,
         "disputes": submission.disputes.select_related("author", "answered_by", "run"),
         "stages": stage_bar(

@@ -47,7 +47,8 @@ from bounty.models import (
 from bounty.services.awards import void_award
 from bounty.services.base_stops import require_sound_base
 from bounty.services.bounties import available_escrow, find_bounty, follow_funds
-from bounty.services.copies import earlier_copy
+from bounty.services.copies import earlier_copy, is_awaited, reason_of_copy
+from bounty.services.likenesses import note_likeness
 from bounty.services.reproductions import require_adopted
 from bounty.services.runs.lifecycle import queue_run
 from bounty.services.series import measured_base, patch_base
@@ -144,21 +145,18 @@ def _take_in(actor: User, bounty: Bounty, base: StoredTree, reading: Reading) ->
             candidate=candidate,
             base=against,
         )
-        submission.candidate_tree = candidate
-        if original is not None:
-            submission.copy_of = original
-            return _rejected(
-                submission,
-                reading,
-                f"This is a copy of submission {original.pk}, which was submitted earlier by another "
-                "person. Copies earn nothing. Submit a change of your own.",
-            )
+        submission.candidate_tree, submission.copy_of = candidate, original
+        if original is not None and not is_awaited(original):
+            return _rejected(submission, reading, reason_of_copy(original))
         _store(submission, reading)
+        note_likeness(submission, load_tree(base), reading.candidate)
         move(
             submission,
             to=SubmissionState.CHECKED,
-            reason="the diff parses, obeys the policy, applies, and is not a copy",
+            reason="the diff parses, obeys the policy and applies",
         )
+        if original is not None:
+            return submission  # decided with the earlier one: `settle_copy`
         move(submission, to=SubmissionState.QUEUED, reason="waits for a runner")
         queue_run(submission=submission, kind=RunKind.GATE, base=against)
     return submission

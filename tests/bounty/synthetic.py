@@ -33,6 +33,16 @@ def invented_pairs(
     return pairs
 
 
+def old_pairs(gain_log: float, *, start: int, units: int = 14) -> list[dict[str, Any]]:
+    """Pairs of base and a tree before it, over which base is faster by about `gain_log` nats."""
+    noise = random.Random(2)
+    pairs = [
+        _pair(start + number, -gain_log + noise.gauss(0, 0.004), noise, is_control=False)
+        for number in range(units)
+    ]
+    return [{**pair, "tree": "old"} for pair in pairs]
+
+
 def _pair(index: int, log_ratio: float, noise: random.Random, *, is_control: bool) -> dict[str, Any]:
     calls: list[list[Any]] = []
     for _ in range(CALLS_PER_SIDE):
@@ -100,15 +110,23 @@ def invented_document(
     units: int = 48,
     noise_log: float = 0.004,
     trials: list[dict[str, Any]] | None = None,
+    old_gain_log: float | None = None,
     reproduction: str = "",
     continues: list[dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """A document about the ordered run (as the lease names it), with the verdict that its samples give."""
+    """A document about the ordered run (as the lease names it), with the verdict that its samples give.
+
+    Where it has an old tree, base is faster than that by what was paid, or by `old_gain_log`.
+    """
     pairs = invented_pairs(speed_up_log, units=units, noise_log=noise_log)
+    if run.get("old"):
+        kept = run["old"]["paid_log_ppm"] / 1e6 if old_gain_log is None else old_gain_log
+        pairs += old_pairs(kept, start=len(pairs))
     timed = sum(side == "candidate" for pair in pairs for side, _ns in pair["calls"])
     return build_document(
         **invented_parts(run=run, level=level, reproduction=reproduction),
         trials=trials,
+        old=run.get("old"),
         continues=continues,
         commitment=commit(secret, run["nonce"]),
         secrets=secret.hex(),

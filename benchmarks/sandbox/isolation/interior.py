@@ -92,6 +92,12 @@ def system_mounts() -> list[Mount]:
     return [Mount(Path(__file__).with_name("inner.py"), INNER_TARGET), *interpreter_mounts()]
 
 
+def _largest_file(inside: Interior) -> int:
+    """Bytes that a file may have."""
+    most = inside.limits.file_bytes or inside.limits.scratch_bytes
+    return most if inside.socket is None else max(most, LENT_BYTES)
+
+
 def inner_command(inside: Interior, level: SandboxLevel) -> list[str]:
     """Command that is executed inside: our last step, which then becomes the sample.
 
@@ -109,9 +115,7 @@ def inner_command(inside: Interior, level: SandboxLevel) -> list[str]:
         "drop": level is SandboxLevel.BUBBLEWRAP,
         "uid": inside.uid,
         "limits": {
-            "RLIMIT_FSIZE": limits.scratch_bytes
-            if inside.socket is None
-            else max(limits.scratch_bytes, LENT_BYTES),
+            "RLIMIT_FSIZE": _largest_file(inside),
             "RLIMIT_NOFILE": limits.open_files,
             "RLIMIT_MEMLOCK": 0,
             "RLIMIT_MSGQUEUE": 0,

@@ -56,15 +56,20 @@ def call(state: dict[str, Any], inputs: dict[str, Any]) -> dict[str, Any]:
 class Stepped:
     """The stack's scheduler and the executor that it serves a model by, without samplers: a caller brings all ids."""
 
-    def __init__(self, transformer: Any, step_tokens: int) -> None:
-        """`step_tokens` is the scheduler's budget of a step. The executor takes the transformer's weights, as a node does."""
+    def __init__(self, transformer: Any, step_tokens: int, max_running: int | None = None) -> None:
+        """`step_tokens` is the scheduler's budget of a step, `max_running` its limit of sequences, or else the stack's own.
+
+        The executor takes the transformer's weights, as a node does.
+        """
         from model.serving.engine.blocks import BlockPool
         from model.serving.engine.scheduler import Scheduler
         from model.serving.executors.choice import default_executor
         from model.serving.metering.generation import EngineLimits
 
         limits = EngineLimits(step_tokens=step_tokens)
-        self.max_context = transformer.config.max_context
+        if max_running is not None:
+            limits = EngineLimits(step_tokens=step_tokens, max_running=max_running)
+        self.max_context, self.vocab_size = transformer.config.max_context, transformer.config.vocab_size
         transformer.requires_grad_(False).eval()
         self.executor = default_executor(transformer, limits, consume=True)
         pool = BlockPool(self.executor.n_blocks, self.executor.block_tokens)

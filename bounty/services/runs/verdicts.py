@@ -24,6 +24,7 @@ from bounty.services.runners.calibration import note_outcome
 from bounty.services.runs.leases import NOT_HELD, holds, require_lease
 from bounty.services.runs.lifecycle import lose_run, wake_after
 from bounty.services.runs.logs import say
+from bounty.services.runs.old_trees import note_slow_base
 from bounty.services.transitions import move
 from bounty.services.trees import blob_store
 
@@ -92,6 +93,7 @@ def mismatches(run: Run, document: dict[str, Any]) -> list[str]:
         "base tree": (document["trees"]["base"], run.base_tree_id),
         "candidate tree": (document["trees"]["candidate"], run.candidate_tree_id),
         "earlier pairs": ([sealed["digest"] for sealed in document["continues"]], run.continues),
+        "old tree": (document.get("old"), run.old),
     }
     return [
         f"{name} ({stated}, ordered {ordered})"
@@ -164,6 +166,7 @@ def _record(
             pairs_done=max(run.pairs_done, verdict.pairs),
         )
         say(run, f"verdict {verdict.kind.value}: {verdict.reason}", is_sealed=True)
+        note_slow_base(run=run, document=sealed["document"], verdict=verdict)
         note_outcome(run=run, document=sealed["document"], verdict=verdict)
         wake_after(run)
     return recorded

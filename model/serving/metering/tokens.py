@@ -10,6 +10,7 @@ import math
 import operator
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 from model.sampling import Chosen
 
@@ -29,10 +30,10 @@ class AnswerToken:
     top: tuple[tuple[int, float], ...] = ()
 
 
-def whole(said: object) -> int:
+def whole(said: Any) -> int:
     """The whole number that open code calls a count; 0 for what is none."""
     try:
-        return operator.index(said)  # type: ignore[arg-type]  # whatever it is
+        return operator.index(said)
     except Exception:
         return 0
 
