@@ -281,7 +281,9 @@ class _Judgement:
             "harness": {"hash": harness_hash(), "version": package_version("gainshare")},
             "policy_hash": load_policy().hash,
             "environment": environment(
-                measuring_core=self._cores.measuring, judge_core=self._cores.judge, clock="perf_counter_ns"
+                measuring_core=self._cores.measuring,
+                judge_core=self._cores.judge,
+                clock="perf_counter_ns",
             ),
             "sandbox": {
                 "level": self._level.value,

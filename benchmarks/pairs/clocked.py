@@ -28,6 +28,7 @@ class PairRecord:
     plan: PairPlan
     spawn_order: tuple[str, str]
     calls: list[tuple[str, int]] = field(default_factory=list)
+    scrubbed_bytes: int = 0  # overwritten before each call
     timed_ns: int = 0  # of all timed calls of both sides
     cpu_while_frozen_ns: dict[str, int] = field(default_factory=_zeros)
     transport_ns: int = 0
@@ -48,6 +49,7 @@ class PairRecord:
             "shape": dict(self.plan.shape),
             "spawn_order": list(self.spawn_order),
             "calls": [[side, value] for side, value in self.calls],
+            "scrubbed_bytes": self.scrubbed_bytes,
             "timed_ns": self.timed_ns,
             "cpu_while_frozen_ns": dict(self.cpu_while_frozen_ns),
             "transport_ns": self.transport_ns,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from benchmarks.pairs import trial
 from benchmarks.pairs.clocked import SIDES, Clocked, PairRecord
-from benchmarks.pairs.cores import CacheScrubber, judge_on
+from benchmarks.pairs.cores import CacheScrubber, judge_on, scrubbed_bytes
 from benchmarks.pairs.nameless import nameless_copy
 from benchmarks.pairs.pace import LOAD_NS, Pace, rest_until, whole_slots
 from benchmarks.pairs.phases import Phases
@@ -102,7 +102,9 @@ class Pair:
         suite, index, cores = self._suite, self.plan.index, self._setup.cores
         with self._phases.spend("setup"):
             problem = suite.problem(self.plan.shape, self._seeds.numbers("pair", index, "problem"))
-            scrubber = CacheScrubber(cores.measuring)
+            size = scrubbed_bytes(cores.measuring, suite.calls_per_side)
+            scrubber = CacheScrubber(cores.measuring, size)
+            self.record.scrubbed_bytes = scrubber.size_bytes
         order = self._seeds.order("pair", index, "calls")
         pace = Pace(self._seeds.order("pair", index, "pace"), self._usual_ns) if suite.trial is None else None
         clocked = Clocked(

@@ -2,9 +2,10 @@
 
 A base that was paid for a gain may be slow from a date on: then whatever is measured against it looks like a gain. So a few
 pairs time the tree that base's award was priced against (*old*). Most confirmations end after six of them. Base is called
-slow when at least 13 of 14 pairs show less than half of what was paid: then the one-sided 99.9 % upper bound of
-ln(old / base), the second largest of 14, is below that half. A base that is worth at least half of what was paid is called
-slow with a probability of at most 15 in 16,384, whatever the noise, as long as pairs are independent.
+slow when at least 15 of 16 pairs show less than half of what was paid: then the one-sided 99.9 % upper bound of
+ln(old / base), the second largest of 16, is below that half. A base that is worth at least half of what was paid is called
+slow with a probability of at most 17 in 65,536, whatever the noise, as long as pairs are independent; the rest up to 1 in
+1,000 is for pairs that resemble their neighbours.
 """
 
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from fractions import Fraction
 from benchmarks.statistics.median import lower_bound_rank, tail_half
 
 FIRST_PAIRS = 6
-ALL_PAIRS = 14
+ALL_PAIRS = 16
 MOST_ABOVE = 1  # so many pairs may show half of what was paid, and base is called slow all the same
 PRICE_ERROR = Fraction(1, 20)
 STOP_ERROR = tail_half(ALL_PAIRS, ALL_PAIRS - MOST_ABOVE)

@@ -33,7 +33,7 @@ def invented_pairs(
     return pairs
 
 
-def old_pairs(gain_log: float, *, start: int, units: int = 14) -> list[dict[str, Any]]:
+def old_pairs(gain_log: float, *, start: int, units: int = 16) -> list[dict[str, Any]]:
     """Pairs of base and a tree before it, over which base is faster by about `gain_log` nats."""
     noise = random.Random(2)
     pairs = [

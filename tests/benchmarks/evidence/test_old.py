@@ -40,7 +40,7 @@ def test_a_base_that_kept_its_gain_changes_nothing() -> None:
 
 def test_a_base_that_is_slow_from_a_date_on_is_suspicious_and_the_patch_is_priced_against_old() -> None:
     """The diff without an honest gain that got +21.7 %: it changes a comment, and base is slow meanwhile."""
-    document = confirmation(1.217, 1.217, 14)
+    document = confirmation(1.217, 1.217, 16)
     verdict = decide(document)
     assert verdict.kind is VerdictKind.SUSPICIOUS
     assert "Base has lost what was paid for it" in verdict.reason
@@ -51,7 +51,7 @@ def test_a_base_that_is_slow_from_a_date_on_is_suspicious_and_the_patch_is_price
 
 
 def test_an_honest_gain_over_a_slow_base_keeps_what_it_adds_to_old() -> None:
-    verdict = decide(confirmation(1.217 * 1.1, 1.217, 14))
+    verdict = decide(confirmation(1.217 * 1.1, 1.217, 16))
     assert verdict.kind is VerdictKind.SUSPICIOUS
     assert verdict.log_ppm_bound == pytest.approx(math.log(1.1) * 1e6, abs=15_000)
     assert verdict.log_ppm_estimate is not None and verdict.log_ppm_estimate > verdict.log_ppm_bound
@@ -59,7 +59,7 @@ def test_an_honest_gain_over_a_slow_base_keeps_what_it_adds_to_old() -> None:
 
 def test_more_old_pairs_are_taken_only_where_six_look_bad() -> None:
     assert decide_so_far(confirmation(1.217, 1.217, 6)) is None
-    assert next_extras(confirmation(1.217, 1.217, 6)).old == 8
+    assert next_extras(confirmation(1.217, 1.217, 6)).old == 10
     assert next_extras(confirmation(1.217, 1.217, 6)).controls == 0
     assert decide_so_far(confirmation(1.1, 1 / 1.05, 5)) is None
     assert next_extras(confirmation(1.1, 1 / 1.05, 6)).old == 0
@@ -75,7 +75,7 @@ def test_old_pairs_are_spread_over_the_run() -> None:
 
 def test_every_case_counts_alike() -> None:
     cases = ("a", "b")
-    parts = make_parts(with_old(1.2, 1.2, 14, cases=cases), "confirmation", old=PAID)
+    parts = make_parts(with_old(1.2, 1.2, 16, cases=cases), "confirmation", old=PAID)
     assert decide({"schema": "gainshare.evidence/3", **parts}).kind is VerdictKind.SUSPICIOUS
 
 
@@ -95,7 +95,7 @@ def test_an_old_tree_that_fails_is_no_one_s_fault_and_is_said() -> None:
 
 
 def test_the_verdict_is_recomputed_from_the_old_pairs() -> None:
-    parts = make_parts(with_old(1.217, 1.217, 14), "confirmation", old=PAID)
+    parts = make_parts(with_old(1.217, 1.217, 16), "confirmation", old=PAID)
     document = build_document(**parts)
     assert verify_evidence(seal(document, generate_key())).ok
     document["old"] = {**PAID, "paid_log_ppm": 1}  # base is much more than that slower

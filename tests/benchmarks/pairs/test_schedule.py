@@ -12,7 +12,17 @@ from typing import Never
 import numpy as np
 import pytest
 
-from benchmarks.pairs.cores import CacheScrubber, Cores, choose_cores, judge_on, l2_bytes, pin
+from benchmarks.pairs.cores import (
+    CacheScrubber,
+    Cores,
+    _pass_ns,
+    choose_cores,
+    judge_on,
+    l2_bytes,
+    pin,
+    scrubbed_bytes,
+    shared_bytes,
+)
 from benchmarks.pairs.phases import PHASES, Phases
 from benchmarks.pairs.quiet import Quiet
 from benchmarks.pairs.roofline import floor_ns, peak_flops
@@ -176,6 +186,26 @@ def test_scrubbing_comes_back_home_and_covers_the_private_cache() -> None:
     scrubber.scrub()
     assert os.sched_getaffinity(0) == home
     assert scrubber.size_bytes >= 2 * l2_bytes(cores.measuring)
+
+
+@pytest.mark.parametrize(
+    ("pass_ns", "calls", "is_shared"), [(2_000_000, 60, True), (3_000_000, 60, False), (3_000_000, 50, True)]
+)
+def test_the_shared_cache_is_scrubbed_where_that_is_less_than_a_tenth_of_a_pair(
+    pass_ns: int, calls: int, is_shared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    core = choose_cores().measuring
+    monkeypatch.setattr("benchmarks.pairs.cores.shared_bytes", lambda core: 64 << 20)
+    monkeypatch.setattr("benchmarks.pairs.cores._pass_ns", lambda core, size: pass_ns)
+    assert scrubbed_bytes(core, calls) == (64 << 20 if is_shared else 2 * l2_bytes(core))
+    monkeypatch.setattr("benchmarks.pairs.cores.shared_bytes", lambda core: 0)
+    assert scrubbed_bytes(core, calls) == 2 * l2_bytes(core)
+
+
+def test_the_time_of_a_pass_grows_with_its_size() -> None:
+    core = choose_cores().measuring
+    assert 0 < _pass_ns(core, 4 << 20) < _pass_ns(core, 256 << 20)
+    assert shared_bytes(core) >= 0
 
 
 def test_cores_are_two_where_there_are_two() -> None:

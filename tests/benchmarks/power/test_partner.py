@@ -87,7 +87,7 @@ def test_honest_candidates_are_not_suspected_in_any_noise(name: str) -> None:
 
 
 def test_the_simulated_old_pairs_are_the_real_ones() -> None:
-    values = 0.02 * np.random.default_rng(2).standard_normal((400, 14)) + 0.005
+    values = 0.02 * np.random.default_rng(2).standard_normal((400, 16)) + 0.005
     slow = called_slow(values, 0.05)
     assert 20 < slow.sum() < 380
     for row in range(400):
@@ -97,3 +97,10 @@ def test_the_simulated_old_pairs_are_the_real_ones() -> None:
 
 def test_a_run_that_ends_itself_is_paid_nothing() -> None:
     assert aborted(np.array([0.1, 0.2, 0.3, 0.4]), 0.5).tolist() == [0.0, 0.0, 0.3, 0.4]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_base_that_is_worth_what_was_paid_is_not_called_slow_in_any_noise(name: str) -> None:
+    # 1 in 1,000 at the most: 35 of 20,000 have a probability of 0.1 %.
+    values = 0.02 * MODELS[name](np.random.default_rng(4), 20_000, 16) + 0.01
+    assert called_slow(values, 0.01).sum() <= 35
