@@ -23,7 +23,7 @@ from benchmarks.evidence.signing import generate_key
 from benchmarks.judging.job import Callbacks, Job, JobKind
 from benchmarks.judging.judge import JudgeOptions, judge, suite_of
 from benchmarks.pairs.builds.build import build_tree
-from benchmarks.pairs.devices import CPU, DEVICES
+from benchmarks.sandbox.devices import CPU, DEVICES
 from benchmarks.pairs.side import SideFailed
 from benchmarks.patch.layout import missing_modules
 from benchmarks.patch.patches import MAX_PATCH_BYTES, PatchError, apply_patch, diff_trees, parse_patch

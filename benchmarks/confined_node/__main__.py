@@ -28,6 +28,7 @@ from benchmarks.confined_node.memory import default_memory_bytes
 from benchmarks.confined_node.relay import Relay, listen
 from benchmarks.confined_node.start import NodeOrder, start
 from benchmarks.sandbox import Sample, SandboxError, SandboxLevel, best_level
+from benchmarks.sandbox.devices import CPU, DEVICES
 from benchmarks.sandbox.levels import GIB
 from benchmarks.sandbox.readable import readable
 
@@ -59,6 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
             memory_bytes=int(options.memory_gib * GIB) if options.memory_gib else default_memory_bytes(),
             models=options.models,
             readable=options.readable,
+            device=options.device,
             env=os.environ,
         )
         sample = start(order)
@@ -152,6 +154,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--kernels", type=Path, help="compiled kernels that a new node begins with")
     parser.add_argument(
         "--readable", type=Path, action="append", default=[], help="another folder that the node may read"
+    )
+    parser.add_argument(
+        "--device", choices=DEVICES, default=CPU, help="what the node may compute on; cuda shows it the GPUs"
     )
     parser.add_argument(
         "--code", type=Path, help="the tree to serve (holds model/); default: the installed one"

@@ -16,6 +16,7 @@ from benchmarks.confined_node.folders import (
     NodeFolders,
 )
 from benchmarks.sandbox import Limits, Mount, Sample, SandboxLevel, python_runtime, spawn
+from benchmarks.sandbox.devices import CPU, device_mounts
 from benchmarks.sandbox.levels import GIB
 
 CODE_TARGET, HOME_TARGET, RUN_TARGET = "/node/code", "/node/home", "/node/run"
@@ -31,7 +32,7 @@ PASSED = ("OMP_NUM_THREADS",)
 class NodeOrder:
     """`arguments` are the node's own, but not where it listens. `readable` are folders that it reads, at their own paths.
 
-    `models` is the local store of models, seen inside as the store of its home.
+    `models` is the local store of models, seen inside as the store of its home. `device` is what it may compute on.
     """
 
     folders: NodeFolders
@@ -40,6 +41,7 @@ class NodeOrder:
     memory_bytes: int
     models: Path | None = None
     readable: Sequence[Path] = ()
+    device: str = CPU
     env: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -84,4 +86,4 @@ def _mounts(order: NodeOrder) -> list[Mount]:
     ]
     if order.models is not None and order.models.is_dir():
         mounts.append(Mount(order.models, f"{HOME_TARGET}/models"))
-    return mounts + [Mount(folder, str(folder)) for folder in order.readable]
+    return [*mounts, *(Mount(folder, str(folder)) for folder in order.readable), *device_mounts(order.device)]

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.judging.cancellation import Cancellation
-from benchmarks.pairs.devices import CPU, device_mounts
 from benchmarks.pairs.seeds import Seeds
 from benchmarks.patch.trees import sha256_hex
 from benchmarks.sandbox import Completed, Limits, Mount, SandboxLevel, python_runtime, run
+from benchmarks.sandbox.devices import CPU, device_mounts
 from benchmarks.sandbox.readable import readable
 
 MAX_SEEN_BYTES = 256 * 1024

@@ -190,7 +190,7 @@ class _Judgement:
         if self._runner.has_ended or self._job.kind in ("guard", *BUG_KINDS):
             return
         try:
-            self._suite = calibrated(
+            self._suite, usual_ns = calibrated(
                 self._trees,
                 self._setup,
                 self._seeds.child("calibration"),
@@ -203,7 +203,7 @@ class _Judgement:
             self._runner.add_event(error.failure)
             self._runner.failed_pair = error.pair
             return
-        self._runner.measure_with(self._suite)
+        self._runner.measure_with(self._suite, usual_ns)
 
     def _try(self) -> None:
         """The reproduction's trials, until they decide or only the suites are left."""

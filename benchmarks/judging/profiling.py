@@ -8,11 +8,11 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.pairs.devices import device_mounts
 from benchmarks.pairs.seeds import Seeds
 from benchmarks.pairs.side import HARNESS, buffers, harness_mounts
 from benchmarks.pairs.wire.protocol import Kind, encode_tensors
 from benchmarks.sandbox import Limits, Mount, SandboxLevel, python_runtime, run
+from benchmarks.sandbox.devices import device_mounts
 from benchmarks.sandbox.readable import readable
 from benchmarks.suites import Suite
 from benchmarks.suites.base import WARM_UP

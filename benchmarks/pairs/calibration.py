@@ -46,12 +46,15 @@ def calibrated(
     quiet: Quiet,
     cancellation: Cancellation,
     sample_log: SampleLog,
-) -> Suite:
-    """The suite with a number of calls that suits its slowest case. Raises CalibrationFailed and Cancelled."""
+) -> tuple[Suite, dict[str, int]]:
+    """The suite with a number of calls that suits its slowest case, and what a call takes in each case that was measured.
+
+    Raises CalibrationFailed and Cancelled.
+    """
     suite = setup.suite
+    usual_ns: dict[str, int] = {}
     if suite.most_calls <= suite.calls_per_side:
-        return suite
-    slowest_ns = 1
+        return suite, usual_ns
     for index, case in enumerate(suite.cases):
         plan = PairPlan(index, case.name, case.draw(seeds.numbers("shape", index)), "base")
         pair = Pair(plan, trees, setup, seeds, phases, quiet, sample_log)
@@ -59,5 +62,7 @@ def calibrated(
             measure(pair, cancellation)
         except SideFailed as failure:
             raise CalibrationFailed(pair, failure) from failure
-        slowest_ns = max(slowest_ns, statistics.median_low([ns for _, ns in pair.record.calls]))
-    return replace(suite, calls_per_side=calls_for(slowest_ns, suite.calls_per_side, suite.most_calls))
+        usual_ns[case.name] = statistics.median_low([ns for _, ns in pair.record.calls])
+    slowest_ns = max(1, *usual_ns.values())
+    calls = calls_for(slowest_ns, suite.calls_per_side, suite.most_calls)
+    return replace(suite, calls_per_side=calls), usual_ns

@@ -5,6 +5,7 @@ Nothing is left of a pair when it is over, and nothing of it was there before. H
 """
 
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
@@ -14,6 +15,7 @@ from benchmarks.pairs import trial
 from benchmarks.pairs.clocked import SIDES, Clocked, PairRecord
 from benchmarks.pairs.cores import CacheScrubber, judge_on, scrubbed_bytes
 from benchmarks.pairs.nameless import nameless_copy
+from benchmarks.pairs.pace import LOAD_NS, Pace, rest_until, whole_slots
 from benchmarks.pairs.phases import Phases
 from benchmarks.pairs.quiet import Quiet
 from benchmarks.pairs.sample_log import SampleLog
@@ -43,8 +45,9 @@ class Pair:
         sample_log: SampleLog,
         *,
         checks_all: bool = False,
+        usual_ns: int | None = None,
     ) -> None:
-        """With `checks_all` the oracle is asked for every turn."""
+        """With `checks_all` the oracle is asked for every turn. `usual_ns` is what a timed call of base takes as a rule."""
         self.plan, self._sample_log = plan, sample_log
         self._setup, self._seeds, self._phases, self._quiet = setup, seeds, phases, quiet
         suite = setup.suite.part(plan.case)
@@ -53,7 +56,7 @@ class Pair:
         first = seeds.order("pair", plan.index, "spawn").sample(SIDES, 2)
         self.record = PairRecord(plan, spawn_order=(first[0], first[1]))
         self._sides: dict[str, Side] = {}
-        self._folders = ExitStack()
+        self._folders, self._usual_ns = ExitStack(), usual_ns
         self._lock = threading.Lock()
         self._is_killed = False
 
@@ -68,6 +71,7 @@ class Pair:
             self._quiet,
             self._sample_log,
             checks_all=True,
+            usual_ns=self._usual_ns,
         )
 
     def prepare(self) -> None:
@@ -102,12 +106,17 @@ class Pair:
             scrubber = CacheScrubber(cores.measuring, size)
             self.record.scrubbed_bytes = scrubber.size_bytes
         order = self._seeds.order("pair", index, "calls")
-        clocked = Clocked(self._sides, self.record, scrubber, self._phases, self._quiet, self._pass_on_logs)
+        pace = Pace(self._seeds.order("pair", index, "pace"), self._usual_ns) if suite.trial is None else None
+        clocked = Clocked(
+            self._sides, self.record, scrubber, self._phases, self._quiet, self._pass_on_logs, pace
+        )
         with judge_on(cores.judge):
             with self._phases.spend("import"):
                 for name in order.sample(SIDES, 2):
+                    began_ns = time.perf_counter_ns()
                     self.record.load_ns[name] = self._sides[name].load(problem)
                     self._pass_on_logs()
+                    rest_until(began_ns + whole_slots(time.perf_counter_ns() - began_ns, LOAD_NS))
             if suite.trial is None:
                 device = self._setup.device
                 Turns(clocked, suite, problem, self._seeds, self._phases, device=device).take(order)

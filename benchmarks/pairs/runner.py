@@ -103,6 +103,7 @@ class PairRunner:
         self._trees, self._setup, self._seeds = dict(trees), setup, seeds
         self._phases, self._quiet, self._cancellation = phases, quiet, cancellation
         self._on_log, self._on_pair, self._on_complete = on_log, on_pair, on_complete
+        self._usual_ns: dict[str, int] = {}
         self._schedule = Schedule(setup.suite, seeds)
         self.sample_log = SampleLog(on_log)
 
@@ -116,9 +117,12 @@ class PairRunner:
         """True once anything else failed."""
         return any(event["side"] != "old" for event in self.events)
 
-    def measure_with(self, suite: Suite) -> None:
-        """Take all pairs with this form of the suite, whose cases are the same. Before the first pair."""
-        self._setup = replace(self._setup, suite=suite)
+    def measure_with(self, suite: Suite, usual_ns: Mapping[str, int]) -> None:
+        """Take all pairs with this form of the suite, whose cases are the same. Before the first pair.
+
+        `usual_ns` is what a call of base takes as a rule, in each case that a calibration has measured.
+        """
+        self._setup, self._usual_ns = replace(self._setup, suite=suite), dict(usual_ns)
 
     def take_block(self, wanted: Mapping[str, int], *, controls: int, old: int) -> None:
         """Measure the next block on the way to so many pairs of each case, with `controls` control pairs and `old` old ones.
@@ -138,7 +142,16 @@ class PairRunner:
     def _take(self, plan: PairPlan) -> None:
         self._cancellation.check()
         self._one(
-            Pair(plan, self._trees, self._setup, self._seeds, self._phases, self._quiet, self.sample_log)
+            Pair(
+                plan,
+                self._trees,
+                self._setup,
+                self._seeds,
+                self._phases,
+                self._quiet,
+                self.sample_log,
+                usual_ns=self._usual_ns.get(plan.case),
+            )
         )
         self._on_pair(self.measured.total())
 

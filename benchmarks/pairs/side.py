@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks.pairs import cores as affinity
-from benchmarks.pairs.devices import CPU, device_mounts
 from benchmarks.pairs.wire.channel import Channel, SampleClosed, SampleRaised, SampleSilent, WrongForm
 from benchmarks.pairs.wire.messages import Answer, Message, answer_for, message
 from benchmarks.pairs.wire.protocol import Kind, ProtocolError, TensorBytes
 from benchmarks.sandbox import Limits, Mount, Sample, SandboxLevel, Unsteerable, python_runtime, spawn
+from benchmarks.sandbox.devices import CPU, device_mounts
 from benchmarks.sandbox.readable import readable
 from benchmarks.suites.base import Array, Exchange, Problem, Suite, Tensors, TensorSpec, joined
 

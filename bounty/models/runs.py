@@ -80,7 +80,7 @@ class Run(models.Model):
         on_delete=models.PROTECT,
         null=True,
         related_name="+",
-        help_text="Of a pricing run: the award that was paid for its base, whose old tree is timed as well.",
+        help_text="Of a pricing run or comparison: the award that was paid for its base, whose old tree is timed as well.",
     )
     avoid_host = models.CharField(
         max_length=120, blank=True, help_text="Measured there before: another host is preferred."
@@ -175,7 +175,7 @@ class Run(models.Model):
                 name="guard_follows_a_price",
             ),
             models.CheckConstraint(
-                condition=Q(old_award__isnull=True) | Q(kind__in=PRICING_KINDS),
+                condition=Q(old_award__isnull=True) | Q(kind__in=[*PRICING_KINDS, RunKind.COMPARISON]),
                 name="old_tree_belongs_to_a_price",
             ),
         ]

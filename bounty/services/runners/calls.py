@@ -99,7 +99,7 @@ def _take(run: Run, runner: Runner) -> bool:
     if run.kind == RunKind.CONFIRMATION and run.submission is not None:
         # A gain is measured against the best tree now, not the one at the time of the submission.
         fields["base_tree"] = measured_base(bounty=run.submission.bounty, of=run.submission)
-    if run.kind in PRICING_KINDS and run.submission is not None:
+    if run.kind in (*PRICING_KINDS, RunKind.COMPARISON) and run.submission is not None:
         base = fields.get("base_tree", run.base_tree)
         fields["old_award"] = old_award_of(submission=run.submission, base=base)
     try:

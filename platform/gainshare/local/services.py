@@ -199,6 +199,7 @@ class LocalStack:
             "--models": str(self.home.models),
             "--kernels": kernels,
             "--memory-gib": env.get(NODE_MEMORY, ""),
+            "--device": "cuda" if any(Path("/dev").glob("nvidia[0-9]*")) else "",
             "--readable": model if Path(model).is_dir() else "",
         }
         given = [word for name, value in options.items() if value for word in (name, value)]

@@ -22,7 +22,7 @@ TOKEN = "the node's own token"
 START_S = 240.0  # on a busy machine
 
 
-def eventually(condition: Callable[[], Any], what: str, within_s: float = 30.0) -> Any:
+def eventually(condition: Callable[[], Any], what: str, within_s: float = 120.0) -> Any:
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:
         if value := condition():
@@ -81,11 +81,15 @@ class ConfinedNode:
             return False
 
     def get(self, path: str, *, token: str = TOKEN) -> httpx.Response:
-        return httpx.get(self.url(path), headers=bearer(token), timeout=30, trust_env=False)
+        return httpx.get(self.url(path), headers=bearer(token), timeout=120, trust_env=False)
 
     def post(self, path: str, *, token: str = TOKEN, **body: Any) -> httpx.Response:
         return httpx.post(
-            self.url(path), headers=bearer(token), json={"model": "tiny", **body}, timeout=60, trust_env=False
+            self.url(path),
+            headers=bearer(token),
+            json={"model": "tiny", **body},
+            timeout=120,
+            trust_env=False,
         )
 
     def url(self, path: str) -> str:
@@ -104,7 +108,7 @@ class ConfinedNode:
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
         assert self.process is not None
         self.process.send_signal(number)
-        return self.process.wait(60)
+        return self.process.wait(120)
 
     def close(self) -> None:
         if self.process is not None and self.process.poll() is None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from model.checkpoint import save_checkpoint
 from model.serving.api.chat import TEMPLATE_FILE, TINY_TEMPLATE
 from model.serving.api.tokenizer import TOKENIZER_FILE, byte_alphabet
 from model.serving.node.served import tiny
-from tests.benchmarks.confined_node.confined import TOKEN, ConfinedNode, bearer, eventually
+from tests.benchmarks.confined_node.confined import ROOT, TOKEN, ConfinedNode, bearer, eventually
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.slow]
 
@@ -56,7 +58,7 @@ def test_it_answers_whole_and_in_pieces(node: ConfinedNode) -> None:
     assert whole["usage"]["completion_tokens"] == 8
     body = {"model": "tiny", "prompt": "hello", "max_tokens": 8, "temperature": 0, "stream": True}
     with httpx.stream(
-        "POST", node.url("v1/completions"), headers=bearer(TOKEN), json=body, timeout=60, trust_env=False
+        "POST", node.url("v1/completions"), headers=bearer(TOKEN), json=body, timeout=120, trust_env=False
     ) as answer:
         lines = [line for line in answer.iter_lines() if line]
     assert lines[-1] == "data: [DONE]"
@@ -77,7 +79,7 @@ def test_large_requests_pass_whole_or_are_refused_by_the_node(node: ConfinedNode
 def test_a_client_that_leaves_ends_its_answer(node: ConfinedNode) -> None:
     body = {"model": "tiny", "prompt": "hello", "max_tokens": 200, "ignore_eos": True, "stream": True}
     with httpx.stream(
-        "POST", node.url("v1/completions"), headers=bearer(TOKEN), json=body, timeout=60, trust_env=False
+        "POST", node.url("v1/completions"), headers=bearer(TOKEN), json=body, timeout=120, trust_env=False
     ) as answer:
         next(answer.iter_lines())
     eventually(lambda: node.get("stats").json()["running"] == 0, "the answer goes on")
@@ -148,7 +150,7 @@ def test_a_node_that_dies_ends_its_starter(one: ConfinedNode) -> None:
     one.start()
     os.kill(one.node_pid(), signal.SIGKILL)
     assert one.process is not None
-    assert one.process.wait(60) == 128 + signal.SIGKILL
+    assert one.process.wait(120) == 128 + signal.SIGKILL
 
 
 def test_a_taken_port_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -261,3 +263,17 @@ def test_packed_weights_are_kept_from_one_start_to_the_next(one: ConfinedNode) -
     one.start()
     assert one.post("admin/swap", model="kept").status_code == 200
     assert kept.stat().st_mtime_ns == written
+
+
+def test_a_starter_decides_nothing_about_the_nodes_threads() -> None:
+    """The judge keeps its own mathematics on one thread; a node does not."""
+    program = "import os, benchmarks.confined_node.__main__; print(os.environ.get('OMP_NUM_THREADS'))"
+    environment = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment | {"PYTHONPATH": f"{ROOT}:{ROOT / 'platform'}"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "None\n"

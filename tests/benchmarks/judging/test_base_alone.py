@@ -13,6 +13,7 @@ from benchmarks.evidence.signing import generate_key
 from benchmarks.evidence.verify import verify_evidence
 from benchmarks.judging import judge as judging
 from benchmarks.judging.job import Job
+from benchmarks.pairs.schedule import BLOCK, Schedule
 from benchmarks.pairs.seeds import Seeds
 from tests.benchmarks.judging.judge_bench import Record
 from tests.benchmarks.pairs.hostile_suite import HostileSuite, hostile_suite, script_trees
@@ -56,8 +57,10 @@ def secret(*, control_first: bool) -> tuple[bytes, Seeds]:
     """A secret by which the first pair is a control pair, or is none."""
     for number in range(256):
         seeds = Seeds(bytes([number]) * 32)
-        if (seeds.order("block", 0, "control").randrange(6) == 0) == control_first:
-            return bytes([number]) * 32, seeds
+        suite = hostile_suite()
+        first = Schedule(suite, seeds).block({suite.cases[0].name: BLOCK}, controls=1)[0]
+        if first.is_control == control_first:
+            return bytes([number]) * 32, Seeds(bytes([number]) * 32)
     raise AssertionError("no such secret")
 
 
@@ -146,3 +149,22 @@ def test_a_judge_that_stumbles_over_an_answer_blames_the_patch(
     )
     assert document["verdict"]["kind"] == "wrong_output"
     assert "could not go on: ZeroDivisionError" in document["verdict"]["reason"]
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        {"call": [["raise", "\ud800 \x00"]]},
+        {"call": [["frame", 7, 1, '{"error":' + "[" * 500 + "]" * 500 + "}"]]},
+        {"load": [["name", b"\x0cVmHWM:\tz".hex()]], "call": [["exit", 0]]},
+        {"load": [["frame", 3, 1, "9" * 5_000]]},
+    ],
+    ids=["a surrogate", "an error that nests", "a name like a status", "5,000 digits"],
+)
+def test_a_hostile_candidate_has_a_verdict_that_counts_as_an_attempt(
+    script: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None of these is a failure of the runner, of which three in a row would put it into quarantine."""
+    document = judged(script_trees(tmp_path, **script), monkeypatch)
+    assert [event["side"] for event in document["events"]] == ["candidate"]
+    assert document["verdict"]["kind"] in ("wrong_output", "build_failed", "policy_violation")

@@ -67,12 +67,14 @@ class HostileSuite(Suite):
         return DoublingProblem({}, self.numbers)
 
 
-def hostile_suite(*, numbers: int = SMALL, call_ms: int = 2_000, memory_mib: int = 256) -> HostileSuite:
+def hostile_suite(
+    *, numbers: int = SMALL, call_ms: int = 2_000, memory_mib: int = 256, calls: int = 2
+) -> HostileSuite:
     return HostileSuite(
         info=replace(SUITES["moe_forward"], minimum_effect_log_ppm=10_000),
         preset="tiny",
         cases=(Case("doubling", {"numbers": (numbers,)}, "doubling", "nothing"),),
-        calls_per_side=2,
+        calls_per_side=calls,
         oracle_checks=1,
         tolerance=Tolerance(rms_ppb=10_000, peak_ppb=100_000),
         time_limits=TimeLimits(start_ms=60_000, load_ms=call_ms, call_ms=call_ms),
@@ -122,13 +124,15 @@ def run_pairs(
     level: SandboxLevel | None = None,
     pairs: int = 1,
     has_controls: bool = False,
+    seeds: Seeds | None = None,
+    usual_ns: int | None = None,
 ) -> tuple[PairRunner, str]:
     """Take pairs as a judge does, until there are enough or an event ends them. The runner, and the log."""
     log: list[str] = []
     runner = PairRunner(
         trees,
         SideSetup(suite, level or best_level(), choose_cores(), wall_s=120),
-        Seeds.fresh()[1],
+        seeds or Seeds.fresh()[1],
         phases=Phases(),
         quiet=Quiet(),
         cancellation=Cancellation(),
@@ -136,6 +140,8 @@ def run_pairs(
         on_pair=lambda _: None,
     )
     case = suite.cases[0].name
+    if usual_ns is not None:
+        runner.measure_with(suite, {case: usual_ns})
     while not runner.has_ended and runner.measured[case] < pairs:
         runner.take_block({case: pairs}, controls=int(has_controls), old=0)
     return runner, "".join(log)

@@ -71,6 +71,25 @@ def test_a_base_that_is_slow_from_a_date_on_earns_its_successor_nothing(world: W
     assert row.state == SlowBaseState.OPEN
 
 
+def test_a_slow_best_tree_is_found_although_the_tip_has_moved_past_it(world: World) -> None:
+    """A merge from another suite hides the slow tree in the tip. The comparison with it times its old tree as well."""
+    paid = world.vested(world.ann, FIRST)
+    elsewhere = world.confirmed(world.ruth, diff_of_line(11, "step_11 = 0"), 0.2, world.open(suite="prefill"))
+    review(actor=world.mira, submission_id=elsewhere.pk, decision="accept")
+    merge(actor=world.mira, submission_id=elsewhere.pk)
+    later = world.submit(world.bob, SECOND)
+    world.gate(later, 0.2)
+    later = world.gate(later, 0.2)
+    run = later.runs.get(kind=RunKind.COMPARISON)
+    assert run.base_tree_id == paid.candidate_tree_id
+    later = world.gate(later, 0.2, old_gain_log=-0.2)
+    run.refresh_from_db()
+    assert run.old is not None and run.old["tree"] == world.tree.pk
+    assert (later.state, later.verdict_kind) == ("judged", "suspicious")
+    assert standing_award(later) is None
+    assert SlowBase.objects.get().run == run and stops_merges(lineage_id=world.lineage.pk)
+
+
 def test_merges_of_the_lineage_wait_until_a_maintainer_decides(world: World) -> None:
     other = world.open(suite="prefill", preset="demo")
     ready = world.confirmed(world.bob, diff_of_line(11, "step_11 = 111"), bounty=other)
