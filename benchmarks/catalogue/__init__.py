@@ -7,13 +7,14 @@ the pages and the tables of `docs/reference/suites.md` (`python -m benchmarks.ca
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from benchmarks.catalogue import decoders, layers, training
+from benchmarks.catalogue import decoders, layers, serving, training
 from benchmarks.catalogue.decoders import CHECKPOINT_LOAD, DECODE, DECODE_BATCHED, PEAK_MEMORY, PREFILL
 from benchmarks.catalogue.facts import (
     GUARD_LOAD_MARGIN_LOG_PPM,
     GUARD_MEMORY_MARGIN_LOG_PPM,
     Case,
     GuardInfo,
+    MessageInfo,
     PresetInfo,
     Size,
     SuiteInfo,
@@ -21,6 +22,7 @@ from benchmarks.catalogue.facts import (
     UnknownSuite,
 )
 from benchmarks.catalogue.layers import MOE_BACKWARD, MOE_FORWARD
+from benchmarks.catalogue.serving import MIXED_LOAD
 from benchmarks.catalogue.training import QUALITY, TIME_TO_LOSS, TRAIN_STEP
 
 __all__ = [
@@ -32,6 +34,7 @@ __all__ = [
     "DECODE_BATCHED",
     "GUARD_LOAD_MARGIN_LOG_PPM",
     "GUARD_MEMORY_MARGIN_LOG_PPM",
+    "MIXED_LOAD",
     "MOE_BACKWARD",
     "MOE_FORWARD",
     "PEAK_MEMORY",
@@ -42,12 +45,14 @@ __all__ = [
     "TRAIN_STEP",
     "Case",
     "GuardInfo",
+    "MessageInfo",
     "PresetInfo",
     "Size",
     "SuiteInfo",
     "TimeLimits",
     "UnknownSuite",
     "guarding_suites",
+    "payable_suites",
     "suite_of_case",
 ]
 
@@ -70,11 +75,16 @@ BUG = SuiteInfo(
         }
     ),
     cap_log_ppm=3_688_880,  # ln 40, as moe_forward
+    messages=(),
+    caller="",
     sizes=MappingProxyType({}),
 )
 
 SUITES: Mapping[str, SuiteInfo] = MappingProxyType(
-    {suite.name: suite for suite in (*layers.SUITES, *training.SUITES, *decoders.SUITES, BUG)}
+    {
+        suite.name: suite
+        for suite in (*layers.SUITES, *training.SUITES, *decoders.SUITES, *serving.SUITES, BUG)
+    }
 )
 
 
@@ -87,6 +97,11 @@ def guarding_suites(gained: str, preset: str) -> list[tuple[SuiteInfo, GuardInfo
         for suite in SUITES.values()
         if suite.guard is not None and suite.name != gained and (named is None or suite.name in named)
     ]
+
+
+def payable_suites() -> dict[str, SuiteInfo]:
+    """The suites that a bounty can pay for: the others only guard."""
+    return {name: suite for name, suite in SUITES.items() if suite.presets}
 
 
 def suite_of_case(case: str) -> str:

@@ -8,6 +8,7 @@ from benchmarks.catalogue.facts import (
     TIME_GUARD,
     Case,
     Dimensions,
+    MessageInfo,
     SuiteInfo,
     TimeLimits,
     around,
@@ -46,6 +47,14 @@ HEADER_BYTES = 32 * 1024  # of a checkpoint: padded to this, so that the header'
 STEP_TOKENS = 256  # a step's budget: what a node has where no one says otherwise
 PEAK_STEP_TOKENS = 2048  # ... in `peak_memory`: as of a node that is set to read long prompts fast
 PEAK_STEPS = 4  # decode steps after the prompts of `peak_memory`
+
+
+_IDS = ("ids", "lengths", "places", "is_new")
+
+
+def ids_message(brings: str) -> MessageInfo:
+    """A message that moves sequences on."""
+    return MessageInfo(_IDS, brings)
 
 
 def transformer_parameters(shape: Mapping[str, int]) -> int:
@@ -170,6 +179,8 @@ PREFILL = SuiteInfo(
     unit="ns per call",
     presets=presets_of(_PREFILL),
     cap_log_ppm=1_386_295,  # ln 4, rounded up: products at half of what a core reaches, or a third
+    messages=(ids_message("all prompts of the call"),),
+    caller="the prompts that wait: they are the call, and the scheduler divides them into steps",
     sizes=_PREFILL,
     guard=TIME_GUARD,
 )
@@ -190,6 +201,8 @@ DECODE = SuiteInfo(
     unit="ns per call",
     presets=presets_of(_DECODE),
     cap_log_ppm=2_079_442,  # ln 8, rounded up: reading the weights from a core's caches, and room to spare
+    messages=(ids_message("the next id of one sequence, a message for each sequence"),),
+    caller="one id, sampled from the logits before it; of other sequences nothing new",
     sizes=_DECODE,
     guard=TIME_GUARD,
 )
@@ -213,6 +226,8 @@ DECODE_BATCHED = SuiteInfo(
     unit="ns per call",
     presets=presets_of(_DECODE_BATCHED),
     cap_log_ppm=1_791_760,  # ln 6, rounded up
+    messages=(ids_message("the next id of every sequence"),),
+    caller="the ids of all running sequences: the batch is the call",
     sizes=_DECODE_BATCHED,
     guard=TIME_GUARD,
 )
@@ -228,7 +243,6 @@ def checkpoint(preset: str, **own: tuple[int, ...]) -> tuple[Case, ...]:
     return (replace(case, call=f"a checkpoint of {least}-{most} MB, then {case.call}"),)
 
 
-# The first load of a process imports what torch builds modules without memory with: 1-2 s.
 _LOAD_LIMITS = TimeLimits(start_ms=60_000, load_ms=20_000, call_ms=30_000)
 _CHECKPOINT_LOAD = sizes(
     {
@@ -237,7 +251,7 @@ _CHECKPOINT_LOAD = sizes(
         # The served model's widths in two layers: what fits into the sample's /tmp.
         "standard": checkpoint("standard", n_layers=(2,), vocab=(3968, 4096, 4224), d_expert=(224, 240, 256)),
     },
-    {"tiny": 4, "demo": 12, "standard": 12},
+    {"tiny": 1, "demo": 1, "standard": 1},  # a fresh process for each load
     MEMORY_MIB,
     time_limits=dict.fromkeys(WIDTHS, _LOAD_LIMITS),
 )
@@ -245,9 +259,11 @@ _CHECKPOINT_LOAD = sizes(
 CHECKPOINT_LOAD = SuiteInfo(
     name="checkpoint_load",
     title="Checkpoint on disk to first logits",
-    unit="ns per call",
+    unit="ns per load",
     presets=presets_of(_CHECKPOINT_LOAD),
     cap_log_ppm=1_609_438,  # ln 5, rounded up: the bytes must be read and the prompts computed
+    messages=(MessageInfo(("header",), "the checkpoint's header"), ids_message("the prompts")),
+    caller="the folder; requests come when the model is loaded, and a process loads once",
     sizes=_CHECKPOINT_LOAD,
 )
 
@@ -268,7 +284,10 @@ PEAK_MEMORY = SuiteInfo(
     unit="bytes",
     presets=presets_of(_PEAK_MEMORY),
     cap_log_ppm=1_386_295,  # ln 4, rounded up: the interpreter and torch remain
+    messages=(ids_message("all prompts, then the next id of every sequence, a message for each step"),),
+    caller="the prompts that wait, then the ids of all running sequences: the batch is the call",
     worst_case_log_ppm=-19_803,  # ln 1/1.02: memory hardly varies from run to run
+    needs_peak_counter=True,
     sizes=_PEAK_MEMORY,
 )
 

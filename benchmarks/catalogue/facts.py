@@ -103,6 +103,18 @@ class GuardInfo:
     only_if_numerics_changed: bool = False  # skipped while all outputs are equal to the bit
 
 
+@dataclass(frozen=True, slots=True)
+class MessageInfo:
+    """One message to a sample: the names of its tensors, and what they are in words.
+
+    A message is sent after the answer to the one before it. It holds what a caller of the real stack knows at that
+    moment and nothing else.
+    """
+
+    inputs: tuple[str, ...]
+    brings: str
+
+
 TIME_GUARD = GuardInfo("demo", margin_log_ppm=GUARD_TIME_MARGIN_LOG_PPM)
 
 
@@ -122,8 +134,11 @@ class SuiteInfo:
     presets: Mapping[str, PresetInfo]  # those that a bounty can have
     sizes: Mapping[str, Size]  # by preset, with `tiny`, which is for tests
     cap_log_ppm: int
+    messages: tuple[MessageInfo, ...]  # of a call or trial, in order; empty where nothing is called
+    caller: str  # what a caller of the real stack knows when it calls, and what it does not
     minimum_effect_log_ppm: int = 9_951  # ln 1.01, rounded up
     worst_case_log_ppm: int = -51_293  # ln 0.95
+    needs_peak_counter: bool = False  # awards only where the kernel counted peaks of memory
     guard: GuardInfo | None = None  # None: it does not guard other suites' gains
 
     def size(self, preset: str) -> Size:

@@ -6,6 +6,7 @@ from benchmarks.catalogue.facts import (
     TIME_GUARD,
     TIME_LIMITS,
     Case,
+    MessageInfo,
     PresetInfo,
     SuiteInfo,
     TimeLimits,
@@ -84,6 +85,8 @@ MOE_FORWARD = SuiteInfo(
         }
     ),
     cap_log_ppm=3_688_880,  # ln 40, rounded up: past what removing every idle expert can give
+    messages=(MessageInfo(("x",), "the tokens of one batch"),),
+    caller="the batch of this step; the next batch depends on its outputs",
     sizes=_FORWARD,
     guard=TIME_GUARD,
 )
@@ -109,6 +112,11 @@ MOE_BACKWARD = SuiteInfo(
     unit="ns per call",
     presets=presets_of(_BACKWARD),
     cap_log_ppm=3_688_880,  # ln 40, as moe_forward
+    messages=(
+        MessageInfo(("x",), "the tokens of one batch"),
+        MessageInfo(("grad_y",), "the gradient of y"),
+    ),
+    caller="the batch; the gradient follows from y and comes after it",
     sizes=_BACKWARD,
     guard=TIME_GUARD,
 )

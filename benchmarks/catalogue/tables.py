@@ -17,7 +17,7 @@ NONE = "-"
 
 
 def tables() -> list[str]:
-    """Sizes, limits and guards, each as Markdown."""
+    """Sizes, limits, effects, guards and messages, each as Markdown."""
     timed = [info for info in SUITES.values() if info is not BUG]
     return [
         _table(
@@ -33,6 +33,14 @@ def tables() -> list[str]:
             (_effects(info) for info in timed),
         ),
         _table(("guard rail", "preset", "margin", "when"), _guards(timed)),
+        _table(
+            (
+                "suite",
+                "messages, each sent after the answer to the one before",
+                "a caller of the stack knows",
+            ),
+            (_messages(info) for info in timed),
+        ),
     ]
 
 
@@ -59,10 +67,11 @@ def _side_limits(info: SuiteInfo) -> Iterable[Sequence[str]]:
 
 
 def _shown(info: SuiteInfo) -> Iterable[tuple[str, Size]]:
-    """Presets of which the tables have rows: one for demos has the sizes of another."""
-    return (
-        (preset.name, info.sizes[preset.name]) for preset in info.presets.values() if not preset.is_for_demos
-    )
+    """Presets of which the tables have rows: one for demos has the sizes of another, a mere guard has one."""
+    names = [preset.name for preset in info.presets.values() if not preset.is_for_demos]
+    if not names and info.guard is not None:
+        names = [info.guard.preset]
+    return ((name, info.sizes[name]) for name in names)
 
 
 def _effects(info: SuiteInfo) -> Sequence[str]:
@@ -73,6 +82,10 @@ def _effects(info: SuiteInfo) -> Sequence[str]:
         signed_percent(info.worst_case_log_ppm),
         f"{math.exp(info.cap_log_ppm / PPM):.3g}x",
     )
+
+
+def _messages(info: SuiteInfo) -> Sequence[str]:
+    return _code(info.name), "; then ".join(message.brings for message in info.messages), info.caller
 
 
 def _guards(timed: Iterable[SuiteInfo]) -> Iterable[Sequence[str]]:

@@ -30,7 +30,7 @@ from benchmarks.confined_node.start import NodeOrder, start
 from benchmarks.sandbox import Sample, SandboxError, SandboxLevel, best_level
 from benchmarks.sandbox.devices import CPU, DEVICES
 from benchmarks.sandbox.levels import GIB
-from benchmarks.sandbox.log_capture import readable
+from benchmarks.sandbox.readable import readable
 
 WRONG = 2
 FOREVER_S = 10 * 365 * 86_400.0

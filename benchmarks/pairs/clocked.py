@@ -1,16 +1,18 @@
 """One call of one side with everything else kept still. Both ways of measuring a pair go through here."""
 
 import gc
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.pairs.cores import CacheScrubber
+from benchmarks.pairs.pace import Pace, rest_until
 from benchmarks.pairs.phases import Phases
 from benchmarks.pairs.quiet import Quiet
 from benchmarks.pairs.schedule import PairPlan
 from benchmarks.pairs.side import Side
-from benchmarks.suites.base import Tensors, TensorSpec
+from benchmarks.suites.base import Exchange, Tensors
 
 SIDES = ("base", "candidate")
 
@@ -26,6 +28,7 @@ class PairRecord:
     plan: PairPlan
     spawn_order: tuple[str, str]
     calls: list[tuple[str, int]] = field(default_factory=list)
+    scrubbed_bytes: int = 0  # overwritten before each call
     timed_ns: int = 0  # of all timed calls of both sides
     cpu_while_frozen_ns: dict[str, int] = field(default_factory=_zeros)
     transport_ns: int = 0
@@ -40,10 +43,13 @@ class PairRecord:
         return {
             "index": self.plan.index,
             "control": self.plan.is_control,
+            "tree": self.plan.tree,
+            "beside": self.plan.beside,
             "case": self.plan.case,
             "shape": dict(self.plan.shape),
             "spawn_order": list(self.spawn_order),
             "calls": [[side, value] for side, value in self.calls],
+            "scrubbed_bytes": self.scrubbed_bytes,
             "timed_ns": self.timed_ns,
             "cpu_while_frozen_ns": dict(self.cpu_while_frozen_ns),
             "transport_ns": self.transport_ns,
@@ -63,27 +69,43 @@ class Clocked:
         phases: Phases,
         quiet: Quiet,
         after_call: Callable[[], None],
+        pace: Pace | None = None,
     ) -> None:
         self.sides, self.record = dict(sides), record
         self._scrubber, self._phases, self._quiet, self._after_call = scrubber, phases, quiet, after_call
+        self._pace = pace
 
-    def call(
-        self, name: str, inputs: Tensors, outputs: tuple[TensorSpec, ...], *, is_timed: bool
-    ) -> tuple[Tensors, int]:
-        """The answers of side `name` and the nanoseconds it took. Raises SideFailed."""
+    def call(self, name: str, exchanges: Sequence[Exchange], *, is_timed: bool) -> tuple[Tensors, int]:
+        """The answers of side `name` and the nanoseconds it took. Raises SideFailed.
+
+        Returns at the end of the call's slot, with both sides frozen: see `pace`.
+        """
+        began_ns = time.perf_counter_ns()
         with self._phases.spend("measuring"):
             gc.disable()
             try:
                 self._scrubber.scrub()
                 self._account_frozen()
                 with self._quiet.measuring():
-                    answers, elapsed_ns = self.sides[name].call(inputs, outputs)
+                    answers, elapsed_ns = self.sides[name].call(exchanges)
             finally:
                 gc.enable()
         self._after_call()
         if is_timed:
             self.record.timed_ns += elapsed_ns
+        self._fill_slot(name, began_ns, is_timed=is_timed, elapsed_ns=elapsed_ns)
         return answers, elapsed_ns
+
+    def _fill_slot(self, name: str, began_ns: int, *, is_timed: bool, elapsed_ns: int) -> None:
+        if self._pace is None:
+            return
+        spent_ns = (
+            time.perf_counter_ns() - began_ns
+        )  # freezing included, which takes longer for some than for others
+        with self._phases.spend("measuring"):
+            rest_until(began_ns + self._pace.filled_ns(spent_ns, is_timed=is_timed))
+        if is_timed:
+            self._pace.learn(name, spent_ns)
 
     def _account_frozen(self) -> None:
         for name, side in self.sides.items():

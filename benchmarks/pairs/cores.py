@@ -2,14 +2,18 @@
 
 import os
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 
 DEFAULT_L2_BYTES = 2 << 20
+MOST_TIMED_BYTES = 32 << 20
+PAIR_NS = 3_200_000_000  # a pair takes about two seconds to start, and 1.2 s of calls
 
 
 @dataclass(frozen=True)
@@ -33,8 +37,9 @@ def choose_cores() -> Cores:
 def pin(pids: Iterable[int], core: int) -> None:
     """Hold every thread of these processes on one core; call it while they are frozen, so that none is missed."""
     for pid in pids:
-        for task in os.listdir(f"/proc/{pid}/task"):  # noqa: PTH208 - names are all that is needed
-            os.sched_setaffinity(int(task), {core})
+        with suppress(FileNotFoundError, ProcessLookupError):  # it was ended meanwhile
+            for task in os.listdir(f"/proc/{pid}/task"):  # noqa: PTH208 - names are all that is needed
+                _move(int(task), {core})
 
 
 @contextmanager
@@ -69,26 +74,60 @@ def _move(task: int, cores: set[int]) -> None:
 
 def l2_bytes(core: int) -> int:
     """Size of the core's private second-level cache, from sysfs."""
+    return _cache_bytes(core, "2") or DEFAULT_L2_BYTES
+
+
+def shared_bytes(core: int) -> int:
+    """Size of the third-level cache that the core shares with others, from sysfs; 0 where there is none."""
+    return _cache_bytes(core, "3")
+
+
+def _cache_bytes(core: int, level: str) -> int:
     for index in Path(f"/sys/devices/system/cpu/cpu{core}/cache").glob("index*"):
-        if (index / "level").read_text().strip() == "2":
+        if (index / "level").read_text().strip() == level:
             text = (index / "size").read_text().strip()
             return int(text.rstrip("KM")) * (1 << 20 if text.endswith("M") else 1 << 10)
-    return DEFAULT_L2_BYTES
+    return 0
+
+
+def scrubbed_bytes(core: int, calls: int) -> int:
+    """Bytes to overwrite before each call of a pair with `calls` calls of each side.
+
+    The shared cache too where that takes less than a tenth of the pair, else the private ones only.
+    """
+    private, shared = 2 * l2_bytes(core), shared_bytes(core)
+    if shared <= private or 2 * calls * _pass_ns(core, shared) > PAIR_NS // 10:
+        return private
+    return shared
+
+
+@cache
+def _pass_ns(core: int, size: int) -> int:
+    """Time of overwriting so many bytes from the core, the faster of two; of a large buffer a part is timed."""
+    part = min(size, MOST_TIMED_BYTES)
+    scrubber = CacheScrubber(core, part)
+    taken = []
+    for _ in range(2):
+        start = time.perf_counter_ns()
+        scrubber.scrub()
+        taken.append(time.perf_counter_ns() - start)
+    return min(taken) * size // part
 
 
 class CacheScrubber:
-    """Overwrites the measuring core's private caches, so that no call finds what an earlier one left there."""
+    """Overwrites caches of the measuring core, so that no call finds there what an earlier one left."""
 
-    def __init__(self, core: int) -> None:
+    def __init__(self, core: int, size_bytes: int | None = None) -> None:
+        """`size_bytes` is twice the private second-level cache by default."""
         self._core = core
-        self._buffer = np.zeros(2 * l2_bytes(core), dtype=np.uint8)
+        self._buffer = np.zeros(size_bytes or 2 * l2_bytes(core), dtype=np.uint8)
 
     @property
     def size_bytes(self) -> int:
         return self._buffer.nbytes
 
     def scrub(self) -> None:
-        """Goes over to the measuring core for the time of one pass over a buffer of twice its size."""
+        """Goes over to the measuring core for the time of one pass over the buffer."""
         task = threading.get_native_id()
         home = os.sched_getaffinity(task)
         os.sched_setaffinity(task, {self._core})

@@ -30,12 +30,13 @@ class Turns:
         self._index = clocked.record.plan.index
 
     def take(self, order: random.Random) -> None:
-        """The warm-up, then as many timed turns as the suite says. Raises SideFailed."""
+        """The warm-up, if the suite has one, then as many timed turns as the suite says. Raises SideFailed."""
         with_oracle = {WARM_UP, *order.sample(range(self._suite.calls_per_side), self._suite.oracle_checks)}
-        for turn in range(WARM_UP, self._suite.calls_per_side):
+        first = WARM_UP if self._suite.has_warm_up else 0
+        for turn in range(first, self._suite.calls_per_side):
             self._turn(turn, order.sample(SIDES, 2), with_oracle=turn in with_oracle)
-            if turn == WARM_UP:
-                self._echo()
+            if turn == first:
+                self._echo(order.sample(SIDES, 2))
         self._refuse_impossible()
 
     def _turn(self, turn: int, names: list[str], *, with_oracle: bool) -> None:
@@ -51,10 +52,10 @@ class Turns:
     def _ask(
         self, turn: int, inputs: Tensors, names: list[str], *, is_timed: bool, with_oracle: bool
     ) -> None:
-        outputs = self._problem.outputs_for(inputs)
+        exchanges = self._problem.exchanges(inputs)
         answers: dict[str, Tensors] = {}
         for name in names:
-            answers[name], elapsed_ns = self._clocked.call(name, inputs, outputs, is_timed=is_timed)
+            answers[name], elapsed_ns = self._clocked.call(name, exchanges, is_timed=is_timed)
             if is_timed:
                 self._clocked.record.calls.append((name, elapsed_ns))
         with self._phases.spend("checking"):
@@ -75,11 +76,20 @@ class Turns:
         if wrong is not None:
             raise SideFailed("wrong_output", wrong.side, "call", wrong.detail)
 
-    def _echo(self) -> None:
-        """Share of a call that is transport, on base's side. Printed with the figures, never subtracted."""
-        base = self._clocked.sides["base"]
+    def _echo(self, names: list[str]) -> None:
+        """Share of a call that is transport, on base's side. Printed with the figures, never subtracted.
+
+        Both sides are sent the same frames: neither learns from them which one it is.
+        """
         with self._phases.spend("measuring"):
-            self._clocked.record.transport_ns = min(base.echo(self._inputs) for _ in range(ECHOES))
+            fastest = {
+                name: sum(
+                    min(self._clocked.sides[name].echo(exchange.inputs) for _ in range(ECHOES))
+                    for exchange in self._problem.exchanges(self._inputs)
+                )
+                for name in names
+            }
+        self._clocked.record.transport_ns = fastest["base"]
 
     def _refuse_impossible(self) -> None:
         floor = floor_ns(self._problem.floor_flops, self._device)

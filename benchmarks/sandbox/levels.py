@@ -40,6 +40,10 @@ class SandboxError(RuntimeError):
     """A sandbox that exists on this machine could not be started or steered."""
 
 
+class Unsteerable(SandboxError):
+    """A sandbox's processes could not be frozen or ended in time. They are the cause, not this machine."""
+
+
 class SandboxUnavailable(SandboxError):
     """This machine cannot confine submitted code. The message says what to do about it."""
 

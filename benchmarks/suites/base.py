@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import random
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -52,6 +53,23 @@ class Tolerance:
     )
 
 
+@dataclass(frozen=True)
+class Exchange:
+    """One message to a sample and the form of its answer."""
+
+    inputs: Tensors
+    outputs: tuple[TensorSpec, ...]
+
+
+def joined(answers: Sequence[Tensors]) -> Tensors:
+    """The answer of a call from those to its messages: tensors of one name follow each other along the first axis."""
+    parts: dict[str, list[Array]] = {}
+    for answer in answers:
+        for name, value in answer.items():
+            parts.setdefault(name, []).append(value)
+    return {name: np.concatenate(values) if len(values) > 1 else values[0] for name, values in parts.items()}
+
+
 class Problem(ABC):
     """One pair's secret instance of a case: fixed weights, and fresh inputs for every turn.
 
@@ -75,6 +93,14 @@ class Problem(ABC):
     def outputs_for(self, inputs: Tensors) -> tuple[TensorSpec, ...]:
         """Tensors of the answer to `inputs`; they differ from `outputs` only where there are untimed calls."""
         return self.outputs
+
+    def exchanges(self, inputs: Tensors) -> tuple[Exchange, ...]:
+        """The messages of the call with `inputs`, in order. Each is sent after the answer to the one before it.
+
+        A message holds what one call of the stack needs and nothing of the next: the submitted code shares its
+        process with whatever was sent. One clock runs from the first message to the last answer.
+        """
+        return (Exchange(inputs, self.outputs_for(inputs)),)
 
     @abstractmethod
     def exact(self, inputs: Tensors, turn: int) -> Tensors:
@@ -146,6 +172,11 @@ class Suite(ABC):
     def sample_helpers(self) -> tuple[Path, ...]:
         """More files that are mounted next to it, under their own names."""
         return ()
+
+    @property
+    def has_warm_up(self) -> bool:
+        """Whether an untimed turn comes before the first timed one."""
+        return True
 
     @property
     def trial(self) -> Trial | None:

@@ -2,9 +2,9 @@
 
 The warm-up turn, untimed, reads the prompts. Each timed turn sends one more id, drawn only then and not the likeliest
 one, so no step can be taken before it is asked for and none can be batched with the next; the stack's scheduler and the
-caches live in the sample. A step is so short that its transport would count: then one message carries one id for each of
-a few sequences of different lengths, which are stepped one after the other. What the ids before were is only in the
-caches: an answer that forgets them, or mixes them up, is wrong.
+caches live in the sample. A turn steps a few sequences of different lengths, one after the other: each is a message of its
+own, sent after the answer to the one before, so that nothing in the process knows of another sequence's next id. What the
+ids before were is only in the caches: an answer that forgets them, or mixes them up, is wrong.
 
     sizes      `benchmarks/catalogue/decoders.py`
     tolerance  `decoder_suite.TOLERANCES`: single precision; bfloat16 inside fails by a factor of 1,000
@@ -38,7 +38,7 @@ class DecodeProblem(DecoderProblem):
     def __init__(self, shape: dict[str, int], rng: np.random.Generator) -> None:
         super().__init__(shape, rng, shape["sequences"])
         self.lengths = rng.permutation(spread(shape["context"], shape["sequences"])).tolist()
-        self.config |= {"step_tokens": STEP_TOKENS, "together": shape["together"]}
+        self.config |= {"step_tokens": STEP_TOKENS}
         self.floor_flops = decode_flops(shape, self.lengths)
 
     def draw_inputs(self, rng: np.random.Generator, turn: int) -> Tensors:

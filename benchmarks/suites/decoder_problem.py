@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.oracle import transformer as oracle
-from benchmarks.suites.base import Array, Problem, Tensors, TensorSpec
+from benchmarks.suites.base import Array, Exchange, Problem, Tensors, TensorSpec
 
 Ids = NDArray[np.int64]
 
@@ -70,8 +70,10 @@ def _shared(first: Ids, second: Ids) -> int:
 class DecoderProblem(Problem):
     """One transformer and `places` sequences at a time. Subclasses say what a turn adds to which sequences.
 
-    Inputs of a call: `ids` [T], the new ids of all sequences one after the other; `lengths` [B], how many are whose;
-    `is_new` [1], whether the sequences begin with them (1) or continue (0). The answer is `logits` [B, V].
+    Inputs of a message: `ids` [T], the new ids of its sequences one after the other; `lengths` [B], how many are whose;
+    `places` [B], whose they are; `is_new` [1], whether the sequences begin with them (1) or continue (0). The answer is
+    `logits` [B, V]. The sequences of a message advance together, as one batch that is the call. Those that advance alone
+    (dimension `together` 0) have a message each.
     """
 
     def __init__(self, shape: dict[str, int], rng: np.random.Generator, places: int) -> None:
@@ -114,8 +116,27 @@ class DecoderProblem(Problem):
         return {
             "ids": np.concatenate([ids[-count:] for ids, count in zip(sequences, counts, strict=True)]),
             "lengths": np.array(counts, np.int64),
+            "places": np.arange(self.places),
             "is_new": np.array([is_new], np.int64),
         }
+
+    def exchanges(self, inputs: Tensors) -> tuple[Exchange, ...]:
+        if self.shape.get("together", 1):
+            return super().exchanges(inputs)
+        ends = np.cumsum(inputs["lengths"])
+        answer = (TensorSpec("logits", "float32", (1, self.shape["vocab"])),)
+        return tuple(
+            Exchange(
+                {
+                    "ids": inputs["ids"][end - length : end],
+                    "lengths": np.array([length]),
+                    "places": np.array([place]),
+                    "is_new": inputs["is_new"],
+                },
+                answer,
+            )
+            for end, length, place in zip(ends, inputs["lengths"], inputs["places"], strict=True)
+        )
 
     def exact(self, inputs: Tensors, turn: int) -> Tensors:
         if self._exact_reader is None:

@@ -17,6 +17,7 @@ import numpy as np
 from benchmarks.catalogue.training import TEXT_VOCAB
 from benchmarks.oracle.decoder_backward import log_softmax
 from benchmarks.oracle.transformer import Ids
+from benchmarks.suites import grammar
 from benchmarks.suites.base import (
     SAMPLES,
     Array,
@@ -28,7 +29,7 @@ from benchmarks.suites.base import (
     TrialSides,
 )
 from benchmarks.suites.decoder_problem import model_config
-from benchmarks.suites.text import SecretText, standard_library, windows
+from benchmarks.suites.text import SecretText, windows
 from benchmarks.suites.train_step import training_weights
 
 NANO = 1_000_000_000
@@ -188,13 +189,10 @@ class LanguageSuite(Suite):
         return LanguageProblem(shape, rng)
 
     def describe(self) -> dict[str, Any]:
-        """The suite with the text that pairs are drawn from: figures of different texts do not compare."""
-        corpus = standard_library()
+        """The suite with the rules that its text is drawn by: figures of different rules do not compare."""
         return super().describe() | {
             "corpus": {
-                "name": "the standard library of Python, respelled",
-                "sha256": corpus.sha256,
-                "files": len(corpus.files),
-                "bytes": corpus.size_bytes,
+                "name": "documents of a secret language, drawn for each pair",
+                "version": grammar.VERSION,
             }
         }

@@ -1,7 +1,8 @@
 """Suite `moe_backward`: one forward and backward pass of the Mixture-of-Experts layer, in single precision.
 
-A call brings fresh secret tokens x and a fresh secret gradient of y; the answer is y, the gradient of x and the gradients
-of all weights, whole. So nothing can be left out: every element is compared.
+A call brings fresh secret tokens x, is answered by y, and then brings a fresh secret gradient of y, as a training step
+knows it only after the forward pass. The second answer is the gradient of x and the gradients of all weights, whole. So
+nothing can be left out: every element is compared.
 
     sizes      `benchmarks/catalogue/layers.py`; imbalance over the experts and shapes are secret, as in `moe_forward`
     tolerance  against base 1e-5 rms and 2e-4 at the worst element, per tensor; see `TOLERANCE`
@@ -23,6 +24,7 @@ from benchmarks.catalogue import MOE_BACKWARD
 from benchmarks.oracle.moe_backward import moe_backward as gradients_of
 from benchmarks.suites.base import (
     SAMPLES,
+    Exchange,
     Suite,
     Tensors,
     TensorSpec,
@@ -51,6 +53,13 @@ class MoEBackwardProblem(MoEForwardProblem):
     def draw_inputs(self, rng: np.random.Generator, turn: int) -> Tensors:
         inputs = super().draw_inputs(rng, turn)
         return inputs | {"grad_y": rng.standard_normal(self._x_shape, dtype=np.float32)}
+
+    def exchanges(self, inputs: Tensors) -> tuple[Exchange, ...]:
+        y, *gradients = self.outputs
+        return (
+            Exchange({"x": inputs["x"]}, (y,)),
+            Exchange({"grad_y": inputs["grad_y"]}, tuple(gradients)),
+        )
 
     def exact(self, inputs: Tensors, turn: int) -> Tensors:
         return super().exact(inputs, turn) | self._gradients(inputs, self._exact_weights)

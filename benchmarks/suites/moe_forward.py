@@ -15,6 +15,7 @@ from benchmarks.oracle import moe
 from benchmarks.suites.base import (
     SAMPLES,
     Array,
+    Exchange,
     Problem,
     Suite,
     Tensors,
@@ -35,7 +36,7 @@ TOLERANCE = Tolerance(rms_ppb=2_000, peak_ppb=40_000)
 class MoEForwardProblem(Problem):
     """One layer with its weights. Shapes: x and y [B, T, D], B batches that the layer sees one after the other.
 
-    A call of few tokens is so short that its transport would count: then one message carries a block of them.
+    Each batch is a message of its own, sent after the answer to the one before.
     """
 
     def __init__(self, shape: dict[str, int], rng: np.random.Generator) -> None:
@@ -64,6 +65,13 @@ class MoEForwardProblem(Problem):
             if unclear.size == 0:
                 return {"x": x_TD.reshape(self._x_shape)}
             x_TD[unclear] = self._tokens(rng, unclear.size)
+
+    def exchanges(self, inputs: Tensors) -> tuple[Exchange, ...]:
+        _, tokens, d_model = self._x_shape
+        answer = (TensorSpec("y", "float32", (1, tokens, d_model)),)
+        return tuple(
+            Exchange({"x": inputs["x"][batch : batch + 1]}, answer) for batch in range(len(inputs["x"]))
+        )
 
     def _tokens(self, rng: np.random.Generator, count: int) -> Array:
         noise_TD = rng.standard_normal((count, self.shape["d_model"]), dtype=np.float32)

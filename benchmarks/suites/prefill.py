@@ -35,7 +35,7 @@ class PrefillProblem(DecoderProblem):
     def __init__(self, shape: dict[str, int], rng: np.random.Generator) -> None:
         super().__init__(shape, rng, shape["sequences"])
         self.lengths = spread(shape["tokens"], shape["sequences"])
-        self.config |= {"step_tokens": STEP_TOKENS, "together": 1}
+        self.config |= {"step_tokens": STEP_TOKENS}
         self.floor_flops = prefill_flops(shape, self.lengths)
 
     def before(self, rng: np.random.Generator, turn: int) -> Tensors | None:

@@ -5,7 +5,7 @@ time that base's took, call by call in turns with it. Then both answer for the s
 its loss in nano-nats per id, computed by the judge in double precision. All of the trainer may be patched, numerics
 included: where another suite's candidate changes numerics, this suite is its guard.
 
-    sizes      `benchmarks/catalogue/training.py`; shapes, spelling, ids, split into training and held-out files are secret
+    sizes      `benchmarks/catalogue/training.py`; shapes, the language, its ids and all of its documents are secret
     tolerance  none against base. Every batch is scored twice, once with its future changed, in a random order: logits of
                the common past may not move by more than 0.5 % of their size. Scoring may take 1.5 times base's time: what
                takes longer may be training

@@ -5,9 +5,9 @@ schedule: all of it may be patched) and answer for the same fresh held-out seque
 A side's value is the nanoseconds of all its calls, scoring included so that nothing can be put off into it, until its loss
 is at most `target_nano` above that of a bigram table on the same sequences (or below it, where that is negative); between
 two scorings it is interpolated.
-The bigram takes three quarters of the chance of the draw out of a scoring, and holds for texts of any Python version.
+The bigram takes most of the chance of the draw out of a scoring, and holds for every language that is drawn.
 
-    sizes      `benchmarks/catalogue/training.py`; shapes, spelling, ids, split into training and held-out files are secret
+    sizes      `benchmarks/catalogue/training.py`; shapes, the language, its ids and all of its documents are secret
     tolerance  none against base: every way to the target is allowed. Logits must be finite and must not use the future,
                which the deciding scoring and every fourth one prove
     unit       ns until the target; a pair's value is ln(base's / candidate's), the gate's test on the pairs' median

@@ -1,8 +1,9 @@
 """Suite `train_step`: optimiser steps of a small Mixture-of-Experts transformer, in single precision.
 
-A call brings a fresh secret batch and fresh secret probe ids: the answer is the batch's loss before the update, and the
-logits of the probes after it. The process keeps its state from call to call, so each answer depends on every update
-before it; and since the probes belong to the timed call, no part of an update can be put off until nothing is timed.
+A call brings a fresh secret batch, is answered by the batch's loss before the update, and then brings fresh secret probe
+ids: the second answer is their logits after the update. The process keeps its state from call to call, so each answer
+depends on every update before it; and since one clock runs over both messages, no part of an update can be put off until
+nothing is timed.
 
     sizes      `benchmarks/catalogue/training.py`; ids follow a secret, uneven distribution
     tolerance  logits against base 1e-4 rms and 2e-3 at the worst element, the loss 1e-5; see `TOLERANCE`
@@ -28,6 +29,7 @@ from benchmarks.oracle.transformer import Ids
 from benchmarks.suites.base import (
     SAMPLES,
     Array,
+    Exchange,
     Problem,
     Suite,
     Tensors,
@@ -98,6 +100,13 @@ class TrainStepProblem(Problem):
         self._exact_answers[turn] = {"loss": loss[None], "logits": logits}
         self._to_come.append((turn, inputs))
         return inputs
+
+    def exchanges(self, inputs: Tensors) -> tuple[Exchange, ...]:
+        loss, logits = self.outputs
+        return (
+            Exchange({"tokens": inputs["tokens"]}, (loss,)),
+            Exchange({"probe": inputs["probe"]}, (logits,)),
+        )
 
     def _clear(self, rng: np.random.Generator, count: int) -> Ids:
         """Sequences without a choice of experts that depends on rounding."""

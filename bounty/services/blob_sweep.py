@@ -12,7 +12,7 @@ from datetime import timedelta
 from django.db import connection, models
 
 from benchmarks.faults import fault_point
-from bounty.models import Evidence, Reproduction, StoredTree, Submission
+from bounty.models import BaseStop, Evidence, Reproduction, StoredTree, Submission
 from bounty.services.trees import blob_store
 
 logger = logging.getLogger(__name__)
@@ -24,6 +24,7 @@ BEFORE_TRANSACTION = timedelta(hours=1)  # how long before its transaction a pro
 NAMED_BY: tuple[tuple[type[models.Model], str], ...] = (
     (Submission, "diff_blob"),
     (Evidence, "blob"),
+    (BaseStop, "evidence_blob"),
     (Reproduction, "blob"),
 )
 

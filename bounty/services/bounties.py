@@ -9,7 +9,7 @@ from django.db import transaction
 from django.db.models import Sum
 from django.utils import timezone
 
-from benchmarks.catalogue import BUG, SUITES
+from benchmarks.catalogue import BUG, payable_suites
 from bounty.errors import BadRequest, NoRunner, NotFound
 from bounty.models import (
     Award,
@@ -86,9 +86,9 @@ def open_bounty(
     A bug bounty has a severity, a fixed award and the reproduction's share of it; any other has a rate.
     """
     require_maintainer(actor, "open a bounty")
-    known = SUITES.get(suite)
+    known = payable_suites().get(suite)
     if known is None:
-        raise BadRequest(f"There is no such suite; choose one of {', '.join(SUITES)}.")
+        raise BadRequest(f"There is no such suite; choose one of {', '.join(payable_suites())}.")
     if preset not in known.presets:
         raise BadRequest(f"The suite has no such preset; choose one of {', '.join(known.presets)}.")
     line = Lineage.objects.filter(name=lineage).first()

@@ -46,6 +46,7 @@ from bounty.services.trees import AGAINST_TIP, blob_store, load_tree, require_pr
 from gainshare.accounts.models import User
 
 OPEN_GAIN = (SubmissionState.CONFIRMED, SubmissionState.ACCEPTED)
+AFTER_A_PRICE = (RunKind.COMPARISON, RunKind.GUARD)  # they belong to the trees of that price
 WHY = "the best tree moved"
 
 
@@ -136,7 +137,7 @@ def _follow(submission: Submission, base: StoredTree, candidate: StoredTree, act
 
 def _redirect(submission: Submission) -> None:
     """Point the waiting run at the new trees, keeping its place in the queue; order a price if no run waits."""
-    waiting = submission.runs.filter(state=RunState.QUEUED).exclude(kind=RunKind.GUARD).first()
+    waiting = submission.runs.filter(state=RunState.QUEUED).exclude(kind__in=AFTER_A_PRICE).first()
     if waiting is None:
         end_runs(submission, WHY)
         order_price(submission=submission)

@@ -39,6 +39,7 @@ from bounty.models import (
     RunVerdict,
     Submission,
 )
+from bounty.services.base_stops import require_sound_base
 from bounty.services.bounties import UNSETTLED, find_bounty, open_bounty
 from bounty.services.runs.logs import say
 from bounty.services.series import patch_base
@@ -111,6 +112,7 @@ def reproduce(*, actor: User, bounty_id: UUID, text: str) -> Reproduction:
         _require_wanted(bounty, actor, blob)
         tree = patch_base(bounty=bounty)
         require_present_layout(tree.pk, instead=WAIT_FOR_RENEWAL)
+        require_sound_base(bounty.lineage)
         blob_store().put(data)
         reproduction = Reproduction.objects.create(
             bounty=bounty, author=actor, blob=blob, tree=tree, earns=actor.pk != bounty.created_by_id

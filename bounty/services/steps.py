@@ -12,12 +12,16 @@ from django.utils import timezone
 from benchmarks.judging.verdicts import VerdictKind
 from bounty.models import NextStep, Run, RunKind, RunVerdict, Submission, SubmissionState
 from bounty.services.awards import has_enough_acceptances, standing_award
+from bounty.services.copies import settle_copy
 from bounty.services.remeasure import follow_best
 from bounty.services.runs.rechecks import CheckOutcome, blocks_payment, check_of
 from bounty.services.series import is_left_behind
 from bounty.services.transitions import move
 
-UNTRUSTED = "No award, because the evidence was made in a sandbox that the policy does not trust."
+UNTRUSTED = (
+    "No award, because the evidence was made in a sandbox that the policy does not trust, or with memory counted in a way "
+    "that earns none."
+)
 
 Step = Callable[[Submission], bool]  # False if there is nothing to do now
 
@@ -36,6 +40,8 @@ class Path:
 def take_step(submission: Submission, path: Path) -> bool:
     """Take one step; False if there is nothing to do now."""
     match submission.state:
+        case SubmissionState.CHECKED:
+            return settle_copy(submission)
         case SubmissionState.QUEUED if is_left_behind(submission):
             return follow_best(submission_id=submission.pk)
         case SubmissionState.QUEUED | SubmissionState.JUDGING:

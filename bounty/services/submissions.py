@@ -45,8 +45,10 @@ from bounty.models import (
     SubmissionState,
 )
 from bounty.services.awards import void_award
+from bounty.services.base_stops import require_sound_base
 from bounty.services.bounties import available_escrow, find_bounty, follow_funds
-from bounty.services.copies import earlier_copy
+from bounty.services.copies import earlier_copy, is_awaited, reason_of_copy
+from bounty.services.likenesses import note_likeness
 from bounty.services.reproductions import require_adopted
 from bounty.services.runs.lifecycle import queue_run
 from bounty.services.series import measured_base, patch_base
@@ -87,7 +89,7 @@ def find_submission(submission_id: UUID) -> Submission:
 def submit(*, actor: User, bounty_id: UUID, diff: str, base_tree: str | None = None) -> Submission:
     """Submit a diff: it is queued for its gate run, or rejected with a verdict that says why.
 
-    Raises NotFound, BountyClosed, EscrowUsedUp, TooManyAttempts, WrongBase, OldLayout, NotReproduced, and
+    Raises NotFound, BountyClosed, EscrowUsedUp, TooManyAttempts, WrongBase, OldLayout, BaseFailed, NotReproduced, and
     RateLimited after too many rejected diffs, before the diff is read; AlreadySubmitted and AlreadyJudged after it.
     These store nothing. A copy, and a diff that cannot be parsed, allowed or applied, is stored as a rejected
     submission.
@@ -105,6 +107,7 @@ def submit(*, actor: User, bounty_id: UUID, diff: str, base_tree: str | None = N
 def _admitted(bounty: Bounty, actor: User, base_tree: str | None) -> StoredTree:
     """The tree to patch, for an actor who may submit to the bounty now."""
     _require_open(bounty)
+    require_sound_base(bounty.lineage)
     _require_attempts(bounty, actor)
     if bounty.is_for_a_bug:
         require_adopted(bounty=bounty)
@@ -118,6 +121,7 @@ def _take_in(actor: User, bounty: Bounty, base: StoredTree, reading: Reading) ->
         Lineage.objects.select_for_update(no_key=True).get(pk=bounty.lineage_id)
         bounty = Bounty.objects.select_for_update(no_key=True).select_related("lineage").get(pk=bounty.pk)
         _require_open(bounty)
+        require_sound_base(bounty.lineage)
         _require_attempts(bounty, actor)
         if base.pk != patch_base(bounty=bounty).pk:
             raise _rebase(bounty)
@@ -141,21 +145,18 @@ def _take_in(actor: User, bounty: Bounty, base: StoredTree, reading: Reading) ->
             candidate=candidate,
             base=against,
         )
-        submission.candidate_tree = candidate
-        if original is not None:
-            submission.copy_of = original
-            return _rejected(
-                submission,
-                reading,
-                f"This is a copy of submission {original.pk}, which was submitted earlier by another "
-                "person. Copies earn nothing. Submit a change of your own.",
-            )
+        submission.candidate_tree, submission.copy_of = candidate, original
+        if original is not None and not is_awaited(original):
+            return _rejected(submission, reading, reason_of_copy(original))
         _store(submission, reading)
+        note_likeness(submission, load_tree(base), reading.candidate)
         move(
             submission,
             to=SubmissionState.CHECKED,
-            reason="the diff parses, obeys the policy, applies, and is not a copy",
+            reason="the diff parses, obeys the policy and applies",
         )
+        if original is not None:
+            return submission  # decided with the earlier one: `settle_copy`
         move(submission, to=SubmissionState.QUEUED, reason="waits for a runner")
         queue_run(submission=submission, kind=RunKind.GATE, base=against)
     return submission

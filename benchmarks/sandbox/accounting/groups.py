@@ -13,6 +13,7 @@ COUNTED_BY = {
     "cgroup-v2": {"cpu": "cgroup-v2", "memory": "cgroup-v2"},
     "polled": {"cpu": "clocks-and-rusage", "memory": "polls-and-high-water-marks"},
 }
+READINGS = "cgroup-v2-readings"  # of a cgroup without `memory.peak`: Linux before 5.19
 
 #: How long after freezing CPU time may still be charged: the kernel calls a thread frozen or stopped a moment before it
 #: has left its core, and what it ran since the last tick is charged only then, later where the host took the core away.
@@ -34,7 +35,7 @@ class ProcessGroup(Protocol):
         """Live processes, as the host numbers them."""
 
     def freeze(self) -> None:
-        """Returns once nothing in the group runs its code. Raises SandboxError when that cannot be had in time."""
+        """Returns once nothing in the group runs its code. Raises Unsteerable when that cannot be had in time."""
 
     def thaw(self) -> None: ...
 

@@ -15,7 +15,7 @@ from benchmarks.sandbox.accounting.cgroup_folders import remove_folder
 from benchmarks.sandbox.accounting.cgroup_paths import Hierarchies, read_hierarchies
 from benchmarks.sandbox.accounting.cgroup_v1 import CgroupV1
 from benchmarks.sandbox.accounting.cgroup_v2 import CgroupV2
-from benchmarks.sandbox.accounting.groups import ProcessGroup
+from benchmarks.sandbox.accounting.groups import COUNTED_BY, READINGS, ProcessGroup
 from benchmarks.sandbox.accounting.polled import PolledGroup
 from benchmarks.sandbox.accounting.processes import send, start_ticks
 from benchmarks.sandbox.levels import Limits, SandboxError
@@ -40,6 +40,16 @@ def accounting() -> str:
     group = make_group(Limits(), 0)
     group.remove()
     return group.kind
+
+
+def counted_by() -> dict[str, str]:
+    """What evidence says of how CPU time and memory of sandboxes are counted here."""
+    group = make_group(Limits(), 0)
+    counted = dict(COUNTED_BY[group.kind])
+    if isinstance(group, CgroupV2) and not group.has_peak_counter:
+        counted["memory"] = READINGS
+    group.remove()
+    return counted
 
 
 @cache

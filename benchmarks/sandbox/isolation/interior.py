@@ -19,8 +19,19 @@ OVERHEAD_PIDS = 2
 SCRATCH = ("/tmp", "/dev/shm", "/work")  # noqa: S108 - paths inside the sandbox
 #: Read-only pieces of the system that interpreters and compilers need. Missing ones are left out.
 SYSTEM = ("/etc/ld.so.cache", "/etc/alternatives", "/sys/devices/system/cpu", "/sys/devices/system/node")
-#: Kernel files that show more of the host than a sample needs. Covered by /dev/null.
+#: Kernel files that show more of the host than a sample needs, among them what others do on its processors, or for how
+#: long they do it. Covered by /dev/null, or by an empty folder.
 COVERED = (
+    "stat",
+    "uptime",
+    "loadavg",
+    "schedstat",
+    "interrupts",
+    "softirqs",
+    "vmstat",
+    "zoneinfo",
+    "diskstats",
+    "pressure",
     "kcore",
     "keys",
     "key-users",
@@ -67,7 +78,13 @@ def system_folders() -> tuple[dict[str, str], list[Mount]]:
             links[name] = str(path.readlink())
         elif path.is_dir():
             mounts.append(Mount(path, name))
-    return links, mounts + [Mount(Path(name), name) for name in SYSTEM if Path(name).exists()]
+    return links, mounts + [_system_mount(Path(name)) for name in SYSTEM if Path(name).exists()]
+
+
+def _system_mount(path: Path) -> Mount:
+    """Read-only, without what tells how long a processor was idle, or ran at which speed."""
+    idle = (f"{cpu.name}/{name}" for cpu in path.glob("cpu[0-9]*") for name in ("cpuidle", "cpufreq"))
+    return Mount(path, str(path), hide=("cpuidle", "cpufreq", *sorted(idle)))
 
 
 def system_mounts() -> list[Mount]:

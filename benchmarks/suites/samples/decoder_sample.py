@@ -41,60 +41,62 @@ def build(config: dict[str, Any], weights: dict[str, Any]) -> dict[str, Any]:
 
     transformer = Transformer(model_config(config))
     tensors.load_state(transformer, weights, config["device"])
-    return {"engine": Stepped(transformer, config["step_tokens"]), "together": bool(config["together"])}
+    return {"engine": Stepped(transformer, config["step_tokens"])}
 
 
 def call(state: dict[str, Any], inputs: dict[str, Any]) -> dict[str, Any]:
-    """ids [T], lengths [B], is_new [1] -> logits [B, V] after each sequence's last new id."""
-    lengths = tensors.to_torch(inputs["lengths"]).tolist()
+    """ids [T], lengths [B], places [B], is_new [1] -> logits [B, V] after each sequence's last new id."""
+    lengths, places = (tensors.to_torch(inputs[name]).tolist() for name in ("lengths", "places"))
     parts = [part.tolist() for part in tensors.to_torch(inputs["ids"]).split(lengths)]
-    engine = state["engine"]
-    rows = engine.read(parts, bool(tensors.to_torch(inputs["is_new"]).item()), state["together"])
+    is_new = bool(tensors.to_torch(inputs["is_new"]).item())
+    rows = state["engine"].read(dict(zip(places, parts, strict=True)), is_new=is_new)
     return {"logits": tensors.to_raw(rows[0][None] if len(rows) == 1 else torch.stack(rows))}
 
 
 class Stepped:
     """The stack's scheduler and the executor that it serves a model by, without samplers: a caller brings all ids."""
 
-    def __init__(self, transformer: Any, step_tokens: int) -> None:
-        """`step_tokens` is the scheduler's budget of a step. The executor takes the transformer's weights, as a node does."""
+    def __init__(self, transformer: Any, step_tokens: int, max_running: int | None = None) -> None:
+        """`step_tokens` is the scheduler's budget of a step, `max_running` its limit of sequences, or else the stack's own.
+
+        The executor takes the transformer's weights, as a node does.
+        """
         from model.serving.engine.blocks import BlockPool
         from model.serving.engine.scheduler import Scheduler
         from model.serving.executors.choice import default_executor
         from model.serving.metering.generation import EngineLimits
 
         limits = EngineLimits(step_tokens=step_tokens)
-        self.max_context = transformer.config.max_context
+        if max_running is not None:
+            limits = EngineLimits(step_tokens=step_tokens, max_running=max_running)
+        self.max_context, self.vocab_size = transformer.config.max_context, transformer.config.vocab_size
         transformer.requires_grad_(False).eval()
         self.executor = default_executor(transformer, limits, consume=True)
         pool = BlockPool(self.executor.n_blocks, self.executor.block_tokens)
         self.scheduler = Scheduler(pool, max_running=limits.max_running, step_tokens=limits.step_tokens)
-        self.sequences: list[Any] = []
+        self.sequences: dict[int, Any] = {}  # by place
 
-    def read(self, parts: list[list[int]], is_new: bool, together: bool) -> list[torch.Tensor]:
-        """The logits [V] after each part: of sequences that begin with it, or of those there are, one more id each.
+    def read(self, parts: dict[int, list[int]], *, is_new: bool) -> list[torch.Tensor]:
+        """The logits [V] after each place's part: of a sequence that begins with it, or of the one there, continued.
 
-        Together, or each alone: one that is stepped does not know of the others' new ids then.
+        All of them advance together.
         """
         if is_new:
-            for sequence in self.sequences:
-                self.scheduler.end(sequence)
-            self.sequences = []
-        rows: list[torch.Tensor] = []
-        for number, ids in enumerate(parts):
+            for place in parts.keys() & self.sequences.keys():
+                self.scheduler.end(self.sequences.pop(place))
+        for place, ids in parts.items():
             if is_new:
-                self._begin(ids)
+                self.sequences[place] = self._begun(ids)
             else:
-                self.sequences[number].tokens.extend(ids)
-            if not together:
-                rows += self._advance(self.sequences[number : number + 1])
-        return self._advance(self.sequences) if together else rows
+                self.sequences[place].tokens.extend(ids)
+        return self._advance([self.sequences[place] for place in parts])
 
-    def _begin(self, ids: list[int]) -> None:
+    def _begun(self, ids: list[int]) -> Any:
         from model.serving.engine.sequence import SequenceState
 
-        self.sequences.append(SequenceState(ids, n_prompt=len(ids), max_length=self.max_context))
-        self.scheduler.add(self.sequences[-1], time.monotonic_ns())
+        sequence = SequenceState(ids, n_prompt=len(ids), max_length=self.max_context)
+        self.scheduler.add(sequence, time.monotonic_ns())
+        return sequence
 
     def _advance(self, sequences: list[Any]) -> list[torch.Tensor]:
         """Steps until nothing is left to compute; the logits [V] after each sequence's last id."""

@@ -27,21 +27,34 @@ def build(config: dict[str, Any], weights: dict[str, Any]) -> Any:
     device = config.pop("device")
     layer = MoELayer(MoEConfig(**config))
     tensors.load_state(layer, weights, device)
-    return layer.train(), tuple(weights), device
+    return Passes(layer.train(), tuple(weights), device)
 
 
-def call(state: Any, inputs: dict[str, Any]) -> dict[str, Any]:
-    """x, grad_y [1, T, D] -> y, grad.x [1, T, D] and the gradient of every weight."""
-    layer, names, device = state
-    x_TD, grad_y_TD = (tensors.to_torch(inputs[name], device)[0] for name in ("x", "grad_y"))
-    x_TD.requires_grad_(True)
-    layer.zero_grad(set_to_none=True)
-    y_TD = layer(x_TD)
-    y_TD.backward(grad_y_TD)
-    answers = {"y": y_TD[None], f"{GRADIENT}x": _gradient("x", x_TD)[None]}
-    for name in names:
-        answers[GRADIENT + name] = _gradient(name, layer.get_parameter(name))
+def call(state: Passes, inputs: dict[str, Any]) -> dict[str, Any]:
+    """x [1, T, D] -> y [1, T, D]; then grad_y [1, T, D] -> grad.x [1, T, D] and the gradient of every weight."""
+    answers = state.forward(inputs["x"]) if "x" in inputs else state.backward(inputs["grad_y"])
     return {name: tensors.to_raw(value) for name, value in answers.items()}
+
+
+class Passes:
+    """The layer between its forward and its backward pass."""
+
+    def __init__(self, layer: Any, names: tuple[str, ...], device: str) -> None:
+        self._layer, self._names, self._device = layer, names, device
+        self._x_TD = self._y_TD = torch.empty(0)
+
+    def forward(self, x: Any) -> dict[str, torch.Tensor]:
+        self._x_TD = tensors.to_torch(x, self._device)[0].requires_grad_(True)
+        self._layer.zero_grad(set_to_none=True)
+        self._y_TD = self._layer(self._x_TD)
+        return {"y": self._y_TD[None]}
+
+    def backward(self, grad_y: Any) -> dict[str, torch.Tensor]:
+        self._y_TD.backward(tensors.to_torch(grad_y, self._device)[0])  # type: ignore[no-untyped-call]
+        answers = {f"{GRADIENT}x": _gradient("x", self._x_TD)[None]}
+        for name in self._names:
+            answers[GRADIENT + name] = _gradient(name, self._layer.get_parameter(name))
+        return answers
 
 
 def _gradient(name: str, tensor: torch.Tensor) -> torch.Tensor:

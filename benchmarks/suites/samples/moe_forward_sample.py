@@ -27,17 +27,11 @@ def build(config: dict[str, Any], weights: dict[str, Any]) -> Any:
 
 
 def call(state: Any, inputs: dict[str, Any]) -> dict[str, Any]:
-    """x [B, T, D] -> y [B, T, D], one batch after the other.
-
-    Each batch of several has separate memory: the layer is not handed the others along with it.
-    """
+    """x [1, T, D] -> y [1, T, D]: one batch."""
     layer, device = state
-    x_BTD = tensors.to_torch(inputs["x"], device)
-    batches = [x_BTD[0]] if len(x_BTD) == 1 else [x_TD.clone() for x_TD in x_BTD]
+    (x_TD,) = tensors.to_torch(inputs["x"], device)
     with torch.inference_mode():
-        answers = [_plain(layer(x_TD)) for x_TD in batches]
-        y_BTD = answers[0][None] if len(answers) == 1 else torch.stack(answers)
-    return {"y": tensors.to_raw(y_BTD)}
+        return {"y": tensors.to_raw(_plain(layer(x_TD))[None])}
 
 
 def _plain(y_TD: Any) -> torch.Tensor:

@@ -28,8 +28,9 @@ def build(config: dict[str, Any], weights: dict[str, Any]) -> Any:
 
 
 def call(state: Any, inputs: dict[str, Any]) -> dict[str, Any]:
-    """tokens [B, S], probe [P, S] -> loss [1] before the update and the probe's logits [P, S, V] after it."""
+    """tokens [B, S] -> loss [1] before the update; then probe [P, S] -> its logits [P, S, V] after the update."""
     trainer, device = state
-    loss = trainer.step(tensors.to_torch(inputs["tokens"], device))
-    logits_PSV = trainer.logits(tensors.to_torch(inputs["probe"], device))
-    return {"loss": tensors.to_raw(loss.reshape(1)), "logits": tensors.to_raw(logits_PSV)}
+    if "tokens" in inputs:
+        loss = trainer.step(tensors.to_torch(inputs["tokens"], device))
+        return {"loss": tensors.to_raw(loss.reshape(1))}
+    return {"logits": tensors.to_raw(trainer.logits(tensors.to_torch(inputs["probe"], device)))}

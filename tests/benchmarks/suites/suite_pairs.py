@@ -16,7 +16,7 @@ from benchmarks.pairs.clocked import PairRecord
 from benchmarks.pairs.seeds import Seeds
 from benchmarks.patch.trees import BlobStore, Tree, shipped_tree
 from benchmarks.suites import Suite
-from benchmarks.suites.base import Problem, Tensors
+from benchmarks.suites.base import Exchange, Problem, Tensors, joined
 from benchmarks.suites.samples import tensors
 from tests.benchmarks.pairs.real_pairs import prepared_pair, replaced
 
@@ -62,10 +62,16 @@ class InProcess:
         self.state = self.half.build({**problem.config, "device": device}, as_frames(problem.weights))
 
     def ask(self, inputs: Tensors) -> Tensors:
-        """Its answers; fails where their names, types or shapes are not those that the judge asks for."""
-        raw = self.half.call(self.state, as_frames(inputs))
+        """Its answers to all messages of a call, whose forms are those that the judge asks for."""
+        answers = joined([self.send(exchange) for exchange in self.problem.exchanges(inputs)])
+        expected = {spec.name: (spec.dtype, spec.shape) for spec in self.problem.outputs_for(inputs)}
+        assert {name: (str(value.dtype), value.shape) for name, value in answers.items()} == expected
+        return answers
+
+    def send(self, exchange: Exchange) -> Tensors:
+        raw = self.half.call(self.state, as_frames(exchange.inputs))
         answers: Tensors = {}
-        for spec in self.problem.outputs_for(inputs):
+        for spec in exchange.outputs:
             dtype, shape, data = raw.pop(spec.name)
             assert (dtype, tuple(shape)) == (spec.dtype, spec.shape), spec
             answers[spec.name] = np.frombuffer(bytes(data), dtype=spec.dtype).reshape(spec.shape)
@@ -94,11 +100,12 @@ class Trees:
         self.folder, self.store = folder, BlobStore(folder / "blobs")
         self.shipped = shipped_tree(self.store)
 
-    def appended(self, path: str, text: str) -> Tree:
-        """The shipped tree with `text` behind one of its files, by way of a real patch."""
-        entry = self.shipped.get(path)
+    def appended(self, path: str, text: str, *, to: Tree | None = None) -> Tree:
+        """The shipped tree, or `to`, with `text` behind one of its files, by way of a real patch."""
+        tree = to or self.shipped
+        entry = tree.get(path)
         assert entry is not None
-        return replaced(self.shipped, path, self.store.get(entry.blob) + text.encode(), self.store)
+        return replaced(tree, path, self.store.get(entry.blob) + text.encode(), self.store)
 
     def measure(self, suite: Suite, candidate: Tree) -> PairRecord:
         """One pair of real sandboxes, shipped against candidate. Raises SideFailed."""

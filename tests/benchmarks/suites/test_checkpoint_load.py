@@ -26,19 +26,40 @@ from benchmarks.suites.prefill import prefill
 from tests.benchmarks.suites.suite_pairs import SECRET, InProcess, Trees, draw, sample_half, verdict_on
 
 CHECKPOINT = "model/checkpoint.py"
-# The model of the first load answers for all that follow.
+# What a process leaves for its next load, in its own memory and wherever it can write.
 LOADS_ONCE = """
 
 import copy as _copy
+import os as _os
 
 _honest = load_transformer
 _loaded = []
+_PLACES = ("/tmp/loaded", "/dev/shm/loaded", "/var/tmp/loaded")
 
 
 def load_transformer(folder, dtype=None):
-    if not _loaded:
-        _loaded.append(_honest(folder, dtype))
+    if _loaded or any(map(_os.path.exists, _PLACES)):
+        raise RuntimeError("this process has loaded before")
+    _loaded.append(_copy.deepcopy(_honest(folder, dtype)))
+    for place in _PLACES:
+        try:
+            open(place, "w").close()
+        except OSError:
+            pass
     return _copy.deepcopy(_loaded[0])
+"""
+
+
+FORGETS_A_LAYER = """
+
+_honest = load_transformer
+
+
+def load_transformer(folder, dtype=None):
+    model = _honest(folder, dtype)
+    for parameter in model.layers[-1].parameters():
+        parameter.zero_()
+    return model
 """
 
 
@@ -157,11 +178,19 @@ def test_a_header_that_does_not_fit_is_refused() -> None:
 
 @pytest.mark.sandbox
 @pytest.mark.measures
-def test_in_real_sandboxes_the_loader_passes_and_one_that_loads_once_does_not(open_folder: Path) -> None:
+def test_in_real_sandboxes_no_process_loads_twice_and_none_finds_what_another_left(open_folder: Path) -> None:
     suite, trees = checkpoint_load("tiny"), Trees(open_folder)
-    record = trees.measure(suite, trees.shipped)
-    assert record.outputs_checked == 2 * (suite.calls_per_side + 1)
-    assert [side for side, _ in record.calls].count("candidate") == suite.calls_per_side
+    remembers = trees.appended(CHECKPOINT, LOADS_ONCE)
+    for _ in range(2):
+        record = trees.measure(suite, remembers)
+        assert sorted(side for side, _ in record.calls) == ["base", "candidate"]
+        assert (record.outputs_checked, record.oracle_checked) == (2, 2)
+
+
+@pytest.mark.sandbox
+@pytest.mark.measures
+def test_in_real_sandboxes_a_loader_that_answers_without_the_weights_is_found(open_folder: Path) -> None:
+    suite, trees = checkpoint_load("tiny"), Trees(open_folder)
     with pytest.raises(SideFailed) as failed:
-        trees.measure(suite, trees.appended(CHECKPOINT, LOADS_ONCE))
+        trees.measure(suite, trees.appended(CHECKPOINT, FORGETS_A_LAYER))
     assert (failed.value.kind, failed.value.side) == ("wrong_output", "candidate")

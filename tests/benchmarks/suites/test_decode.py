@@ -129,7 +129,8 @@ def no_past(side: InProcess) -> None:
 
 
 def mixed_up(side: InProcess) -> None:
-    side.state["engine"].sequences.reverse()
+    sequences = side.state["engine"].sequences
+    sequences[0], sequences[1] = sequences[1], sequences[0]
 
 
 def half_precision(side: InProcess) -> None:

@@ -91,7 +91,7 @@ def test_a_gradient_that_is_off_is_found(side: InProcess, cheat: Callable[[Tenso
 
 
 def test_a_layer_that_leaves_a_weight_without_gradient_is_told_which(side: InProcess) -> None:
-    layer, names, device = side.state
+    layer, names, device = side.state._layer, side.state._names, side.state._device
     layer.router.weight.requires_grad_(False)
     try:
         with pytest.raises(RuntimeError, match=r"router\.weight"):

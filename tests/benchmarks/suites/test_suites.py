@@ -14,7 +14,7 @@ from benchmarks.oracle import moe
 from benchmarks.pairs.checks import compare_oracle, compare_pair
 from benchmarks.pairs.seeds import Seeds
 from benchmarks.suites import SUITES, Suite, UnknownSuite, get_guard_suite, get_suite
-from benchmarks.suites.base import WARM_UP, Tensors
+from benchmarks.suites.base import WARM_UP, Tensors, joined
 from benchmarks.suites.moe_forward import MIN_MARGIN
 from benchmarks.suites.samples import tensors
 
@@ -134,11 +134,14 @@ def test_the_shipped_stack_passes_its_own_checks_through_the_sample_half(preset:
     problem = suite.problem(shape, Seeds(SECRET).numbers("p"))
     state = half.build({**problem.config, "device": "cpu"}, as_frames(problem.weights))
     inputs = problem.draw_inputs(Seeds(SECRET).numbers("inputs"), WARM_UP)
-    (spec,) = problem.outputs_for(inputs)
-    dtype, answer_shape, data = half.call(state, as_frames(inputs))[spec.name]
-    assert (dtype, answer_shape) == (spec.dtype, spec.shape)
-    assert memoryview(data).nbytes == spec.size_bytes
-    answer = {spec.name: np.frombuffer(data, dtype=np.float32).reshape(answer_shape)}
+    answers = []
+    for exchange in problem.exchanges(inputs):
+        (spec,) = exchange.outputs
+        dtype, answer_shape, data = half.call(state, as_frames(exchange.inputs))[spec.name]
+        assert (dtype, answer_shape) == (spec.dtype, spec.shape)
+        assert memoryview(data).nbytes == spec.size_bytes
+        answers.append({spec.name: np.frombuffer(data, dtype=np.float32).reshape(answer_shape)})
+    answer = joined(answers)
     plain = problem.plain(inputs, WARM_UP)
     for compare in (compare_pair, compare_oracle):
         assert compare(plain, answer, problem, inputs, WARM_UP, suite.tolerance_of) is None
