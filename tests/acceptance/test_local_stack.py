@@ -12,6 +12,7 @@ import httpx
 import pytest
 import redis
 
+from benchmarks.sandbox.accounting.processes import tree
 from gainshare.local.supervision.processes import tagged
 from tests.acceptance.running_stack import Stack, wait_for
 
@@ -65,6 +66,21 @@ def test_the_runner_process_has_no_way_to_the_database(stack: Stack) -> None:
     assert "DATABASE_URL" not in environment
     assert "BROKER_URL" not in environment
     assert not any("postgresql://" in value for value in environment.values())
+
+
+def test_the_model_node_has_no_network_and_no_secret_but_its_token(stack: Stack) -> None:
+    """All that runs below its starter, where this machine has a sandbox."""
+    if not stack.state().sandbox["level"]:
+        pytest.skip("no sandbox works on this machine")
+    below = [stat.pid for stat in tree(stack.pid("node")) if stat.pid != stack.pid("node")]
+    own = Path("/proc/self/ns/net").readlink()
+    inside = [pid for pid in below if Path(f"/proc/{pid}/ns/net").readlink() != own]
+    assert inside
+    token = Path(stack.state().files["node_token"]).read_text().strip()
+    for pid in inside:
+        environment = Path(f"/proc/{pid}/environ").read_bytes().decode()
+        assert token not in environment and "postgresql://" not in environment
+        assert "GAINSHARE_SECRET" not in environment and "GAINSHARE_STACK" not in environment
 
 
 def test_the_runners_own_credentials_do_not_open_the_control_queue(stack: Stack) -> None:

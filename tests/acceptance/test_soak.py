@@ -12,6 +12,7 @@ import httpx
 import openai
 import pytest
 
+from benchmarks.sandbox.accounting.processes import tree
 from gainshare.cli.client import Site
 from gainshare.cli.demo.people import Person, contributor
 from tests.acceptance.running_stack import wait_for
@@ -96,4 +97,6 @@ def _one_request(client: openai.OpenAI, rng: random.Random) -> None:
 
 
 def _resident_bytes(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    """Of the process and its descendants: a model node runs below its starter."""
+    pages = [int(Path(f"/proc/{stat.pid}/statm").read_text().split()[1]) for stat in tree(pid)]
+    return sum(pages) * os.sysconf("SC_PAGE_SIZE")

@@ -7,7 +7,7 @@ import pytest
 from benchmarks.confined_node.selftest import NODE_FAMILIES, attack_node
 from benchmarks.sandbox import Attack, SandboxLevel, SandboxUnavailable, best_level, levels_here
 
-pytestmark = [pytest.mark.sandbox, pytest.mark.slow]
+pytestmark = [pytest.mark.sandbox, pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")

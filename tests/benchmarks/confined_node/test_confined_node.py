@@ -25,7 +25,7 @@ from model.serving.api.tokenizer import TOKENIZER_FILE, byte_alphabet
 from model.serving.node.served import tiny
 from tests.benchmarks.confined_node.confined import ROOT, TOKEN, ConfinedNode, bearer, eventually
 
-pytestmark = [pytest.mark.sandbox, pytest.mark.slow]
+pytestmark = [pytest.mark.sandbox, pytest.mark.slow, pytest.mark.timeout(900)]
 
 HERE = [
     level.value
