@@ -1,13 +1,12 @@
 """One call of one side with everything else kept still. Both ways of measuring a pair go through here."""
 
 import gc
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.pairs.cores import CacheScrubber
-from benchmarks.pairs.pace import Pace, rest_until
+from benchmarks.pairs.pace import Pace, rest
 from benchmarks.pairs.phases import Phases
 from benchmarks.pairs.quiet import Quiet
 from benchmarks.pairs.schedule import PairPlan
@@ -80,7 +79,6 @@ class Clocked:
 
         Returns at the end of the call's slot, with both sides frozen: see `pace`.
         """
-        began_ns = time.perf_counter_ns()
         with self._phases.spend("measuring"):
             gc.disable()
             try:
@@ -93,19 +91,17 @@ class Clocked:
         self._after_call()
         if is_timed:
             self.record.timed_ns += elapsed_ns
-        self._fill_slot(name, began_ns, is_timed=is_timed, elapsed_ns=elapsed_ns)
+        self._fill_slot(name, elapsed_ns, is_timed=is_timed)
         return answers, elapsed_ns
 
-    def _fill_slot(self, name: str, began_ns: int, *, is_timed: bool, elapsed_ns: int) -> None:
+    def _fill_slot(self, name: str, elapsed_ns: int, *, is_timed: bool) -> None:
+        """Rest for what is left of the slot. Freezing and accounting come on top, for every partner alike."""
         if self._pace is None:
             return
-        spent_ns = (
-            time.perf_counter_ns() - began_ns
-        )  # freezing included, which takes longer for some than for others
         with self._phases.spend("measuring"):
-            rest_until(began_ns + self._pace.filled_ns(spent_ns, is_timed=is_timed))
+            rest(self._pace.filled_ns(elapsed_ns, is_timed=is_timed) - elapsed_ns)
         if is_timed:
-            self._pace.learn(name, spent_ns)
+            self._pace.learn(name, elapsed_ns)
 
     def _account_frozen(self) -> None:
         for name, side in self.sides.items():

@@ -47,8 +47,7 @@ def whole_slots(elapsed_ns: int, slot_ns: int) -> int:
     return max(1, math.ceil(elapsed_ns / slot_ns)) * slot_ns
 
 
-def rest_until(moment_ns: int) -> None:
-    """Sleep until this value of `time.perf_counter_ns()`."""
-    left_ns = moment_ns - time.perf_counter_ns()
+def rest(left_ns: int) -> None:
+    """Sleep for so long, with both sides frozen."""
     if left_ns > 0:
         time.sleep(left_ns / 1e9)

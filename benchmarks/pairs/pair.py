@@ -5,7 +5,6 @@ Nothing is left of a pair when it is over, and nothing of it was there before. H
 """
 
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
@@ -15,7 +14,7 @@ from benchmarks.pairs import trial
 from benchmarks.pairs.clocked import SIDES, Clocked, PairRecord
 from benchmarks.pairs.cores import CacheScrubber, judge_on, scrubbed_bytes
 from benchmarks.pairs.nameless import nameless_copy
-from benchmarks.pairs.pace import LOAD_NS, Pace, rest_until, whole_slots
+from benchmarks.pairs.pace import LOAD_NS, Pace, rest, whole_slots
 from benchmarks.pairs.phases import Phases
 from benchmarks.pairs.quiet import Quiet
 from benchmarks.pairs.sample_log import SampleLog
@@ -113,10 +112,10 @@ class Pair:
         with judge_on(cores.judge):
             with self._phases.spend("import"):
                 for name in order.sample(SIDES, 2):
-                    began_ns = time.perf_counter_ns()
-                    self.record.load_ns[name] = self._sides[name].load(problem)
+                    loading_ns = self._sides[name].load(problem)
+                    self.record.load_ns[name] = loading_ns
                     self._pass_on_logs()
-                    rest_until(began_ns + whole_slots(time.perf_counter_ns() - began_ns, LOAD_NS))
+                    rest(whole_slots(loading_ns, LOAD_NS) - loading_ns)
             if suite.trial is None:
                 device = self._setup.device
                 Turns(clocked, suite, problem, self._seeds, self._phases, device=device).take(order)

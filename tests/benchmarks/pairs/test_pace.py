@@ -7,12 +7,18 @@ from itertools import pairwise
 from pathlib import Path
 from random import Random
 from statistics import median
+from typing import Any
 
 import pytest
 
 from benchmarks.pairs import clocked
+from benchmarks.pairs.cores import CacheScrubber, choose_cores
 from benchmarks.pairs.pace import LEAST, MOST, UNKNOWN_NS, Pace, whole_slots
+from benchmarks.pairs.phases import Phases
+from benchmarks.pairs.quiet import Quiet
+from benchmarks.pairs.schedule import PairPlan
 from benchmarks.pairs.seeds import Seeds
+from benchmarks.suites.base import Tensors
 from tests.benchmarks.pairs.hostile_suite import hostile_suite, run_pairs, script_tree
 
 MS = 1_000_000
@@ -50,6 +56,40 @@ def test_until_base_s_time_is_known_slots_are_fixed() -> None:
     assert pace.filled_ns(3, is_timed=False) == UNKNOWN_NS  # a warm-up may take longer
 
 
+class Timed:
+    """A side whose calls take exactly so long."""
+
+    def __init__(self, elapsed_ns: int) -> None:
+        self._elapsed_ns = elapsed_ns
+
+    def call(self, exchanges: object) -> tuple[Tensors, int]:
+        return {}, self._elapsed_ns
+
+    def take_cpu_while_frozen_ns(self) -> int:
+        return 0
+
+
+@pytest.mark.parametrize("is_timed", [True, False])
+def test_call_and_rest_together_do_not_depend_on_a_partner_within_a_slot(
+    is_timed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frozen_ns = set()
+    for elapsed_ns in (1, 5 * MS, 30 * MS, 49 * MS):
+        rests: list[int] = []
+        monkeypatch.setattr(clocked, "rest", rests.append)
+        sides: Any = {"base": Timed(40 * MS), "candidate": Timed(elapsed_ns)}
+        pace = Pace(Random(1), 50 * MS)
+        record = clocked.PairRecord(PairPlan(0, "x", {}), ("base", "candidate"))
+        pair = clocked.Clocked(
+            sides, record, CacheScrubber(choose_cores().measuring), Phases(), Quiet(), lambda: None, pace
+        )
+        pair.call("candidate", (), is_timed=is_timed)
+        frozen_ns.add(
+            elapsed_ns + rests[0]
+        )  # what base is frozen for, in addition to what is the same for all
+    assert len(frozen_ns) == 1
+
+
 def gaps_ms(folder: Path, partner_s: float, seeds: Seeds) -> list[float]:
     """What base's sample sees between the end of each of its calls and the beginning of its next one."""
     own = [["clock", "begin"], ["sleep", BASE_S], ["clock", "end"]]
@@ -73,14 +113,14 @@ def apart_ms(folder: Path) -> float:
 
 
 @pytest.mark.sandbox
-@pytest.mark.slow
+@pytest.mark.measures
 def test_gaps_do_not_tell_a_fast_partner_from_a_slow_one(tmp_path: Path) -> None:
     assert apart_ms(tmp_path) < RESOLUTION_MS
 
 
 @pytest.mark.sandbox
-@pytest.mark.slow
+@pytest.mark.measures
 def test_without_slots_gaps_would_tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Otherwise the test above would show nothing."""
-    monkeypatch.setattr(clocked, "rest_until", lambda _: None)
+    monkeypatch.setattr(clocked, "rest", lambda _: None)
     assert apart_ms(tmp_path) > RESOLUTION_MS
