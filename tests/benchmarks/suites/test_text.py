@@ -6,6 +6,7 @@ import os
 import random
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -135,6 +136,7 @@ def test_no_file_of_a_whole_sandbox_has_32_bytes_of_held_out_text(open_folder: P
     Not of ids in eight bytes each: 32 bytes are four of them then, which a binary has by chance.
     """
     suite = quality("tiny")
+    suite = replace(suite, time_limits=replace(suite.time_limits, call_ms=1_500_000))
     problem = draw(suite)
     sample = WalkedSample(suite, problem, Trees(open_folder), [STEP])
     batch = problem.draw_inputs(rng(), 0)
