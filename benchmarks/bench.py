@@ -23,7 +23,7 @@ from benchmarks.evidence.signing import generate_key
 from benchmarks.judging.job import Callbacks, Job, JobKind
 from benchmarks.judging.judge import JudgeOptions, judge, suite_of
 from benchmarks.pairs.builds.build import build_tree
-from benchmarks.pairs.devices import CPU, DEVICES
+from benchmarks.sandbox.devices import CPU, DEVICES
 from benchmarks.pairs.side import SideFailed
 from benchmarks.patch.layout import missing_modules
 from benchmarks.patch.patches import MAX_PATCH_BYTES, PatchError, apply_patch, diff_trees, parse_patch
@@ -52,6 +52,9 @@ class Terminal:
 
     def on_progress(self, stage: str, pairs_done: int, pairs_max: int) -> bool:
         return False
+
+    def on_pair(self, sealed: dict[str, Any]) -> None:
+        """No platform keeps pairs of a local run."""
 
     def on_log(self, text: str) -> None:
         say(text.rstrip("\n"))
@@ -94,10 +97,13 @@ def measure(
     device: str = "cpu",
     trees: Mapping[str, str] | None = None,
     reproduction: bytes = b"",
+    old: str | None = None,
+    paid_log_ppm: int = 0,
     **plan: int,
 ) -> dict[str, Any]:
     """Judge locally; the sealed evidence. `plan` may hold `looks` or `confirmation_pairs` for something quicker.
 
+    `old` is the tree before base, for a confirmation, and `paid_log_ppm` what base is said to have gained over it.
     With `trees` (side to hash) other trees than these are refused: TreeError. A bug's kinds need the `reproduction`,
     and have another suite and preset. Raises NotAReproduction.
     """
@@ -111,6 +117,9 @@ def measure(
         candidate_tree = (
             base_tree if kind in OF_ONE_TREE or candidate is None else load_tree(candidate, base_tree, store)
         )
+        measured = [base_tree, candidate_tree]
+        if old is not None:
+            measured.append(load_tree(old, base_tree, store))
         callbacks = callbacks or Terminal()
         if candidate_tree is not base_tree and (why := refusal(base_tree, candidate_tree, store)):
             callbacks.on_log(f"note: as a submission this would be refused. {why}")
@@ -126,11 +135,13 @@ def measure(
             device,
             **plan,  # type: ignore[arg-type]  # whole numbers
             reproduction=text,
+            old_tree=measured[2].hash if old is not None else "",
+            old_paid_log_ppm=paid_log_ppm if old is not None else 0,
         )
         suite_of(job)  # an unknown one is refused before anything is waited for
         options = JudgeOptions(level=best_level(allow_none=allow_none))
         with device_lock(device, waiting=lambda: _told_of_the_wait(callbacks)):
-            with tree_folders((base_tree, candidate_tree), store, Path(folder) / "trees") as tree_dirs:
+            with tree_folders(measured, store, Path(folder) / "trees") as tree_dirs:
                 return judge(
                     job, tree_dirs=tree_dirs, key=generate_key(), callbacks=callbacks, options=options
                 )
@@ -195,6 +206,8 @@ def main(arguments: list[str] | None = None) -> int:
             allow_none=options.allow_none,
             device=options.device,
             looks=options.looks,
+            old=options.old,
+            paid_log_ppm=options.paid_log_ppm,
             reproduction=b""
             if options.reproduction is None
             else read_at_most(options.reproduction, MAX_REPRODUCTION_BYTES),
@@ -237,6 +250,10 @@ def _contradiction(options: argparse.Namespace) -> str:
         return f"--kind {kind} needs --reproduction FILE"
     if not is_for_a_bug and options.reproduction is not None:
         return f"--kind {kind} tries no reproduction: leave out --reproduction"
+    if (options.old is not None) != (options.paid_log_ppm > 0):
+        return "--old FOLDER and --paid-log-ppm N belong together: the tree before base, and what base is said to have gained"
+    if options.old is not None and kind != "confirmation":
+        return f"--kind {kind} has no old tree: leave out --old"
     if kind not in ("gate", "aa") and options.looks != len(LOOKS):
         return f"--kind {kind} has no looks: leave out --looks"
     return ""
@@ -268,6 +285,17 @@ def _parser() -> argparse.ArgumentParser:
         "--base", default=SHIPPED, help="folder or diff of the base tree; the shipped stack by default"
     )
     parser.add_argument("--candidate", help="folder or diff (against the base tree) of the candidate")
+    parser.add_argument(
+        "--old",
+        help="folder or diff (against the base tree) of the tree before base, timed in a confirmation as well",
+    )
+    parser.add_argument(
+        "--paid-log-ppm",
+        type=int,
+        default=0,
+        metavar="N",
+        help="what base is said to have gained over it, in millionths of a nat",
+    )
     parser.add_argument("--kind", default="gate", choices=("gate", "confirmation", "guard", "aa", *BUG_KINDS))
     parser.add_argument(
         "--reproduction", type=Path, metavar="FILE", help="the bug's reproduction, for the kinds that try one"

@@ -20,6 +20,7 @@ from benchmarks.evidence.schema import EvidenceError, validate
 from benchmarks.patch.patches import PatchError
 from benchmarks.judging.reproduction import NotAReproduction
 from benchmarks.sandbox import SandboxError
+from benchmarks.sandbox.readable import readable
 from benchmarks.statistics.units import signed_percent
 from benchmarks.suites import UnknownSuite
 from benchmarks.patch.trees import TreeError, sha256_hex
@@ -126,7 +127,7 @@ def summary(found: Rerun) -> str:
     return (
         f"stated:   {found.stated_kind}, {_sizes(found, found.stated_kind, found.stated_estimate, found.stated_bound)}\n"
         f"measured: {found.kind}, {_sizes(found, found.kind, found.estimate, found.bound)}\n"
-        f"{found.reason}\n{'agrees' if found.agrees else 'DOES NOT AGREE'}"
+        f"{readable(found.reason)}\n{'agrees' if found.agrees else 'DOES NOT AGREE'}"
     )
 
 

@@ -13,7 +13,7 @@ from bounty.normal_form import normal_cpp, normal_python
 
 _LABEL = b"gainshare.code/2"
 MAX_BYTES = 256 * 1024  # parsing is slow
-_CPP = frozenset({".c", ".cc", ".cpp", ".cu", ".cuh", ".h", ".hpp"})
+CPP = frozenset({".c", ".cc", ".cpp", ".cu", ".cuh", ".h", ".hpp"})
 
 
 def code_digest(tree: Tree, store: BlobStore) -> str:
@@ -21,7 +21,7 @@ def code_digest(tree: Tree, store: BlobStore) -> str:
     whole = hashlib.sha256(_LABEL)
     for entry in sorted(tree.entries):
         suffix = PurePosixPath(entry.path).suffix
-        is_code = suffix == ".py" or suffix in _CPP
+        is_code = suffix == ".py" or suffix in CPP
         code = _of_source(store.get(entry.blob), suffix) if is_code else bytes.fromhex(entry.blob)
         for part in (entry.path.encode(), b"%o" % entry.mode, code):
             whole.update(len(part).to_bytes(8) + part)

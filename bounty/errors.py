@@ -86,6 +86,12 @@ class OldLayout(BountyError):
     code = "old_layout"
 
 
+class BaseFailed(BountyError):
+    """The lineage's base tree fails on its own, so nothing is measured against it."""
+
+    code = "base_failed"
+
+
 class AlreadySubmitted(BountyError):
     """The same candidate is being judged."""
 

@@ -1,7 +1,8 @@
 """REST for runners, under /api/v1/runner/: lease, trees, progress, log, commitment, evidence.
 
 A runner authenticates with `Authorization: Bearer gsr_…`. Every call about a run carries the run's lease. If another
-runner has the lease now, the answer is 409 `lease_lost` and the runner stops. Every call may be repeated.
+runner has the lease now, the answer is 409 `lease_lost` and the runner stops. Every call may be repeated. A request
+with a body is authenticated before the body is read (`bounty.runner_door`).
 """
 
 import re
@@ -16,7 +17,6 @@ from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
 from rest_framework.authentication import BaseAuthentication, get_authorization_header
-from rest_framework.exceptions import AuthenticationFailed
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -25,11 +25,13 @@ from rest_framework.views import APIView
 from benchmarks.patch.trees import TreeError
 from bounty.api.parsing import LargeJSONParser, RawTextField, validated
 from bounty.errors import NotFound
-from bounty.models import Run, Runner
+from bounty.models import Run, Runner, StoredTree
+from bounty.runner_door import runner_token, unknown_token
 from bounty.services.runners.calls import commit, heartbeat, lease_run, report_failure
 from bounty.services.runners.device_waits import note_device_wait
-from bounty.services.runners.registration import TOKEN_MARK, authenticate_runner
+from bounty.services.runners.registration import authenticate_runner
 from bounty.services.runs.logs import append_log
+from bounty.services.runs.pooling import continued_records, post_pair
 from bounty.services.runs.verdicts import record_evidence
 from bounty.services.trees import blob_store
 from gainshare.accounts.schema import refused
@@ -39,15 +41,12 @@ class RunnerTokenAuthentication(BaseAuthentication):
     """Authentication by runner token: sets ``request.auth`` and ``request.user`` to the :class:`Runner`."""
 
     def authenticate(self, request: Request) -> tuple[Runner, Runner] | None:
-        parts = get_authorization_header(request).split()
-        if len(parts) != 2 or parts[0].lower() != b"bearer":
-            return None
-        token = parts[1].decode("latin-1")
-        if not token.startswith(TOKEN_MARK):
+        token = runner_token(get_authorization_header(request))
+        if token is None:
             return None
         runner = authenticate_runner(token)
         if runner is None:
-            raise AuthenticationFailed("The runner token is unknown or retired.", code="invalid_token")
+            raise unknown_token()
         return runner, runner
 
     def authenticate_header(self, request: Request) -> str:
@@ -98,6 +97,16 @@ class JobOut(serializers.Serializer[Any]):
         default="",
         help_text="Only for a bug's runs: hash of the reproduction's blob.",
     )
+    old_tree = serializers.CharField(
+        source="old.tree",
+        default="",
+        help_text="Only for a confirmation in a series that has an award: the tree that this award was priced against.",
+    )
+    old_paid_log_ppm = serializers.IntegerField(
+        source="old.paid_log_ppm",
+        default=0,
+        help_text="Bound that was paid for the base, in millionths of a nat; 0 without an old tree.",
+    )
     nonce = serializers.CharField()
     attempt = serializers.IntegerField()
 
@@ -107,6 +116,10 @@ class LeaseOut(serializers.Serializer[Any]):
     lease = serializers.UUIDField()
     lease_s = serializers.IntegerField()
     trees = serializers.DictField(help_text="Manifests by tree hash.")
+    continues = serializers.ListField(
+        child=serializers.DictField(),
+        help_text="Signed records of earlier pairs of this candidate, from which the run continues.",
+    )
 
 
 class HeartbeatIn(serializers.Serializer[Any]):
@@ -136,6 +149,11 @@ class LogIn(serializers.Serializer[Any]):
 
 class LogAnswer(serializers.Serializer[Any]):
     next_offset = serializers.IntegerField()
+
+
+class PairIn(serializers.Serializer[Any]):
+    lease = serializers.UUIDField()
+    pair = serializers.JSONField(help_text="The signed record of one complete pair.")
 
 
 class EvidenceIn(serializers.Serializer[Any]):
@@ -177,8 +195,17 @@ def _bundle(run: Run) -> dict[str, Any]:
         "run": JobOut(run).data,
         "lease": str(run.lease),
         "lease_s": settings.RUN_LEASE_S,
-        "trees": {tree.hash: tree.manifest for tree in (run.base_tree, run.candidate_tree)},
+        "continues": continued_records(run),
+        "trees": {tree.hash: tree.manifest for tree in trees_of(run)},
     }
+
+
+def trees_of(run: Run) -> list[StoredTree]:
+    """The trees that the run measures."""
+    trees = [run.base_tree, run.candidate_tree]
+    if run.old is not None:
+        trees.append(StoredTree.objects.get(pk=run.old["tree"]))
+    return trees
 
 
 class WaitingIn(serializers.Serializer[Any]):
@@ -230,6 +257,16 @@ class RunCommitment(RunnerView):
         return Response(status=204)
 
 
+class RunPair(RunnerView):
+    """Keep the signed record of a complete pair, before the next one begins. The same record again changes nothing."""
+
+    @extend_schema(request=PairIn, responses={204: None, **refused(422)})
+    def post(self, request: Request, pk: UUID) -> Response:
+        values = validated(PairIn, request)
+        post_pair(runner=calling_runner(request), run_id=pk, lease=values["lease"], sealed=values["pair"])
+        return Response(status=204)
+
+
 class RunLogAppend(RunnerView):
     """Append to a run's log. Repeated text is written once; a gap is refused with 409 and the right offset."""
 
@@ -277,6 +314,7 @@ urlpatterns = [
     path("blobs/<str:sha256>/", Blob.as_view()),
     path("runs/<uuid:pk>/heartbeat/", RunHeartbeat.as_view()),
     path("runs/<uuid:pk>/commitment/", RunCommitment.as_view()),
+    path("runs/<uuid:pk>/pairs/", RunPair.as_view()),
     path("runs/<uuid:pk>/log/", RunLogAppend.as_view()),
     path("runs/<uuid:pk>/evidence/", RunEvidenceRecord.as_view()),
     path("runs/<uuid:pk>/failed/", RunFailed.as_view()),

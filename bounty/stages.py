@@ -6,12 +6,14 @@ from bounty.models import RunKind, SubmissionState
 _WHEN_CONFIRMING = {
     RunKind.CONFIRMATION: "price",
     RunKind.RECHECK: "price, measured again",
+    RunKind.COMPARISON: "price, against one more tree",
     RunKind.GUARD: "guard rails",
     RunKind.FIX: "tested again",
 }
 _RUNS = {
     RunKind.GATE: "Gate run",
     RunKind.CONFIRMATION: "Confirmation run",
+    RunKind.COMPARISON: "Comparison run",
     RunKind.GUARD: "Confirming: guard rails",
     RunKind.RECHECK: "Re-measurement",
     RunKind.REPRODUCTION: "Reproduction",
@@ -20,6 +22,7 @@ _RUNS = {
 _WHAT = {
     RunKind.GATE: "The run ends as soon as the result is clear. Results stay hidden until the verdict.",
     RunKind.CONFIRMATION: "A fixed number of fresh pairs. Only their lower bound sets the award.",
+    RunKind.COMPARISON: "The price is measured against one more tree. The lowest of the bounds counts.",
     RunKind.GUARD: "The other suites, peak memory and load time are measured: nothing else may become worse.",
     RunKind.RECHECK: "The gain is measured again, with new secret inputs and on another host if there is one.",
     RunKind.FIX: "The reproduction is run three times on each tree, then one pair of every quick suite is measured.",

@@ -6,6 +6,7 @@ from celery import shared_task
 
 from benchmarks.runner.lost_broker import end_worker_on_lost_ack
 from bounty.services.advance import advance_submission as advance
+from bounty.services.blob_sweep import sweep_blobs as sweep
 from bounty.services.reconcile import reconcile_runs as reconcile
 from bounty.services.reproductions import settle
 from bounty.services.runners.calibration_schedule import schedule_calibrations
@@ -35,3 +36,9 @@ def reconcile_runs() -> None:
 def calibrate_runners() -> None:
     """Order the A/A runs that are due."""
     schedule_calibrations()
+
+
+@shared_task(name="bounty.tasks.sweep_blobs")
+def sweep_blobs() -> None:
+    """Remove old blobs that nothing names."""
+    sweep()

@@ -1,7 +1,8 @@
 """The table of who sees what of a submission, and when. Pure; `docs/concepts/judging.md` shows the same table.
 
 Until a submission is decided, nothing that was measured helps anyone to try again: not its author, and not a rival who
-reads the diff. `bounty.services.access` finds out who is asking.
+reads the diff. That a gate passed is a measurement too, so there is one public state, `BEING_JUDGED`.
+`bounty.services.access` finds out who is asking.
 """
 
 import re
@@ -30,8 +31,9 @@ class Phase(StrEnum):
 
 
 class Part(StrEnum):
-    """What there is to see. Who sent it, when, its digest, its state and its place in the queue are always public."""
+    """What there is to see. Who sent it, when, its digest, its place in the queue and its looks are always public."""
 
+    COURSE = "course"  # its state, its runs and their kinds, its history
     SOURCE = "source"  # the diff, the candidate's tree, and the platform's lines of the log
     VERDICT = "verdict"  # its kind, and its reason without figures
     FIGURES = "figures"  # verdicts of runs, samples, evidence, the award, and what the code printed
@@ -45,21 +47,25 @@ _AUTHOR_AND_MAINTAINERS = _AUTHOR_AND_JUDGE | {Viewer.COMPETING}
 SEEN_BY: Mapping[Phase, Mapping[Part, frozenset[Viewer]]] = MappingProxyType(
     {
         Phase.BEING_JUDGED: {
+            Part.COURSE: frozenset({Viewer.UNINVOLVED}),
             Part.SOURCE: _AUTHOR_AND_JUDGE,
             Part.VERDICT: _NO_ONE,
             Part.FIGURES: _NO_ONE,
         },
         Phase.FAILED: {
+            Part.COURSE: _AUTHOR_AND_JUDGE,
             Part.SOURCE: _AUTHOR_AND_JUDGE,
             Part.VERDICT: _AUTHOR_AND_JUDGE,
             Part.FIGURES: _NO_ONE,
         },
         Phase.IN_DOUBT: {
+            Part.COURSE: _AUTHOR_AND_JUDGE,
             Part.SOURCE: _AUTHOR_AND_JUDGE,
             Part.VERDICT: _AUTHOR_AND_JUDGE,
             Part.FIGURES: frozenset({Viewer.UNINVOLVED}),
         },
         Phase.CLOSED: {
+            Part.COURSE: _EVERYONE,
             Part.SOURCE: _AUTHOR_AND_MAINTAINERS,
             Part.VERDICT: _EVERYONE,
             Part.FIGURES: _AUTHOR_AND_MAINTAINERS,
@@ -67,7 +73,13 @@ SEEN_BY: Mapping[Phase, Mapping[Part, frozenset[Viewer]]] = MappingProxyType(
         Phase.DECIDED: dict.fromkeys(Part, _EVERYONE),
     }
 )
+LOGGED_PARTS = (
+    Part.SOURCE,
+    Part.VERDICT,
+    Part.FIGURES,
+)  # the course is in every list that a maintainer works with
 UNDECIDED = frozenset({Phase.BEING_JUDGED, Phase.FAILED, Phase.IN_DOUBT})
+BEING_JUDGED = "being_judged"  # the state of a submission whose course is sealed
 
 
 def may_see(viewer: Viewer, part: Part, phase: Phase) -> bool:
@@ -75,9 +87,9 @@ def may_see(viewer: Viewer, part: Part, phase: Phase) -> bool:
     return viewer in SEEN_BY[phase][part]
 
 
-def is_logged(viewer: Viewer, phase: Phase) -> bool:
+def is_logged(viewer: Viewer, part: Part, phase: Phase) -> bool:
     """Whether looking at a part leaves a record: a maintainer looks at what is sealed for others."""
-    return viewer is Viewer.UNINVOLVED and phase in UNDECIDED
+    return viewer is Viewer.UNINVOLVED and part in LOGGED_PARTS and phase in UNDECIDED
 
 
 def without_figures(text: str) -> str:

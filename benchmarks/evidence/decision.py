@@ -4,50 +4,32 @@ Pure: the same document gives the same verdict on every machine. In order: event
 outputs, the statistics of the pairs, and for a gain what would make it unbelievable.
 """
 
-import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from fractions import Fraction
+from types import ModuleType
 from typing import Any
 
-from benchmarks.evidence import bugs
+from benchmarks.evidence import base_checks, bugs, old, partner, partner_2
+from benchmarks.evidence.base_checks import BaseState
 from benchmarks.evidence.guard import guard_verdict, wanted_pairs
 from benchmarks.evidence.samples import PPB_PER_PPM, Samples, read_samples, thawed_side
-from benchmarks.evidence.schema import validate
+from benchmarks.evidence.schema import SCHEMA, SCHEMA_2, validate
 from benchmarks.judging.verdicts import Verdict, VerdictKind
+from benchmarks.statistics.attempts import pooled_gate
 from benchmarks.statistics.confirm import (
     CONFIRMATION_PAIRS,
     ConfirmationResult,
-    confirmation_bound,
+    repeated_confirmation,
 )
-from benchmarks.statistics.controls import control_check
-from benchmarks.statistics.gate import LOOKS, GateDecision, GateOutcome, GatePlan, gate_decision
+from benchmarks.statistics.controls import BLOCK
+from benchmarks.statistics.gate import LOOKS, GateDecision, GateOutcome, GatePlan
 from benchmarks.statistics.median import median
+from benchmarks.statistics.old import OldOutcome
 from benchmarks.statistics.units import PPM, floor_ppm, nats, signed_percent
 
 ALPHA_PPM = 1_000
-UNITS_PER_CONTROL = 12
-SURE_COMPARISONS = (
-    3  # fewer control comparisons may look bad by chance: more are taken before a patch is suspected
-)
-
-# Events by weight: the first kind found decides. A cheat outweighs what it may have broken;
-# a failure of the runner outweighs what may have followed from it.
-_WEIGHT = (
-    "policy_violation",
-    "protocol_violation",
-    "wrong_output",
-    "infrastructure_error",
-    "resource_limit",
-    "timeout",
-    "build_failed",
-    "crash",
-    "quality_loss",
-    "suspicious",
-    "cancelled",
-)
-
-
-# Whichever side they name: the platform stopped, the runner failed, or the pair was tampered with.
-_NOT_BASE_S_FAULT = ("cancelled", "infrastructure_error", "policy_violation")
+_PARTNERS = {SCHEMA: partner, SCHEMA_2: partner_2}  # the rules about control pairs, by the document's schema
 
 _BROKEN = (
     VerdictKind.BUILD_FAILED,
@@ -69,6 +51,8 @@ _CRASHES = {
         "The patch crashed instead of answering: {detail}. Read the run's log, then try it with `gainshare bench` on your machine.",
     ),
 }
+_NOT_STARTED = "A sandbox failed before any tree was loaded: {detail}. The run is queued again."
+_CANDIDATE_S = {"wrong_output": VerdictKind.WRONG_OUTPUT, "suspicious": VerdictKind.SUSPICIOUS}
 _LATE_BUILD = (
     VerdictKind.TIMEOUT,
     "The patch took too long to build: {detail}. Give the compiler less to compute and nothing to wait for, then try it with "
@@ -124,18 +108,59 @@ def gate_plan(document: dict[str, Any]) -> GatePlan:
 
 
 def next_pairs(document: dict[str, Any]) -> dict[str, int]:
-    """Count the pairs that each case should have before the next decision: up to the next look, or all."""
+    """Count the pairs of this run that each case should have before the next decision: up to the next look, or all."""
     kind = document["run"]["kind"]
     if kind == "guard":
         return wanted_pairs(document)
     if kind in bugs.BUG_KINDS:
         return bugs.wanted_pairs(document)
+    samples = read_samples(document)
     if kind == "confirmation":
-        units = int(document["plan"]["confirmation_pairs"])
+        units = confirmation_units(document, samples)
     else:
         plan = gate_plan(document)
-        units = plan.next_look(read_samples(document).unit_count) or plan.most_pairs
-    return {case["name"]: units for case in document["suite"]["cases"]}
+        units = plan.next_look(samples.unit_count) or plan.most_pairs
+    return {case: max(0, units - earlier) for case, earlier in samples.earlier.items()}
+
+
+def confirmation_units(document: dict[str, Any], samples: Samples) -> int:
+    """Units that a confirmation has in all: its plan's, and those of each whole confirmation that it continues."""
+    pairs = int(document["plan"]["confirmation_pairs"])
+    return pairs * (samples.earlier_units // pairs + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Extras:
+    """Pairs in the next block in addition to the measured ones: control pairs, and pairs of base and the old tree."""
+
+    controls: int
+    old: int = 0
+
+
+def next_extras(document: dict[str, Any]) -> Extras:
+    """Choose what goes with the next block of measured pairs, or alone where these are there."""
+    kind = document["run"]["kind"]
+    if kind == "guard" or kind in bugs.BUG_KINDS:
+        return Extras(0)
+    samples = read_samples(document)
+    measured = sum(map(len, samples.by_case.values())) - sum(samples.earlier.values())
+    pairs_left = sum(next_pairs(document).values()) - measured
+    if kind != "confirmation":
+        return Extras(1)
+    old_pairs = old.wanted_pairs(document, samples, blocks_left(pairs_left))
+    if pairs_left <= 0:
+        return Extras(0 if old_pairs else 1, old_pairs)
+    return Extras(partner.wanted_controls(document, samples, blocks_left(pairs_left)), old_pairs)
+
+
+def blocks_left(pairs_left: int) -> int:
+    """Blocks of measured pairs that are still to come."""
+    return -(-max(0, pairs_left) // BLOCK)
+
+
+def partner_rules(document: dict[str, Any]) -> ModuleType:
+    """The rules about control pairs that the document was signed under."""
+    return _PARTNERS[document["schema"]]
 
 
 def decide_so_far(document: dict[str, Any]) -> Verdict | None:
@@ -147,8 +172,8 @@ def decide_so_far(document: dict[str, Any]) -> Verdict | None:
     validate(document, has_verdict=False)
     samples = read_samples(document)
     pairs = samples.unit_count
-    if found := _from_events(document, pairs):
-        return found
+    if event := base_checks.deciding_event(document):
+        return _from_event(document, event, pairs)
     if document["checks"]["failures"]:
         return _wrong_output(str(document["checks"]["failures"][0]), pairs)
     if thawed := thawed_side(document):
@@ -184,13 +209,19 @@ def decide(document: dict[str, Any]) -> Verdict:
     )
 
 
-def _from_events(document: dict[str, Any], pairs: int) -> Verdict | None:
-    if not document["events"]:
-        return None
-    event = min(document["events"], key=lambda each: _WEIGHT.index(each["kind"]))
-    kind, detail = event["kind"], event["detail"].strip() or "no detail"
-    is_base = event.get("side") == "base" and not bugs.runs_the_patch(document, event)
-    if is_base and kind not in _NOT_BASE_S_FAULT:
+def _from_event(document: dict[str, Any], event: dict[str, Any], pairs: int) -> Verdict | None:
+    """What the event means; None while base has to be tried again."""
+    kind, stage, detail = event["kind"], event.get("stage", ""), event["detail"].strip() or "no detail"
+    if base_checks.has_rules(document):
+        if base_checks.names_base(document, event):
+            return _from_base(document, event, detail, pairs)
+        if stage == base_checks.START and kind not in base_checks.NOT_BASE_S_FAULT:
+            return Verdict(VerdictKind.INFRASTRUCTURE_ERROR, _NOT_STARTED.format(detail=detail), pairs=pairs)
+    elif (
+        event.get("side") == "base"
+        and not bugs.runs_the_patch(document, event)
+        and kind not in base_checks.NOT_BASE_S_FAULT
+    ):
         return Verdict(
             VerdictKind.INFRASTRUCTURE_ERROR,
             f"The base tree failed, not the patch ({kind}: {detail}). A maintainer must check the base tree.",
@@ -202,8 +233,36 @@ def _from_events(document: dict[str, Any], pairs: int) -> Verdict | None:
         return Verdict(
             VerdictKind.SUSPICIOUS, f"{_sentence(detail)} A maintainer will check the run.", pairs=pairs
         )
-    verdict_kind, reason = _meaning(kind, event.get("stage", ""))
+    verdict_kind, reason = _meaning(kind, stage)
     return Verdict(verdict_kind, reason.format(detail=detail), pairs=pairs)
+
+
+def _from_base(document: dict[str, Any], event: dict[str, Any], detail: str, pairs: int) -> Verdict | None:
+    """Whose failure it was that an event names base, from the attempts at base without the candidate."""
+    kind, what = event["kind"], f"{event['kind']}: {detail}"
+    failed = VerdictKind.INFRASTRUCTURE_ERROR
+    match base_checks.state_of_base(document):
+        case BaseState.UNTRIED:
+            return None
+        case BaseState.FAILS:
+            reason = (
+                f"The base tree fails on its own, not the patch ({what}): it failed again in {base_checks.ATTEMPTS} "
+                "attempts without the patch. A maintainer must repair the base tree; then the run is queued again."
+            )
+        case BaseState.UNKNOWN:
+            reason = f"Base failed ({what}), and the runner could not try it again. The run is queued again."
+        case BaseState.WORKS if base_checks.ran_without_the_candidate(document, event):
+            reason = (
+                f"Base failed once in a pair without the patch ({what}) and worked when it was tried again. The run is "
+                "queued again."
+            )
+        case BaseState.WORKS:
+            failed = _CANDIDATE_S.get(kind) or _meaning(kind, event.get("stage", ""))[0]
+            reason = (
+                f"Base failed next to the patch ({what}) and works next to itself with the same inputs, so this counts as the "
+                "patch's failure. Remove what reaches the other process or uses up the machine, then submit again."
+            )
+    return Verdict(failed, reason, pairs=pairs)
 
 
 def _meaning(kind: str, stage: str) -> tuple[VerdictKind, str]:
@@ -226,20 +285,27 @@ def _wrong_output(detail: str, pairs: int) -> Verdict:
 
 def _unchecked(document: dict[str, Any], pairs: int) -> Verdict | None:
     """Find a judge that did not compare every timed output of the candidate, or none with the oracle."""
-    timed = sum(side == "candidate" for pair in document["pairs"] for side, _ns in pair["calls"])
-    checks = document["checks"]
-    if checks["outputs_checked"] >= timed and checks["oracle_checked"] > 0:
+    earlier = [sealed["document"] for sealed in document.get("continues", [])]
+    measured = [*(record["pair"] for record in earlier), *document["pairs"]]
+    timed = sum(side == "candidate" for pair in measured for side, _ns in pair["calls"])
+    checks = [*(record["checks"] for record in earlier), document["checks"]]
+    compared, with_oracle = (
+        sum(each[name] for each in checks) for name in ("outputs_checked", "oracle_checked")
+    )
+    if compared >= timed and with_oracle > 0:
         return None
     return Verdict(
         VerdictKind.INFRASTRUCTURE_ERROR,
-        f"Only {checks['outputs_checked']} of {timed} outputs were checked, {checks['oracle_checked']} against the "
-        "oracle, so nothing is decided. The run is queued again.",
+        f"Only {compared} of {timed} outputs were checked, {with_oracle} against the oracle, so nothing is decided. "
+        "The run is queued again.",
         pairs=pairs,
     )
 
 
 def _gate(document: dict[str, Any], samples: Samples) -> Verdict | None:
-    decision = gate_decision(_units(document, samples), gate_plan(document))
+    units = _units(document, samples)
+    earlier, fresh = units[: samples.earlier_units], units[samples.earlier_units :]
+    decision = pooled_gate([earlier], fresh, gate_plan(document)).decision
     if decision.outcome is GateOutcome.CONTINUE:
         return None
     if unchecked := _unchecked(document, decision.look):
@@ -276,13 +342,13 @@ def _no_gain_reason(decision: GateDecision) -> str:
 
 
 def _confirmation(document: dict[str, Any], samples: Samples) -> Verdict | None:
-    wanted = document["plan"]["confirmation_pairs"]
+    wanted = confirmation_units(document, samples)
     units = _units(document, samples)
     if len(units) < wanted:
         return None
     if unchecked := _unchecked(document, wanted):
         return unchecked
-    result: ConfirmationResult = confirmation_bound(units[:wanted])
+    result = confirmed(units[:wanted], document["plan"]["confirmation_pairs"])
     estimate, bound = result.estimate_log_ppm, result.bound_log_ppm
     if not result.is_gain:
         reason = (
@@ -292,32 +358,46 @@ def _confirmation(document: dict[str, Any], samples: Samples) -> Verdict | None:
         return Verdict(VerdictKind.NO_GAIN, reason, estimate, bound, wanted)
     if _lacks_controls(document, samples, wanted):
         return None
+    before = old.decision(document, samples)
+    if before is not None and before.outcome is OldOutcome.MEASURE_ON:
+        return None
     if doubt := _doubt(document, samples):
         return Verdict(doubt[0], doubt[1], estimate, bound, wanted)
+    rules = partner_rules(document)
+    cut, said = rules.cut_log_ppm(document, samples), rules.said(document, samples, bound)
+    estimate, bound = estimate - cut, bound - cut
+    if before is not None and before.outcome is OldOutcome.SLOW:
+        price = old.price_log_ppm(before, bound)
+        reason = old.doubt(document, before, price)
+        return Verdict(VerdictKind.SUSPICIOUS, reason, estimate + price - bound, price, wanted)
+    said += old.said(document)
+    if bound <= 0:
+        reason = (
+            f"Not confirmed: nothing is left of the gain.{said} Find out what the patch does to the process next to it, or find "
+            "a larger effect, and submit again."
+        )
+        return Verdict(VerdictKind.NO_GAIN, reason, estimate, bound, wanted)
     reason = (
         f"Confirmed: {signed_percent(bound)} at least, with 95 % confidence ({wanted} new pairs, median "
-        f"{signed_percent(estimate)}). This bound sets the award. Next, another person reviews the patch."
+        f"{signed_percent(estimate)}).{said} This bound sets the award. Next, another person reviews the patch."
     )
     return Verdict(VerdictKind.GAIN, reason, estimate, bound, wanted)
+
+
+def confirmed(units: Sequence[float], pairs: int) -> ConfirmationResult:
+    """The bound over all confirmations of one candidate, `pairs` units each, in the order measured."""
+    return repeated_confirmation([units[start : start + pairs] for start in range(0, len(units), pairs)])
 
 
 def _units(document: dict[str, Any], samples: Samples) -> list[float]:
     return samples.units(document["suite"]["policy"]["cap_log_ppm"] * PPB_PER_PPM)
 
 
-def controls_needed(units: int) -> int:
-    """Control pairs that a gain over `units` units needs: one for every twelve begun."""
-    return -(-units // UNITS_PER_CONTROL)
-
-
 def _lacks_controls(document: dict[str, Any], samples: Samples, units: int) -> bool:
-    """Say whether a gain needs more control pairs: there are too few, or too few to believe what they seem to show."""
+    """Say whether a gain needs more control pairs. In an A/A run every pair is one."""
     if document["run"]["kind"] == "aa":
         return False
-    if len(samples.controls) < controls_needed(units):
-        return True
-    control = control_check(samples.base_times)
-    return control.is_suspicious and control.comparisons < SURE_COMPARISONS
+    return bool(partner_rules(document).lacks_controls(document, samples, units))
 
 
 def _doubt(document: dict[str, Any], samples: Samples) -> tuple[VerdictKind, str] | None:
@@ -337,14 +417,8 @@ def _doubt(document: dict[str, Any], samples: Samples) -> tuple[VerdictKind, str
             )
     if document["run"]["kind"] == "aa":
         return None
-    control = control_check(samples.base_times)
-    if not math.isinf(control.threshold_log) and control.is_suspicious:
-        return VerdictKind.SUSPICIOUS, (
-            "Base was slower when paired with the patch than when paired with itself: "
-            f"{signed_percent(-floor_ppm(control.slowdown_log))} ({control.comparisons} control pairs). The patch may slow the "
-            "other process down. A maintainer will check the run."
-        )
-    return None
+    reason = partner_rules(document).doubt(document, samples)
+    return None if reason is None else (VerdictKind.SUSPICIOUS, reason)
 
 
 def _sentence(text: str) -> str:

@@ -9,12 +9,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from benchmarks.evidence.canonical import canonical_bytes
 from benchmarks.evidence.decision import decide
+from benchmarks.evidence.samples import noise_floor_log_ppm
 from benchmarks.evidence.schema import SCHEMA, validate
 from benchmarks.evidence.signing import ALGORITHM, key_id, public_key, sign
 from benchmarks.judging.verdicts import Verdict, VerdictKind
 from benchmarks.patch.trees import sha256_hex
-
-SIGNING_CONTEXT = SCHEMA.encode() + b"\n"
 
 
 def build_document(
@@ -36,9 +35,14 @@ def build_document(
     started_at: str,
     finished_at: str,
     trials: list[dict[str, Any]] | None = None,
+    continues: list[dict[str, Any]] | None = None,
+    old: dict[str, Any] | None = None,
+    base_checks: list[dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """The document of a run with its verdict. Every part has the shape of docs/reference/evidence.md; raises EvidenceError.
 
+    `continues` holds the signed records of earlier pairs that this run goes on from; `old` names the tree that base's
+    award was priced against and what was paid (`tree`, `paid_log_ppm`). The noise floor is put into the environment.
     `secrets` is hex; times of day are ISO 8601 with an offset; all durations are integer nanoseconds.
     """
     document = {
@@ -58,10 +62,15 @@ def build_document(
         "phases_ns": phases_ns,
         "events": events,
         "trials": trials or [],
+        "continues": continues or [],
+        "old": old,
+        "base_checks": base_checks or [],
         "started_at": started_at,
         "finished_at": finished_at,
     }
-    document["verdict"] = verdict_to_dict(decide(document))
+    verdict = decide(document)
+    document["environment"] = {**environment, "noise_floor_log_ppm": noise_floor_log_ppm(document)}
+    document["verdict"] = verdict_to_dict(verdict)
     validate(document)
     return document
 
@@ -95,12 +104,17 @@ def digest(document: dict[str, Any]) -> str:
 
 def signed_bytes(document: dict[str, Any]) -> bytes:
     """Bytes that a runner signs: the schema's name, a newline, the canonical document."""
-    return SIGNING_CONTEXT + canonical_bytes(document)
+    return str(document["schema"]).encode() + b"\n" + canonical_bytes(document)
 
 
 def seal(document: dict[str, Any], key: Ed25519PrivateKey) -> dict[str, Any]:
     """The sealed form. Raises EvidenceError or NotCanonical for a document that could not be verified later."""
     validate(document)
+    return seal_form(document, key)
+
+
+def seal_form(document: dict[str, Any], key: Ed25519PrivateKey) -> dict[str, Any]:
+    """Any document with its digest and signature. Raises NotCanonical."""
     public = public_key(key)
     return {
         "document": document,

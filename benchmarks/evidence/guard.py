@@ -11,11 +11,19 @@ from fractions import Fraction
 from typing import Any
 
 from benchmarks.evidence.samples import read_samples
-from benchmarks.evidence.schema import EvidenceError
+from benchmarks.evidence.schema import SCHEMA, SCHEMA_2, EvidenceError
 from benchmarks.judging.verdicts import Verdict, VerdictKind
-from benchmarks.statistics.guard import GuardDecision, GuardOutcome, GuardPlan, guard_decision
+from benchmarks.statistics.guard import (
+    BOUNDARIES,
+    BOUNDARIES_2,
+    GuardDecision,
+    GuardOutcome,
+    GuardPlan,
+    guard_decision,
+)
 from benchmarks.statistics.units import PPM, floor_ppm, log_ppb, nats, signed_percent
 
+_BOUNDARIES = {SCHEMA: BOUNDARIES, SCHEMA_2: BOUNDARIES_2}  # the looks, by the document's schema
 START_NS = 1_000_000_000
 """What starting any process takes, before it loads: loading takes 15 to 200 ms, whose own ratio would be all noise."""
 
@@ -40,13 +48,17 @@ def rails(document: dict[str, Any]) -> Iterator[Rail]:
     cases, policy = document["suite"]["cases"], document["suite"]["policy"]
     samples = read_samples(document)
     is_changed = document["checks"]["outputs_differing"] > 0
-    memory, load = _margin(policy, "memory_margin_log_ppm"), _margin(policy, "load_margin_log_ppm")
+    schema = document["schema"]
+    memory, load = (
+        _plan(policy, "memory_margin_log_ppm", schema),
+        _plan(policy, "load_margin_log_ppm", schema),
+    )
     complete = list(samples.complete)
     for case in cases:
         name = case["name"]
         is_needed = is_changed or not case.get("only_if_numerics_changed", False)
         values = tuple(nats(value) for value in samples.by_case[name])
-        yield Rail(name, name, values, _margin(case, "margin_log_ppm"), is_needed)
+        yield Rail(name, name, values, _plan(case, "margin_log_ppm", schema), is_needed)
         peaks = tuple(_ratio(pair["peak_memory_bytes"]) for pair in complete if pair["case"] == name)
         yield Rail(f"peak memory of {name}", name, peaks, memory, is_needed)
     loads = ({side: ns + START_NS for side, ns in pair["load_ns"].items()} for pair in complete)
@@ -101,11 +113,11 @@ def _violated(rail: Rail, decision: GuardDecision, pairs: int) -> Verdict:
     )
 
 
-def _margin(holder: dict[str, Any], key: str) -> GuardPlan:
+def _plan(holder: dict[str, Any], key: str, schema: str) -> GuardPlan:
     value = holder.get(key)
     if type(value) is not int or value <= 0:
         raise EvidenceError(f"document.suite has no {key}, which a guard run needs")
-    return GuardPlan(value / PPM)
+    return GuardPlan(value / PPM, _BOUNDARIES[schema])
 
 
 def _ratio(sides: dict[str, int]) -> float:

@@ -4,14 +4,16 @@ A *unit* is the k-th complete pair of every case, combined: the mean of their lo
 the geometric mean of the speed-ups, each capped. With one case a unit is a pair.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from math import prod
 from typing import Any
 
 from benchmarks.evidence.schema import SIDES
-from benchmarks.statistics.controls import BaseTime
-from benchmarks.statistics.units import PPB, log_ppb, nats, pair_log_ppb
+from benchmarks.statistics.controls_2 import BaseTime
+from benchmarks.statistics.median import standard_deviation
+from benchmarks.statistics.units import PPB, floor_ppm, log_ppb, nats, pair_log_ppb
 
 PPB_PER_PPM = 1000
 
@@ -22,8 +24,11 @@ class Samples:
 
     by_case: dict[str, tuple[int, ...]]  # complete measured pairs
     controls: tuple[int, ...]  # complete control pairs
-    base_times: tuple[BaseTime, ...]  # of both
+    base_times: tuple[BaseTime, ...]  # of both, for the rule of schema 2
     complete: tuple[dict[str, Any], ...]  # the measured pairs themselves
+    control_pairs: tuple[dict[str, Any], ...]  # and the control pairs
+    old: dict[str, tuple[int, ...]]  # complete pairs of base and the old tree, ln(base / old) by case
+    earlier: dict[str, int]  # how many of `by_case` are from the earlier pairs that the document continues
 
     def units(self, cap_ppb: int) -> list[float]:
         """One log ratio in nats per unit, each case's held at `cap_ppb` before they are combined."""
@@ -35,28 +40,91 @@ class Samples:
         """Number of complete units."""
         return min(map(len, self.by_case.values()))
 
+    @property
+    def earlier_units(self) -> int:
+        """How many of the units are wholly of earlier pairs."""
+        return min(self.earlier.values())
+
 
 def read_samples(document: dict[str, Any]) -> Samples:
-    """The samples of a validated document. Interrupted pairs stay in the document and are left out here."""
-    complete = {case["name"]: 2 * case["calls"] for case in document["suite"]["cases"]}
-    by_case: dict[str, list[int]] = {name: [] for name in complete}
+    """The samples of a validated document, those that it continues first.
+
+    Interrupted pairs stay in the document and are left out here.
+    """
+    cases = [case["name"] for case in document["suite"]["cases"]]
+    by_case: dict[str, list[int]] = {name: [] for name in cases}
+    old: dict[str, list[int]] = {name: [] for name in cases}
+    earlier = dict.fromkeys(cases, 0)
     controls: list[int] = []
     base_times: list[BaseTime] = []
     whole: list[dict[str, Any]] = []
-    for pair in document["pairs"]:
-        if len(pair["calls"]) != complete[pair["case"]]:
-            continue
+    whole_controls: list[dict[str, Any]] = []
+    for pair, is_earlier in complete_pairs(document):
         value = pair_log_ppb(turns(pair["calls"]))
+        if _tree(pair) == "old":
+            old[pair["case"]].append(value)
+            continue
         (controls if pair["control"] else by_case[pair["case"]]).append(value)
+        earlier[pair["case"]] += is_earlier and not pair["control"]
         base_times.append(_base_time(pair))
-        if not pair["control"]:
-            whole.append(pair)
+        (whole_controls if pair["control"] else whole).append(pair)
     return Samples(
         {case: tuple(values) for case, values in by_case.items()},
         tuple(controls),
         tuple(base_times),
         tuple(whole),
+        tuple(whole_controls),
+        {case: tuple(values) for case, values in old.items()},
+        earlier,
     )
+
+
+def complete_pairs(document: dict[str, Any]) -> Iterator[tuple[dict[str, Any], bool]]:
+    """Each pair whose calls were all made, and whether it is an earlier one that the document continues.
+
+    Each attempt numbers its pairs from zero; here no two have the same number, as one sequence.
+    """
+    start, last, attempt = 0, -1, None
+    for record in (sealed["document"] for sealed in document.get("continues", [])):
+        if record["run"]["nonce"] != attempt:
+            start, attempt = last + 1, record["run"]["nonce"]
+        pair = _renumbered(record["pair"], start)
+        last = max(last, pair["index"])
+        yield pair, True
+    calls = {case["name"]: case["calls"] for case in document["suite"]["cases"]}
+    for pair in document["pairs"]:
+        if is_complete(pair, calls[pair["case"]]):
+            yield _renumbered(pair, last + 1), False
+
+
+def _renumbered(pair: dict[str, Any], start: int) -> dict[str, Any]:
+    """The pair as one of a longer sequence; its control pair, or the pair that it is beside, moves with it."""
+    if not start:
+        return pair
+    beside = pair.get("beside")
+    return {**pair, "index": start + pair["index"], "beside": None if beside is None else start + beside}
+
+
+def is_complete(pair: dict[str, Any], calls: int) -> bool:
+    """Whether all calls of both sides were made."""
+    return len(pair["calls"]) == 2 * calls
+
+
+def noise_floor_log_ppm(document: dict[str, Any]) -> int | None:
+    """Standard deviation of a pair's log ratio where both sides run base, in millionths of a nat; None below two pairs.
+
+    In an A/A run that is every pair.
+    """
+    samples = read_samples(document)
+    is_aa = document["run"]["kind"] == "aa"
+    measured = [value for values in samples.by_case.values() for value in values] if is_aa else []
+    both_base = [nats(value) for value in (*samples.controls, *measured)]
+    return floor_ppm(standard_deviation(both_base)) if len(both_base) > 1 else None
+
+
+def _tree(pair: dict[str, Any]) -> str:
+    """Whose tree ran on the candidate's side."""
+    return str(pair.get("tree", "base" if pair["control"] else "candidate"))
 
 
 def turns(calls: list[list[Any]]) -> list[tuple[int, int]]:
@@ -70,13 +138,21 @@ def _base_time(pair: dict[str, Any]) -> BaseTime:
 
     Work is taken as the product of the shape's dimensions. In a control pair both sides are base.
     """
-    times = sorted(ns for side, ns in pair["calls"] if side == SIDES[0] or pair["control"])
-    half = len(times) // 2
-    middle = Fraction(
-        times[half] if len(times) % 2 else times[half - 1] + times[half], 1 + (len(times) % 2 == 0)
-    )
+    middle = _middle([ns for side, ns in pair["calls"] if side == SIDES[0] or pair["control"]])
     work = prod(size for size in pair.get("shape", {}).values() if size)
     return BaseTime(key=pair["case"], is_control=pair["control"], log_ns=log_ppb(middle / work) / PPB)
+
+
+def middle_value(pair: dict[str, Any], side: str) -> Fraction:
+    """The median of one side's values of a complete pair, exactly."""
+    return _middle([value for name, value in pair["calls"] if name == side])
+
+
+def _middle(values: list[int]) -> Fraction:
+    ordered, half = sorted(values), len(values) // 2
+    return Fraction(
+        ordered[half] if len(ordered) % 2 else ordered[half - 1] + ordered[half], 2 - len(ordered) % 2
+    )
 
 
 def frozen_cpu_limit_ns(pair: dict[str, Any]) -> int:
@@ -87,8 +163,15 @@ def frozen_cpu_limit_ns(pair: dict[str, Any]) -> int:
 def thawed_side(document: dict[str, Any]) -> tuple[int, str] | None:
     """(pair's index, whose tree it ran) of the first side that ran while it was frozen, or None."""
     for pair in document["pairs"]:
-        limit = frozen_cpu_limit_ns(pair)
-        for side in SIDES:
-            if pair["cpu_while_frozen_ns"][side] > limit:
-                return pair["index"], "base" if pair["control"] else side
+        if (tree := thawed_tree(pair)) is not None:
+            return pair["index"], tree
+    return None
+
+
+def thawed_tree(pair: dict[str, Any]) -> str | None:
+    """Whose tree ran while it was frozen, or None."""
+    limit = frozen_cpu_limit_ns(pair)
+    for side in SIDES:
+        if pair["cpu_while_frozen_ns"][side] > limit:
+            return _tree(pair) if side == "candidate" else side
     return None

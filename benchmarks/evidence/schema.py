@@ -12,9 +12,13 @@ from benchmarks.judging.verdicts import VerdictKind
 from benchmarks.statistics.confirm import LEAST_PAIRS
 from benchmarks.statistics.gate import LOOKS
 
-SCHEMA = "gainshare.evidence/2"
+SCHEMA = "gainshare.evidence/3"
+SCHEMA_2 = "gainshare.evidence/2"  # its documents verify by the rules that they were signed under
+SCHEMAS = (SCHEMA, SCHEMA_2)
+PAIR_SCHEMA = "gainshare.pair/1"  # of one pair's record: benchmarks.evidence.pair_record
 RUN_KINDS = ("gate", "confirmation", "guard", "aa", "reproduction", "fix")
 SIDES = ("base", "candidate")
+TREES = ("base", "candidate", "old")  # what may run on the candidate's side of a pair
 EVENT_KINDS = (
     "protocol_violation",  # a sample did not speak the protocol: extra bytes, answers no one asked for
     "policy_violation",  # it did what the policy forbids
@@ -39,6 +43,7 @@ CGROUPS = ("cgroup-v1", "cgroup-v2")
 MOST_LOG_PPM = 40_000_000  # e^40: no ratio of times is beyond it
 MOST_ALPHA_PPM = 100_000
 _HEX = re.compile(r"[0-9a-f]+")
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 Rule = Callable[[Any], bool]
 
@@ -49,10 +54,12 @@ class EvidenceError(ValueError):
 
 def validate(document: Any, *, has_verdict: bool = True) -> None:
     """Raise EvidenceError unless `document` has exactly the declared shape."""
-    rules = dict(_DOCUMENT)
+    schema = document.get("schema") if isinstance(document, dict) else None
+    is_second = schema == SCHEMA_2
+    rules = dict(_DOCUMENT if is_second else _DOCUMENT_3)
     if not has_verdict:
         del rules["verdict"]
-    if isinstance(document, dict) and "trials" not in document:
+    if is_second and "trials" not in document:
         del rules["trials"]  # signed before there were any
     _fields(document, rules, "document")
     if document["run"]["kind"] in TRIED_KINDS:
@@ -63,9 +70,44 @@ def validate(document: Any, *, has_verdict: bool = True) -> None:
         raise EvidenceError("document.trials belongs to runs about a bug only")
     if "counted_by" in document["sandbox"]:  # documents signed before this was stated lack it
         _fields(document["sandbox"], {"counted_by": _COUNTED_BY}, "document.sandbox", is_open=True)
-    _pairs(document["pairs"], {case["name"] for case in document["suite"]["cases"]})
+    cases = {case["name"]: 2 * case["calls"] for case in document["suite"]["cases"]}
+    _pairs(document["pairs"], set(cases))
+    if not is_second:
+        _third(document, has_verdict=has_verdict)
+        for number, attempt in enumerate(document["base_checks"]):
+            _base_check(attempt, cases, f"document.base_checks[{number}]")
     if _time(document["finished_at"]) < _time(document["started_at"]):
         raise EvidenceError("document.finished_at is before started_at")
+
+
+def validate_record(record: Any) -> None:
+    """Raise EvidenceError unless `record` has exactly the shape of one pair's record."""
+    _fields(record, _RECORD, "record")
+    _pairs([record["pair"]], {record["pair"].get("case")})
+    _fields(record["pair"], _PAIR_3, "record.pair", is_open=True)
+
+
+def _third(document: dict[str, Any], *, has_verdict: bool) -> None:
+    """What schema 3 asks for in addition to schema 2."""
+    if has_verdict:  # computed from the samples when the document is built
+        rule = {"noise_floor_log_ppm": lambda value: value is None or _natural(value)}
+        _fields(document["environment"], rule, "document.environment", is_open=True)
+    if document["old"] is not None:
+        if document["run"]["kind"] != "confirmation":
+            raise EvidenceError("document.old belongs to confirmations only")
+        _fields(document["old"], _OLD, "document.old")
+    cases = {case["name"] for case in document["suite"]["cases"]}
+    if any(sealed["document"]["pair"]["case"] not in cases for sealed in document["continues"]):
+        raise EvidenceError("document.continues has a pair of another suite")
+    for number, pair in enumerate(document["pairs"]):
+        where = f"document.pairs[{number}]"
+        _fields(pair, _PAIR_3, where, is_open=True)
+        if pair["control"] != (pair["tree"] == "base"):
+            raise EvidenceError(f"{where}.control does not fit its tree")
+        if pair["control"] != (pair["beside"] is not None):
+            raise EvidenceError(f"{where}.beside is for control pairs, and only for them")
+        if pair["tree"] == "old" and document["old"] is None:
+            raise EvidenceError(f"{where} has the old tree, and the document names none")
 
 
 def _fields(value: Any, rules: dict[str, Any], where: str, *, is_open: bool = False) -> None:
@@ -164,14 +206,37 @@ def _is_side(value: Any) -> bool:
     return isinstance(value, str) and value in SIDES
 
 
-def _events(value: Any) -> bool:
+def _is_tree(value: Any) -> bool:
+    return isinstance(value, str) and value in TREES
+
+
+def _records(value: Any) -> bool:
+    """A list of different signed records of pairs."""
+    try:
+        for sealed in value:
+            _fields(sealed, _SEALED, "record")
+            validate_record(sealed["document"])
+    except (EvidenceError, TypeError, KeyError):
+        return False
+    return isinstance(value, list) and len({sealed["digest"] for sealed in value}) == len(value)
+
+
+def _digest(value: Any) -> bool:
+    return isinstance(value, str) and _DIGEST.fullmatch(value) is not None
+
+
+def _digest_or_none(value: Any) -> bool:
+    return value == "" or _sha256(value)
+
+
+def _events(value: Any, is_side: Rule = _is_side) -> bool:
     return isinstance(value, list) and all(
         isinstance(event, dict)
         and event.keys() <= {"kind", "detail", "side", "stage", "pair"}
         and isinstance(event.get("kind"), str)
         and event["kind"] in EVENT_KINDS
         and _text(event.get("detail"))
-        and _is_side(event.get("side", "candidate"))
+        and is_side(event.get("side", "candidate"))
         and _text(event.get("stage", ""))
         and _natural(event.get("pair", 0))
         for event in value
@@ -235,6 +300,35 @@ def _pairs(pairs: list[Any], cases: set[str]) -> None:
         previous = pair["index"]
 
 
+MOST_BASE_CHECKS = 2
+_FAILURE: dict[str, Any] = {
+    "kind": lambda value: isinstance(value, str) and value in EVENT_KINDS,
+    "stage": _name,
+    "detail": _text,
+}
+
+
+def _base_checks(value: Any) -> bool:
+    return isinstance(value, list) and len(value) <= MOST_BASE_CHECKS
+
+
+def _base_check(attempt: Any, cases: dict[str, int], where: str) -> None:
+    """One attempt at base alone: the pair's record, or None for a build, and what failed, or None. `cases` are complete calls."""
+    _fields(attempt, {"pair": lambda _: True, "failure": lambda _: True}, where)
+    pair, failure = attempt["pair"], attempt["failure"]
+    if failure is not None:
+        _fields(failure, _FAILURE, f"{where}.failure")
+    if pair is None:
+        return
+    _fields(pair, {**_PAIR, **_PAIR_3}, f"{where}.pair", is_open=True)
+    if pair["case"] not in cases or not _naturals(pair.get("shape", {})):
+        raise EvidenceError(f"{where}.pair is not one of the suite's")
+    if not pair["control"]:
+        raise EvidenceError(f"{where}.pair is not of base alone")
+    if failure is None and len(pair["calls"]) != cases[pair["case"]]:
+        raise EvidenceError(f"{where} did not fail, and its pair is not complete")
+
+
 _COUNTED_BY: dict[str, Any] = {
     "cpu": lambda value: isinstance(value, str) and value in (*CGROUPS, "clocks-and-rusage"),
     "memory": lambda value: (
@@ -243,7 +337,7 @@ _COUNTED_BY: dict[str, Any] = {
 }
 
 _DOCUMENT: dict[str, Any] = {
-    "schema": lambda value: value == SCHEMA,
+    "schema": lambda value: value == SCHEMA_2,
     "run": {"id": _name, "kind": lambda value: isinstance(value, str) and value in RUN_KINDS, "nonce": _name},
     "suite": _Open(
         name=_name,
@@ -287,4 +381,41 @@ _DOCUMENT: dict[str, Any] = {
     },
     "started_at": _timestamp,
     "finished_at": _timestamp,
+}
+
+_VERSIONED = {"version": _name, "digest": _digest_or_none}
+_OLD: dict[str, Any] = {
+    "tree": _sha256,
+    "paid_log_ppm": lambda value: _positive(value) and value <= MOST_LOG_PPM,
+}
+_PAIR_3: dict[str, Any] = {
+    "tree": _is_tree,
+    "beside": lambda value: value is None or _natural(value),
+}
+_SEALED: dict[str, Any] = {
+    "document": lambda value: isinstance(value, dict),
+    "digest": _digest,
+    "signature": {"algorithm": _name, "key_id": _name, "public_key": _name, "value": _name},
+}
+_RECORD: dict[str, Any] = {
+    "schema": lambda value: value == PAIR_SCHEMA,
+    "run": _DOCUMENT["run"],
+    "suite": {"name": _name, "preset": _name},
+    "trees": _DOCUMENT["trees"],
+    "harness_hash": _sha256,
+    "calls": _positive,
+    "checks": {"outputs_checked": _natural, "oracle_checked": _natural},
+    "pair": lambda value: isinstance(value, dict),
+}
+_DOCUMENT_3: dict[str, Any] = {
+    **_DOCUMENT,
+    "schema": lambda value: value == SCHEMA,
+    "base_checks": _base_checks,
+    "continues": _records,
+    "old": lambda value: value is None or isinstance(value, dict),
+    "events": lambda value: _events(value, _is_tree),
+    "environment": _Open(
+        packages=_Open(torch=_VERSIONED, numpy=_VERSIONED, cryptography=_VERSIONED),
+        compiler=_VERSIONED,
+    ),
 }

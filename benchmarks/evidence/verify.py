@@ -14,10 +14,11 @@ from benchmarks.evidence import commitment as commitments
 from benchmarks.evidence.bugs import BUG_KINDS
 from benchmarks.evidence.canonical import NotCanonical, parse
 from benchmarks.evidence.counting import is_counted_for_awards
-from benchmarks.evidence.decision import controls_needed, decide, make_plan
+from benchmarks.evidence.decision import decide, make_plan, partner_rules
 from benchmarks.evidence.document import digest, signed_bytes, verdict_from_dict
-from benchmarks.evidence.samples import read_samples, thawed_side
-from benchmarks.evidence.schema import EvidenceError, validate
+from benchmarks.evidence.pair_record import continues_faults
+from benchmarks.evidence.samples import noise_floor_log_ppm, read_samples, thawed_side
+from benchmarks.evidence.schema import SCHEMA, EvidenceError, validate
 from benchmarks.evidence.signing import ALGORITHM, key_id, verify
 from benchmarks.judging.verdicts import Verdict, VerdictKind
 from benchmarks.patch.policy import Policy, harness_hash, load_policy
@@ -98,6 +99,8 @@ def verify_evidence(
         ),
         _given("commitment_posted", document["commitment"], commitment),
         *_rule_checks(document, require_installed_harness),
+        *_noise_checks(document),
+        *_continued_checks(document),
         *_sample_checks(document, recomputed),
         _verdict_check(document, recomputed),
     ]
@@ -180,6 +183,23 @@ def _rule_checks(document: dict[str, Any], is_required: bool) -> list[Check]:
     return checks
 
 
+def _noise_checks(document: dict[str, Any]) -> list[Check]:
+    """The stated noise floor against the samples'; documents before schema 3 state none."""
+    if document["schema"] != SCHEMA:
+        return []
+    stated, computed = document["environment"]["noise_floor_log_ppm"], noise_floor_log_ppm(document)
+    return [_equal("noise_floor", f"{stated} log_ppm", f"{computed} log_ppm")]
+
+
+def _continued_checks(document: dict[str, Any]) -> list[Check]:
+    """The signed records of earlier pairs: each whole, signed, and of the same base, suite and judge."""
+    records = document.get("continues", [])
+    if not records:
+        return []
+    faults = continues_faults(document)
+    return [Check("continues", not faults, "; ".join(faults) or f"{len(records)} earlier pairs, each signed")]
+
+
 def _sandbox(sandbox: dict[str, Any]) -> str:
     """The level, and how far its figures can be relied on: docs/reference/evidence.md says what each way of counting misses."""
     counted = sandbox.get("counted_by")
@@ -195,6 +215,8 @@ def _against_awards(document: dict[str, Any], policy: Policy | None, *, is_same_
         return "a run on a contributor's own machine earns no awards"
     if policy is not None and level not in policy.award_sandbox_levels:
         return f"sandbox level {level} earns no awards"
+    if is_same_judge and document["schema"] != SCHEMA:
+        return f"this judge writes {SCHEMA}"
     if is_same_judge and "counted_by" not in document["sandbox"]:
         return "it does not say how CPU time and memory were counted"
     if is_same_judge and not is_counted_for_awards(suite["name"], document["sandbox"]["counted_by"]):
@@ -240,9 +262,9 @@ def _sample_checks(document: dict[str, Any], verdict: Verdict) -> list[Check]:
         ),
     ]
     if verdict.kind is VerdictKind.GAIN and document["run"]["kind"] not in ("aa", "guard", *BUG_KINDS):
-        needed = controls_needed(verdict.pairs)
-        enough = len(samples.controls) >= needed
-        checks.append(Check("controls", enough, f"{len(samples.controls)} control pairs, {needed} needed"))
+        rules = partner_rules(document)
+        enough = rules.has_enough(document, samples, verdict.pairs)
+        checks.append(Check("controls", enough, rules.counted(document, samples, verdict.pairs)))
     return checks
 
 

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.judging.cancellation import Cancellation
-from benchmarks.pairs.devices import CPU, device_mounts
 from benchmarks.pairs.seeds import Seeds
 from benchmarks.patch.trees import sha256_hex
 from benchmarks.sandbox import Completed, Limits, Mount, SandboxLevel, python_runtime, run
-from benchmarks.sandbox.log_capture import readable
+from benchmarks.sandbox.devices import CPU, device_mounts
+from benchmarks.sandbox.readable import readable
 
 MAX_SEEN_BYTES = 256 * 1024
 OBSERVE_S = 60.0
@@ -112,7 +112,7 @@ class Trials:
                 "side": side,
                 "attempt": number,
                 "outcome": outcome,
-                "detail": readable(detail)[:MAX_DETAIL_CHARACTERS],
+                "detail": readable(detail[:MAX_DETAIL_CHARACTERS], most=MAX_DETAIL_CHARACTERS),
             }
         )
 
@@ -156,6 +156,7 @@ def parse_seen(data: bytes) -> dict[str, Any]:
 
     try:
         seen = json.loads(data.decode(), object_pairs_hook=once, parse_constant=refuse)
+        json.dumps(seen)  # as it is sent on: writing nests deeper than reading
     except UnicodeDecodeError:
         raise ValueError("what observe returned is no text") from None
     except RecursionError:

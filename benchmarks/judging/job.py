@@ -1,7 +1,7 @@
 """Job of a judge, and the callbacks by which it reports. Plain values; no processes, no HTTP."""
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from benchmarks.evidence.bugs import BUG_KINDS
 from benchmarks.statistics.confirm import CONFIRMATION_PAIRS
@@ -27,12 +27,23 @@ class Job:
     looks: int = len(LOOKS)  # fewer only for quick local runs
     confirmation_pairs: int = CONFIRMATION_PAIRS
     reproduction: str = ""  # the text of a bug's reproduction, for the kinds that try one
+    continues: tuple[
+        dict[str, Any], ...
+    ] = ()  # signed records of earlier pairs of this candidate, oldest first
+    old_tree: str = ""  # in a confirmation: the tree that base's own award was priced against
+    old_paid_log_ppm: int = 0  # and the bound that was paid
 
     def __post_init__(self) -> None:
         if self.kind == "aa" and self.base_tree != self.candidate_tree:
             raise ValueError("an A/A control measures one tree against itself")
         if self.kind == "reproduction" and self.base_tree != self.candidate_tree:
             raise ValueError("a reproduction is tried on one tree")
+        if bool(self.old_tree) != (self.old_paid_log_ppm > 0) or (
+            self.old_tree and self.kind != "confirmation"
+        ):
+            raise ValueError(
+                "a confirmation may name an old tree and what was paid for base; no other run does"
+            )
         if (self.kind in BUG_KINDS) != bool(self.reproduction):
             raise ValueError(
                 f"a run of kind {self.kind} {'needs a' if self.kind in BUG_KINDS else 'has no'} reproduction"
@@ -51,6 +62,12 @@ class Callbacks(Protocol):
 
     def on_progress(self, stage: str, pairs_done: int, pairs_max: int) -> bool:
         """`stage` is preparing, gating or measuring. True stops the run."""
+
+    def on_pair(self, sealed: dict[str, Any]) -> None:
+        """The signed record of a complete pair of a gate or a confirmation, before the next pair begins.
+
+        Only of runs of the platform; an exception stops the run.
+        """
 
     def on_log(self, text: str) -> None:
         """Lines for people. They tell of pairs done, never of results."""

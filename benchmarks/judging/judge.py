@@ -8,7 +8,7 @@ alone.
 """
 
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import product
@@ -18,23 +18,26 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from benchmarks.catalogue import BUG_ATTEMPTS, SUITES
+from benchmarks.evidence.base_checks import deciding_event, needs_attempt
 from benchmarks.evidence.bugs import BUG_KINDS
 from benchmarks.evidence.commitment import commit
 from benchmarks.evidence.counting import is_counted_for_awards
-from benchmarks.evidence.decision import decide_so_far, make_plan, next_pairs
+from benchmarks.evidence.decision import decide_so_far, make_plan, next_extras, next_pairs
 from benchmarks.evidence.document import build_document, seal
+from benchmarks.evidence.pair_record import POOLED_KINDS, pair_record, seal_pair
+from benchmarks.evidence.samples import thawed_tree
 from benchmarks.evidence.schema import SCHEMA
 from benchmarks.judging.bugs import Trials
 from benchmarks.judging.cancellation import Cancellation, Cancelled
 from benchmarks.judging.job import Callbacks, Job
 from benchmarks.pairs.builds.build import build_tree
 from benchmarks.pairs.builds.memory import REMEMBERED
-from benchmarks.pairs.calibration import calibrated
+from benchmarks.pairs.calibration import CalibrationFailed, calibrated
 from benchmarks.pairs.cores import Cores, choose_cores
 from benchmarks.pairs.pair import SLOTS
 from benchmarks.pairs.phases import Phases
 from benchmarks.pairs.quiet import Quiet
-from benchmarks.pairs.runner import PairRunner
+from benchmarks.pairs.runner import PairRunner, failure_of
 from benchmarks.pairs.seeds import Seeds
 from benchmarks.pairs.side import SideFailed, SideSetup
 from benchmarks.patch.policy import harness_hash, load_policy
@@ -101,11 +104,15 @@ class _Judgement:
         self._level = options.level or best_level()
         self._cores = options.cores or choose_cores()
         self._trees = {"base": tree_dirs[job.base_tree], "candidate": tree_dirs[job.candidate_tree]}
+        if job.old_tree:
+            self._trees["old"] = tree_dirs[job.old_tree]
         self._secret, self._seeds = Seeds.fresh()
         self._phases, self._quiet = Phases(), quiet
         self._started_at = _now()
         self._stage = "preparing"
+        self._key: Ed25519PrivateKey | None = None
         self._wanted = self._told = 0
+        self._base_checks: list[dict[str, Any]] = []
         self._setup = SideSetup(self._suite, self._level, self._cores, job.device)
         self._trials = Trials(
             job.reproduction,
@@ -126,13 +133,13 @@ class _Judgement:
             phases=self._phases,
             quiet=quiet,
             cancellation=cancellation,
-            has_controls=job.kind not in ("guard", *BUG_KINDS),
             on_log=callbacks.on_log,
             on_pair=self._progress,
+            on_complete=self._post_pair,
         )
 
     def run(self, key: Ed25519PrivateKey) -> dict[str, Any]:
-        job = self._job
+        job, self._key = self._job, key
         self._callbacks.on_log(
             f"{job.kind} of {job.suite}/{job.preset}: candidate {job.candidate_tree[:12]} against base "
             f"{job.base_tree[:12]}, sandbox {self._level}, measuring on core {self._cores.measuring}\n"
@@ -142,6 +149,7 @@ class _Judgement:
         self._build()
         self._calibrate()
         self._stage = STAGES[job.kind]
+        self._try_base()
         if job.kind in BUG_KINDS:
             self._try()
         self._measure()
@@ -151,16 +159,20 @@ class _Judgement:
         return sealed
 
     def _build(self) -> None:
-        """Both trees at once, each in a separate sandbox: nothing is timed yet."""
+        """All trees at once, each in a separate sandbox: nothing is timed yet."""
         with self._phases.spend("build"), ThreadPoolExecutor(len(self._trees)) as pool:
             try:
                 for build in [pool.submit(self._build_one, name) for name in self._trees]:
-                    build.result()
-            except SideFailed as failure:
-                self._runner.add_event(failure)
+                    self._await_build(build)
             except BaseException:
                 self._cancellation.cancel("the judge was interrupted")  # or the pool would wait for compilers
                 raise
+
+    def _await_build(self, build: Future[None]) -> None:
+        try:
+            build.result()
+        except SideFailed as failure:
+            self._runner.add_event(failure)
 
     def _build_one(self, name: str) -> None:
         build = build_tree if self._job.kind == "confirmation" else REMEMBERED.build
@@ -175,10 +187,10 @@ class _Judgement:
 
     def _calibrate(self) -> None:
         """Settle how many calls a pair has; a guard's quick presets are what they are."""
-        if self._runner.events or self._job.kind in ("guard", *BUG_KINDS):
+        if self._runner.has_ended or self._job.kind in ("guard", *BUG_KINDS):
             return
         try:
-            self._suite = calibrated(
+            self._suite, usual_ns = calibrated(
                 self._trees,
                 self._setup,
                 self._seeds.child("calibration"),
@@ -187,10 +199,11 @@ class _Judgement:
                 cancellation=self._cancellation,
                 sample_log=self._runner.sample_log,
             )
-        except SideFailed as failure:
-            self._runner.add_event(failure)
+        except CalibrationFailed as error:
+            self._runner.add_event(error.failure)
+            self._runner.failed_pair = error.pair
             return
-        self._runner.measure_with(self._suite)
+        self._runner.measure_with(self._suite, usual_ns)
 
     def _try(self) -> None:
         """The reproduction's trials, until they decide or only the suites are left."""
@@ -206,10 +219,48 @@ class _Judgement:
 
     def _measure(self) -> None:
         while decide_so_far(self._undecided()) is None:
-            wanted = next_pairs(self._undecided())
+            document = self._undecided()
+            wanted, extras = next_pairs(document), next_extras(document)
             self._wanted = planned_pairs(self._runner.measured, wanted)
             self._progress(self._runner.measured.total())
-            self._runner.run_until(wanted)
+            self._runner.take_block(wanted, controls=extras.controls, old=extras.old)
+            self._try_base()
+
+    def _post_pair(self, pair: dict[str, Any], checks: dict[str, int]) -> None:
+        """Post a complete pair, so that it counts whatever becomes of this run."""
+        if self._job.kind not in POOLED_KINDS or self._job.is_local or thawed_tree(pair) is not None:
+            return
+        assert self._key is not None, "pairs are measured after `run` began"
+        self._callbacks.on_pair(seal_pair(pair_record(self._parts(), pair, checks), self._key))
+
+    def _try_base(self) -> None:
+        """Where an event names base: try base without the candidate, until it is known whose failure it was."""
+        while True:
+            undecided = self._undecided()
+            if not needs_attempt(undecided, deciding_event(undecided)):
+                return
+            self._progress(self._runner.measured.total())
+            self._callbacks.on_log("base failed: it is tried again without the patch\n")
+            self._base_checks.append(self._attempt_at_base())
+
+    def _attempt_at_base(self) -> dict[str, Any]:
+        """The last pair that failed once more with base on both sides, or base's build; as it is in the evidence."""
+        pair = self._runner.failed_pair
+        if pair is not None:
+            return self._runner.attempt_alone(pair)
+        with self._phases.spend("build"):
+            failure = failure_of(self._build_base_alone)
+        return {"pair": None, "failure": failure}
+
+    def _build_base_alone(self) -> None:
+        build_tree(
+            "base",
+            self._trees["base"],
+            level=self._level,
+            slot=SLOTS["base"],
+            on_log=self._callbacks.on_log,
+            cancellation=self._cancellation,
+        )
 
     def _progress(self, pairs_done: int) -> None:
         if self._callbacks.on_progress(self._stage, pairs_done, self._wanted):
@@ -244,11 +295,18 @@ class _Judgement:
                 "outputs_checked": runner.outputs_checked,
                 "oracle_checked": runner.oracle_checked,
                 "outputs_differing": runner.outputs_differing,
-                "failures": [event["detail"] for event in runner.events if event["kind"] == "wrong_output"],
+                "failures": [
+                    event["detail"]
+                    for event in runner.events
+                    if event["kind"] == "wrong_output" and event["side"] != "old"
+                ],
             },
             "phases_ns": self._phases.as_dict(),
             "events": runner.events,
             "trials": self._trials.rows,
+            "continues": list(job.continues),
+            "old": {"tree": job.old_tree, "paid_log_ppm": job.old_paid_log_ppm} if job.old_tree else None,
+            "base_checks": self._base_checks,
             "started_at": self._started_at,
             "finished_at": _now(),
         }

@@ -8,11 +8,12 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.pairs.devices import device_mounts
 from benchmarks.pairs.seeds import Seeds
 from benchmarks.pairs.side import HARNESS, buffers, harness_mounts
 from benchmarks.pairs.wire.protocol import Kind, encode_tensors
 from benchmarks.sandbox import Limits, Mount, SandboxLevel, python_runtime, run
+from benchmarks.sandbox.devices import device_mounts
+from benchmarks.sandbox.readable import readable
 from benchmarks.suites import Suite
 from benchmarks.suites.base import WARM_UP
 
@@ -20,6 +21,7 @@ PROGRAM = "profile_sample.py"
 CALLS = 5
 TIMEOUT_S = 180.0
 MAX_OUTPUT_BYTES = 256 << 20
+MAX_TABLE_CHARACTERS = 64 * 1024
 EXTRA_MEMORY_BYTES = 1 << 30  # the profiler keeps every event
 
 
@@ -69,7 +71,8 @@ def _parsed(output: bytes) -> Profile:
     """Parse what the process wrote. The submitted code made it, so it is only for people to read."""
     if len(output) < 8 or (size := struct.unpack_from("<Q", output)[0]) > len(output) - 8:
         raise ProfileFailed("the profiled process wrote something else than a profile")
-    return Profile(output[8 : 8 + size].decode(errors="replace"), output[8 + size :])
+    table = readable(output[8 : 8 + size].decode(errors="replace"), most=MAX_TABLE_CHARACTERS)
+    return Profile(table, output[8 + size :])
 
 
 def _frames(suite: Suite) -> bytes:

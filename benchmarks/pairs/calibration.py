@@ -14,6 +14,7 @@ from benchmarks.judging.cancellation import Cancellation
 from benchmarks.pairs.pair import Pair
 from benchmarks.pairs.phases import Phases
 from benchmarks.pairs.quiet import Quiet
+from benchmarks.pairs.runner import measure
 from benchmarks.pairs.sample_log import SampleLog
 from benchmarks.pairs.schedule import PairPlan
 from benchmarks.pairs.seeds import Seeds
@@ -21,6 +22,14 @@ from benchmarks.pairs.side import SideFailed, SideSetup
 from benchmarks.suites.base import Suite
 
 TIMED_NS = 1_200_000_000  # of both sides together; a pair starts in about two seconds
+
+
+class CalibrationFailed(Exception):
+    """A pair of the calibration failed: both of its sides ran base."""
+
+    def __init__(self, pair: Pair, failure: SideFailed) -> None:
+        super().__init__(str(failure))
+        self.pair, self.failure = pair, failure
 
 
 def calls_for(call_ns: int, fewest: int, most: int) -> int:
@@ -37,23 +46,23 @@ def calibrated(
     quiet: Quiet,
     cancellation: Cancellation,
     sample_log: SampleLog,
-) -> Suite:
-    """The suite with a number of calls that suits its slowest case. Raises SideFailed (base's) and Cancelled."""
+) -> tuple[Suite, dict[str, int]]:
+    """The suite with a number of calls that suits its slowest case, and what a call takes in each case that was measured.
+
+    Raises CalibrationFailed and Cancelled.
+    """
     suite = setup.suite
+    usual_ns: dict[str, int] = {}
     if suite.most_calls <= suite.calls_per_side:
-        return suite
-    slowest_ns = 1
+        return suite, usual_ns
     for index, case in enumerate(suite.cases):
-        plan = PairPlan(index, True, case.name, case.draw(seeds.numbers("shape", index)))
+        plan = PairPlan(index, case.name, case.draw(seeds.numbers("shape", index)), "base")
         pair = Pair(plan, trees, setup, seeds, phases, quiet, sample_log)
         try:
-            with cancellation.ends(pair.kill):
-                pair.prepare()
-                pair.measure()
-        except SideFailed:
-            cancellation.check()  # what ends because we killed it has not failed
-            raise
-        finally:
-            pair.close()
-        slowest_ns = max(slowest_ns, statistics.median_low([ns for _, ns in pair.record.calls]))
-    return replace(suite, calls_per_side=calls_for(slowest_ns, suite.calls_per_side, suite.most_calls))
+            measure(pair, cancellation)
+        except SideFailed as failure:
+            raise CalibrationFailed(pair, failure) from failure
+        usual_ns[case.name] = statistics.median_low([ns for _, ns in pair.record.calls])
+    slowest_ns = max(1, *usual_ns.values())
+    calls = calls_for(slowest_ns, suite.calls_per_side, suite.most_calls)
+    return replace(suite, calls_per_side=calls), usual_ns

@@ -31,15 +31,17 @@ class WrongAnswer:
 
 def distance(answer: Array, other: Array) -> Distance:
     """Distance of finite arrays of one shape. A zero `other` is compared absolutely."""
-    difference = answer.astype(np.float64) - other.astype(np.float64)
-    scale = float(np.sqrt(np.mean(np.square(other, dtype=np.float64)))) or 1.0
-    rms = float(np.sqrt(np.mean(np.square(difference)))) / scale
-    peak = float(np.max(np.abs(difference), initial=0.0)) / scale
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is beyond all measure
+        difference = answer.astype(np.float64) - other.astype(np.float64)
+        scale = float(np.sqrt(np.mean(np.square(other, dtype=np.float64)))) or 1.0
+        rms = float(np.sqrt(np.mean(np.square(difference)))) / scale
+        peak = float(np.max(np.abs(difference), initial=0.0)) / scale
     return Distance(_ppb(rms), _ppb(peak))
 
 
 def _ppb(value: float) -> int:
-    return int(min(value, 1e6) * PPB)  # values above a million times the right answer are all equally wrong
+    """Values above a million times the right answer are all equally wrong, as are those whose squares overflow."""
+    return int(value * PPB) if value < 1e6 else PPM * PPB
 
 
 def percent(ppb: int) -> str:

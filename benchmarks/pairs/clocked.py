@@ -1,11 +1,13 @@
 """One call of one side with everything else kept still. Both ways of measuring a pair go through here."""
 
 import gc
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.pairs.cores import CacheScrubber
+from benchmarks.pairs.pace import Pace, rest_until
 from benchmarks.pairs.phases import Phases
 from benchmarks.pairs.quiet import Quiet
 from benchmarks.pairs.schedule import PairPlan
@@ -40,6 +42,8 @@ class PairRecord:
         return {
             "index": self.plan.index,
             "control": self.plan.is_control,
+            "tree": self.plan.tree,
+            "beside": self.plan.beside,
             "case": self.plan.case,
             "shape": dict(self.plan.shape),
             "spawn_order": list(self.spawn_order),
@@ -63,12 +67,18 @@ class Clocked:
         phases: Phases,
         quiet: Quiet,
         after_call: Callable[[], None],
+        pace: Pace | None = None,
     ) -> None:
         self.sides, self.record = dict(sides), record
         self._scrubber, self._phases, self._quiet, self._after_call = scrubber, phases, quiet, after_call
+        self._pace = pace
 
     def call(self, name: str, exchanges: Sequence[Exchange], *, is_timed: bool) -> tuple[Tensors, int]:
-        """The answers of side `name` and the nanoseconds it took. Raises SideFailed."""
+        """The answers of side `name` and the nanoseconds it took. Raises SideFailed.
+
+        Returns at the end of the call's slot, with both sides frozen: see `pace`.
+        """
+        began_ns = time.perf_counter_ns()
         with self._phases.spend("measuring"):
             gc.disable()
             try:
@@ -81,7 +91,19 @@ class Clocked:
         self._after_call()
         if is_timed:
             self.record.timed_ns += elapsed_ns
+        self._fill_slot(name, began_ns, is_timed=is_timed, elapsed_ns=elapsed_ns)
         return answers, elapsed_ns
+
+    def _fill_slot(self, name: str, began_ns: int, *, is_timed: bool, elapsed_ns: int) -> None:
+        if self._pace is None:
+            return
+        spent_ns = (
+            time.perf_counter_ns() - began_ns
+        )  # freezing included, which takes longer for some than for others
+        with self._phases.spend("measuring"):
+            rest_until(began_ns + self._pace.filled_ns(spent_ns, is_timed=is_timed))
+        if is_timed:
+            self._pace.learn(name, spent_ns)
 
     def _account_frozen(self) -> None:
         for name, side in self.sides.items():

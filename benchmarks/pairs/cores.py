@@ -33,8 +33,9 @@ def choose_cores() -> Cores:
 def pin(pids: Iterable[int], core: int) -> None:
     """Hold every thread of these processes on one core; call it while they are frozen, so that none is missed."""
     for pid in pids:
-        for task in os.listdir(f"/proc/{pid}/task"):  # noqa: PTH208 - names are all that is needed
-            os.sched_setaffinity(int(task), {core})
+        with suppress(FileNotFoundError, ProcessLookupError):  # it was ended meanwhile
+            for task in os.listdir(f"/proc/{pid}/task"):  # noqa: PTH208 - names are all that is needed
+                _move(int(task), {core})
 
 
 @contextmanager

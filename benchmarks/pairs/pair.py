@@ -5,13 +5,17 @@ Nothing is left of a pair when it is over, and nothing of it was there before. H
 """
 
 import threading
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.pairs import trial
 from benchmarks.pairs.clocked import SIDES, Clocked, PairRecord
 from benchmarks.pairs.cores import CacheScrubber, judge_on
+from benchmarks.pairs.nameless import nameless_copy
+from benchmarks.pairs.pace import LOAD_NS, Pace, rest_until, whole_slots
 from benchmarks.pairs.phases import Phases
 from benchmarks.pairs.quiet import Quiet
 from benchmarks.pairs.sample_log import SampleLog
@@ -19,8 +23,9 @@ from benchmarks.pairs.schedule import PairPlan
 from benchmarks.pairs.seeds import Seeds
 from benchmarks.pairs.side import Side, SideFailed, SideSetup
 from benchmarks.pairs.turns import Turns
+from benchmarks.sandbox import Unsteerable
 
-SLOTS = {"base": 0, "candidate": 1}
+SLOTS = {"base": 0, "candidate": 1, "old": 2}
 
 
 class Pair:
@@ -38,16 +43,36 @@ class Pair:
         phases: Phases,
         quiet: Quiet,
         sample_log: SampleLog,
+        *,
+        checks_all: bool = False,
+        usual_ns: int | None = None,
     ) -> None:
+        """With `checks_all` the oracle is asked for every turn. `usual_ns` is what a timed call of base takes as a rule."""
         self.plan, self._sample_log = plan, sample_log
         self._setup, self._seeds, self._phases, self._quiet = setup, seeds, phases, quiet
-        self._suite = setup.suite.part(plan.case)
-        self._trees = {"base": trees["base"], "candidate": trees["base" if plan.is_control else "candidate"]}
+        suite = setup.suite.part(plan.case)
+        self._suite = replace(suite, oracle_checks=suite.calls_per_side) if checks_all else suite
+        self._trees = {"base": trees["base"], "candidate": trees[plan.tree]}
         first = seeds.order("pair", plan.index, "spawn").sample(SIDES, 2)
         self.record = PairRecord(plan, spawn_order=(first[0], first[1]))
         self._sides: dict[str, Side] = {}
+        self._folders, self._usual_ns = ExitStack(), usual_ns
         self._lock = threading.Lock()
         self._is_killed = False
+
+    def of_base_alone(self) -> "Pair":
+        """The same pair once more in fresh processes, with the same inputs and base on both sides."""
+        return Pair(
+            replace(self.plan, tree="base", beside=self.plan.index),
+            self._trees,
+            self._setup,
+            self._seeds,
+            self._phases,
+            self._quiet,
+            self._sample_log,
+            checks_all=True,
+            usual_ns=self._usual_ns,
+        )
 
     def prepare(self) -> None:
         """Start both sides at once, in random order, and wait until both have imported torch and stand frozen.
@@ -57,7 +82,8 @@ class Pair:
         with self._phases.spend("setup"):
             for name in self.record.spawn_order:
                 slot = self.record.spawn_order.index(name)  # at random, as the order is
-                side = Side(name, self._trees[name], self._suite, self._setup, slot)
+                folder = self._folders.enter_context(nameless_copy(self._trees[name]))
+                side = Side(name, folder, self._suite, self._setup, slot)
                 with self._lock:
                     self._sides[name] = side
                     if self._is_killed:
@@ -78,12 +104,17 @@ class Pair:
             problem = suite.problem(self.plan.shape, self._seeds.numbers("pair", index, "problem"))
             scrubber = CacheScrubber(cores.measuring)
         order = self._seeds.order("pair", index, "calls")
-        clocked = Clocked(self._sides, self.record, scrubber, self._phases, self._quiet, self._pass_on_logs)
+        pace = Pace(self._seeds.order("pair", index, "pace"), self._usual_ns) if suite.trial is None else None
+        clocked = Clocked(
+            self._sides, self.record, scrubber, self._phases, self._quiet, self._pass_on_logs, pace
+        )
         with judge_on(cores.judge):
             with self._phases.spend("import"):
                 for name in order.sample(SIDES, 2):
+                    began_ns = time.perf_counter_ns()
                     self.record.load_ns[name] = self._sides[name].load(problem)
                     self._pass_on_logs()
+                    rest_until(began_ns + whole_slots(time.perf_counter_ns() - began_ns, LOAD_NS))
             if suite.trial is None:
                 device = self._setup.device
                 Turns(clocked, suite, problem, self._seeds, self._phases, device=device).take(order)
@@ -97,9 +128,9 @@ class Pair:
         try:
             yield
         except SideFailed as failure:
-            if not self.plan.is_control:
+            if failure.side != "candidate" or self.plan.tree == "candidate":
                 raise
-            raise SideFailed(failure.kind, "base", failure.stage, failure.detail) from failure
+            raise SideFailed(failure.kind, self.plan.tree, failure.stage, failure.detail) from failure
 
     def _pass_on_logs(self) -> None:
         """Pass on what the sides have written since the last time; never while a clock runs."""
@@ -107,13 +138,23 @@ class Pair:
             self._sample_log(f"{name}, pair {self.plan.index}", side.take_log())
 
     def kill(self) -> None:
+        """What does not let itself be ended is tried again by `close`."""
         with self._lock:
             self._is_killed = True
             for side in self._sides.values():
-                side.kill()
+                with suppress(Unsteerable):
+                    side.kill()
 
     def close(self) -> None:
-        with self._phases.spend("setup"):
+        """End both sides, whatever one of them does against it. Raises SideFailed of the first that could not be ended."""
+        failure: SideFailed | None = None
+        with self._phases.spend("setup"), self._naming_the_tree():
             for side in self._sides.values():
-                side.close()
-        self._pass_on_logs()
+                try:
+                    side.close()
+                except SideFailed as error:
+                    failure = failure or error
+            self._folders.close()
+            self._pass_on_logs()
+            if failure is not None:
+                raise failure

@@ -7,7 +7,7 @@ doubled, since turbo goes above what the kernel reports.
 from functools import cache
 from pathlib import Path
 
-from benchmarks.pairs.devices import CPU
+from benchmarks.sandbox.devices import CPU
 
 ACCELERATOR_FLOPS = 20_000_000_000_000_000  # the largest in 2026 reach 10-20 PFLOP/s, in four bits
 FLOPS_PER_CYCLE = 64

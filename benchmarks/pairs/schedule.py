@@ -1,44 +1,102 @@
-"""Order of a run's pairs: cases by turns, and base/base control pairs at secret places.
+"""Order of a run's pairs: blocks of measured pairs, cases by turns, with control pairs and old pairs at secret places.
 
-Pure: everything follows from the run's seeds.
+Pure: everything follows from the run's seeds and from what each block is asked for.
 """
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from benchmarks.catalogue import Case
 from benchmarks.pairs.seeds import Seeds
+from benchmarks.statistics.controls import BLOCK
 from benchmarks.suites.base import Suite
 
-BLOCK = 6  # candidate pairs between two looks at the least; each block holds one control pair
+MOST_DRAWN = 1_000  # cases that are drawn for a block, those that have enough included
 
 
 @dataclass(frozen=True)
 class PairPlan:
-    """Plan of one pair. In a control pair both sides run base's tree."""
+    """Plan of one pair. `tree` runs on the candidate's side: in a control pair both sides run base's tree.
+
+    A control pair is `beside` the measured pair of this index, with which it shares case and shape.
+    """
 
     index: int
-    is_control: bool
     case: str
     shape: dict[str, int]
+    tree: str = "candidate"
+    beside: int | None = None
+
+    @property
+    def is_control(self) -> bool:
+        return self.tree == "base"
 
 
-def schedule(suite: Suite, seeds: Seeds, *, has_controls: bool = True) -> Iterator[PairPlan]:
-    """Endless. Where there are control pairs, each block of `BLOCK` candidate pairs has one control pair before one of them, with its shape."""
-    index = 0
-    cases = _cases(suite, seeds)
-    block = 0
-    while True:
-        control_before = seeds.order("block", block, "control").randrange(BLOCK)
-        for place in range(BLOCK):
-            case = next(cases)
-            shape = case.draw(seeds.numbers("block", block, "shape", place))
-            if has_controls and place == control_before:
-                yield PairPlan(index, True, case.name, shape)
-                index += 1
-            yield PairPlan(index, False, case.name, shape)
-            index += 1
-        block += 1
+class Schedule:
+    """The blocks of one run, one after the other."""
+
+    def __init__(self, suite: Suite, seeds: Seeds) -> None:
+        self._suite, self._seeds = suite, seeds
+        self._cases = _cases(suite, seeds)
+        self._index = self._block = 0
+        self._alone: list[PairPlan] = []  # measured pairs without a control pair, oldest first
+
+    def block(self, short: Mapping[str, int], *, controls: int = 0, old: int = 0) -> list[PairPlan]:
+        """At most `BLOCK` measured pairs of the cases that are `short` of so many, and pairs of the other kinds.
+
+        Of the measured pairs `controls` have a control pair immediately before or after them. Where none is measured, the
+        control pairs go beside the latest ones that have none. Old pairs are between the others, their cases by turns.
+        """
+        order = self._seeds.order("block", self._block, "order")
+        measured = self._measured(short)
+        chosen = set(order.sample(range(len(measured)), min(controls, len(measured))))
+        items: list[list[tuple[str, Case, dict[str, int]]]] = []
+        for place, (case, shape) in enumerate(measured):
+            one = ("candidate", case, shape)
+            twin = [("base", case, shape), one]
+            items.append(order.sample(twin, 2) if place in chosen else [one])
+        for number in range(old):
+            case = self._suite.cases[(self._block + number) % len(self._suite.cases)]
+            shape = case.draw(self._seeds.numbers("block", self._block, "old", number))
+            items.insert(order.randint(0, len(items)), [("old", case, shape)])
+        self._block += 1
+        plans = [plan for item in items for plan in self._numbered(item)]
+        return plans if measured else [*self._late_controls(controls), *plans]
+
+    def _measured(self, short: Mapping[str, int]) -> list[tuple[Case, dict[str, int]]]:
+        left = Counter(short)
+        drawn: list[Case] = []
+        for _ in range(MOST_DRAWN):
+            if len(drawn) == BLOCK or left.total() <= 0:
+                break
+            case = next(self._cases)
+            if left[case.name] > 0:
+                left[case.name] -= 1
+                drawn.append(case)
+        return [
+            (case, case.draw(self._seeds.numbers("block", self._block, "shape", place)))
+            for place, case in enumerate(drawn)
+        ]
+
+    def _numbered(self, item: list[tuple[str, Case, dict[str, int]]]) -> Iterator[PairPlan]:
+        """Plans of one measured pair with or without its control pair, or of one old pair."""
+        first = self._index
+        candidate = next(
+            (first + place for place, (tree, _, _) in enumerate(item) if tree == "candidate"), None
+        )
+        for tree, case, shape in item:
+            plan = PairPlan(self._index, case.name, shape, tree, candidate if tree == "base" else None)
+            self._index += 1
+            if item == [(tree, case, shape)] and tree == "candidate":
+                self._alone.append(plan)
+            yield plan
+
+    def _late_controls(self, controls: int) -> Iterator[PairPlan]:
+        for _ in range(min(controls, len(self._alone))):
+            pair = self._alone.pop()
+            yield PairPlan(self._index, pair.case, pair.shape, "base", pair.index)
+            self._index += 1
 
 
 def _cases(suite: Suite, seeds: Seeds) -> Iterator[Case]:

@@ -16,17 +16,18 @@ from typing import Any
 import numpy as np
 
 from benchmarks.pairs import cores as affinity
-from benchmarks.pairs.devices import CPU, device_mounts
 from benchmarks.pairs.wire.channel import Channel, SampleClosed, SampleRaised, SampleSilent, WrongForm
 from benchmarks.pairs.wire.messages import Answer, Message, answer_for, message
 from benchmarks.pairs.wire.protocol import Kind, ProtocolError, TensorBytes
-from benchmarks.sandbox import Limits, Mount, Sample, SandboxLevel, python_runtime, spawn
-from benchmarks.sandbox.log_capture import readable
+from benchmarks.sandbox import Limits, Mount, Sample, SandboxLevel, Unsteerable, python_runtime, spawn
+from benchmarks.sandbox.devices import CPU, device_mounts
+from benchmarks.sandbox.readable import readable
 from benchmarks.suites.base import Array, Exchange, Problem, Suite, Tensors, TensorSpec, joined
 
 HARNESS = "/harness"
 ENDING_S = 5.0  # how long a sample whose pipes closed is waited for, to learn how it ended
 MAX_LOG_BYTES = 16 * 1024
+MAX_DETAIL_CHARACTERS = 4_000
 MAX_PIDS = 64
 
 
@@ -34,7 +35,7 @@ class SideFailed(Exception):
     """A sample did not do its part. `kind` is one of the evidence's event kinds; `detail` can be stored and printed."""
 
     def __init__(self, kind: str, side: str, stage: str, detail: str) -> None:
-        detail = readable(detail)  # the words may be the sample's
+        detail = readable(detail, most=MAX_DETAIL_CHARACTERS)  # the words may be the sample's
         super().__init__(f"{side} at {stage}: {detail}")
         self.kind, self.side, self.stage, self.detail = kind, side, stage, detail
 
@@ -102,7 +103,7 @@ class Side:
     def await_ready(self) -> None:
         """Wait until the sample has imported torch, then freeze it and hold it on the measuring core."""
         self._guard("start", lambda: self._channel.receive_empty(Kind.READY, 0, self._limits.start_ms))
-        self.freeze()
+        self._freeze("start")
         affinity.pin(self.pids(), self._cores.measuring)
 
     def load(self, problem: Problem) -> int:
@@ -119,7 +120,7 @@ class Side:
         start = time.perf_counter_ns()
         self._guard("load", exchange)
         elapsed_ns = time.perf_counter_ns() - start
-        self.freeze()
+        self._freeze("load")
         self._refuse_unread("load")
         return elapsed_ns
 
@@ -149,7 +150,7 @@ class Side:
             for asking, answer in prepared:
                 asking.close()
                 answer.close()
-        self.freeze()
+        self._freeze("call")
         self._refuse_unread("call")
         answers = [
             as_arrays(answer.payload, exchange.outputs)
@@ -173,8 +174,12 @@ class Side:
 
     # -- freezing -----------------------------------------------------------------------------------
 
-    def freeze(self) -> None:
-        self._sample.freeze()
+    def _freeze(self, stage: str) -> None:
+        """Freeze the whole tree. Raises SideFailed where its processes do not let themselves be stopped."""
+        try:
+            self._sample.freeze()
+        except Unsteerable as error:
+            raise SideFailed("timeout", self.name, stage, str(error)) from None
         self._frozen_at_ns = self._sample.cpu_ns()
 
     def thaw(self) -> None:
@@ -188,8 +193,8 @@ class Side:
     # -- ending -------------------------------------------------------------------------------------
 
     def log(self) -> str:
-        """Output of the process on stdout and stderr, bounded."""
-        return self._sample.log().decode(errors="replace")
+        """Output of the process on stdout and stderr, bounded and safe to print."""
+        return readable(self._sample.log().decode(errors="replace"))
 
     def take_log(self) -> str:
         """Take the whole lines written since the last call, safe to print; to be called again after `close`."""
@@ -207,7 +212,11 @@ class Side:
         self._sample.kill()
 
     def close(self) -> None:
-        self._sample.close()
+        """Kill what is left. Raises SideFailed where its processes cannot be ended."""
+        try:
+            self._sample.close()
+        except Unsteerable as error:
+            raise SideFailed("resource_limit", self.name, "end", str(error)) from None
 
     # -- failing ------------------------------------------------------------------------------------
 
@@ -235,14 +244,20 @@ class Side:
         with suppress(TimeoutExpired):
             self._sample.wait(ENDING_S)
         limit, returncode = self._sample.limit_hit(), self._sample.returncode
-        self._sample.kill()
+        with suppress(Unsteerable):  # `close` tries again, and says so
+            self._sample.kill()
         if limit == "wall":
             return SideFailed("timeout", self.name, stage, "the time limit of the whole pair was reached")
         if limit is not None:
             return SideFailed("resource_limit", self.name, stage, f"the limit of {limit} was reached")
         lines = self.log().strip().splitlines()
         words = f"; its last output: {lines[-1][:500]}" if lines else ""
-        return SideFailed("crash", self.name, stage, f"the process ended with status {returncode}{words}")
+        end = (
+            f"the process ended with status {returncode}"
+            if returncode is not None
+            else "the process closed its pipes"
+        )
+        return SideFailed("crash", self.name, stage, f"{end}{words}")
 
 
 def buffers(tensors: Tensors) -> list[TensorBytes]:

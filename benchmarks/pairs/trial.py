@@ -13,6 +13,8 @@ from benchmarks.pairs.seeds import Seeds
 from benchmarks.pairs.side import SideFailed
 from benchmarks.suites.base import Exchange, Problem, Tensors, TensorSpec, Trial
 
+MOST_VALUE = 2**62  # what evidence can hold, in the suite's unit
+
 
 class PairTrial:
     """The sides of one pair as a trial sees them: `benchmarks.suites.base.TrialSides`."""
@@ -53,4 +55,18 @@ def hold(trial: Trial, clocked: Clocked, problem: Problem, seeds: Seeds, order: 
     """Run the trial and put its values on the pair's record. Raises SideFailed."""
     sides = PairTrial(clocked, seeds, order)
     values = trial.run(problem, sides, order)
+    for name in sides.names:
+        if not 0 < values[name] <= MOST_VALUE:
+            raise SideFailed(
+                "wrong_output", name, "call", f"its value is {_size(values[name])}, which is none"
+            )
     clocked.record.calls = [(name, values[name]) for name in sides.names]
+
+
+def _size(value: int) -> str:
+    """A value for people, whatever its number of digits."""
+    return (
+        str(value)
+        if abs(value) <= MOST_VALUE
+        else f"{'-' if value < 0 else ''}2^{value.bit_length() - 1} or more"
+    )

@@ -36,7 +36,7 @@ class Turns:
         for turn in range(first, self._suite.calls_per_side):
             self._turn(turn, order.sample(SIDES, 2), with_oracle=turn in with_oracle)
             if turn == first:
-                self._echo()
+                self._echo(order.sample(SIDES, 2))
         self._refuse_impossible()
 
     def _turn(self, turn: int, names: list[str], *, with_oracle: bool) -> None:
@@ -76,14 +76,20 @@ class Turns:
         if wrong is not None:
             raise SideFailed("wrong_output", wrong.side, "call", wrong.detail)
 
-    def _echo(self) -> None:
-        """Share of a call that is transport, on base's side. Printed with the figures, never subtracted."""
-        base = self._clocked.sides["base"]
+    def _echo(self, names: list[str]) -> None:
+        """Share of a call that is transport, on base's side. Printed with the figures, never subtracted.
+
+        Both sides are sent the same frames: neither learns from them which one it is.
+        """
         with self._phases.spend("measuring"):
-            self._clocked.record.transport_ns = sum(
-                min(base.echo(exchange.inputs) for _ in range(ECHOES))
-                for exchange in self._problem.exchanges(self._inputs)
-            )
+            fastest = {
+                name: sum(
+                    min(self._clocked.sides[name].echo(exchange.inputs) for _ in range(ECHOES))
+                    for exchange in self._problem.exchanges(self._inputs)
+                )
+                for name in names
+            }
+        self._clocked.record.transport_ns = fastest["base"]
 
     def _refuse_impossible(self) -> None:
         floor = floor_ns(self._problem.floor_flops, self._device)

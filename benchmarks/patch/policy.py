@@ -87,13 +87,18 @@ def load_policy() -> Policy:
     return parse_policy(POLICY_FILE.read_bytes())
 
 
-def check_patch(policy: Policy, patch: Patch) -> None:
-    """Raise PolicyViolation for the first rule that `patch` breaks."""
-    if patch.size_bytes > policy.max_bytes:
+def check_size(policy: Policy, size_bytes: int) -> None:
+    """Raise PolicyViolation for a patch whose text is longer than the policy allows: before it is parsed."""
+    if size_bytes > policy.max_bytes:
         raise PolicyViolation(
             "too_large",
-            f"The patch has {patch.size_bytes} bytes, the policy allows {policy.max_bytes}: split it.",
+            f"The patch has {size_bytes} bytes, the policy allows {policy.max_bytes}: split it.",
         )
+
+
+def check_patch(policy: Policy, patch: Patch) -> None:
+    """Raise PolicyViolation for the first rule that `patch` breaks."""
+    check_size(policy, patch.size_bytes)
     if len(patch.files) > policy.max_files:
         raise PolicyViolation(
             "too_many_files",

@@ -1,31 +1,38 @@
 """Content-addressed trees of `model/**`: what base and candidate are, to the byte.
 
-A tree is a sorted list of (path, mode, blob hash); its hash is taken over exactly that. Blobs live in a folder of files
-named by their SHA-256.
+A tree is a sorted list of (path, mode, blob hash); its hash is taken over exactly that. The blobs are in a store
+(`benchmarks.patch.blobs`).
 """
 
 import hashlib
 import os
-import re
 import stat
-import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from benchmarks.patch.paths import Refusal, UnsafePathError, check_path
+from benchmarks.patch.blobs import SHA256, BlobStore, TreeError, sha256_hex
+from benchmarks.patch.paths import UnsafePathError, check_path
+
+__all__ = [
+    "BlobStore",
+    "Tree",
+    "TreeEntry",
+    "TreeError",
+    "hash_entries",
+    "read_tree",
+    "scan_files",
+    "sha256_hex",
+    "shipped_tree",
+    "write_tree",
+]
 
 MAX_FILE_BYTES = 4 * 1024 * 1024
 MAX_FILES = 5_000
 PLAIN, EXECUTABLE = 0o644, 0o755
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 _SKIPPED_SUFFIXES = (".pyc", ".pyo")
-
-
-class TreeError(Refusal):
-    """A tree, manifest or blob that cannot be trusted. `code` names the rule, the message what to do."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -93,11 +100,6 @@ def hash_entries(entries: Iterable[TreeEntry]) -> str:
     return digest.hexdigest()
 
 
-def sha256_hex(data: bytes) -> str:
-    """SHA-256 in lower-case hex: how blobs are named."""
-    return hashlib.sha256(data).hexdigest()
-
-
 def _check_entries(entries: tuple[TreeEntry, ...]) -> None:
     if len(entries) > MAX_FILES:
         raise TreeError("too_large", f"A tree holds at most {MAX_FILES} files; this one has {len(entries)}.")
@@ -117,7 +119,7 @@ def _check_entries(entries: tuple[TreeEntry, ...]) -> None:
             raise TreeError(
                 "bad_mode", f"{entry.path} has mode {entry.mode:o}: only 644 and 755 are allowed."
             )
-        if not _SHA256.fullmatch(entry.blob):
+        if not SHA256.fullmatch(entry.blob):
             raise TreeError("bad_manifest", f"{entry.path} has no valid SHA-256 for its content.")
         _check_spellings(entry.path, spellings)
 
@@ -136,59 +138,6 @@ def _check_spellings(path: str, spellings: dict[str, tuple[str, bool]]) -> None:
             raise TreeError(
                 "path_conflict", f"{prefix} would be a file and a folder at once: rename one of them."
             )
-
-
-class BlobStore:
-    """A folder of content-addressed files. Writes are atomic, reads are verified, equal puts are one file."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = Path(root)
-        self.root.mkdir(parents=True, exist_ok=True)
-
-    def path(self, sha256: str) -> Path:
-        """Path of the blob with that name, stored or not."""
-        if not _SHA256.fullmatch(sha256):
-            raise TreeError("bad_blob_name", "A blob is named by 64 lower-case hex digits.")
-        return self.root / sha256[:2] / sha256[2:]
-
-    def has(self, sha256: str) -> bool:
-        """True if the blob is stored (its bytes are verified when read)."""
-        return self.path(sha256).is_file()
-
-    def put(self, data: bytes) -> str:
-        """Store `data` durably and return its SHA-256; a damaged earlier copy is replaced."""
-        name = sha256_hex(data)
-        target = self.path(name)
-        try:
-            if target.read_bytes() == data:
-                return name
-        except OSError:
-            pass
-        target.parent.mkdir(exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".put-")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-                os.fchmod(file.fileno(), 0o444)
-            Path(temporary).replace(target)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-        return name
-
-    def get(self, sha256: str) -> bytes:
-        """The blob's bytes; raises TreeError `missing_blob` or `damaged_blob`."""
-        try:
-            data = self.path(sha256).read_bytes()
-        except FileNotFoundError:
-            raise TreeError("missing_blob", f"Blob {sha256} is not in this store: fetch it first.") from None
-        if sha256_hex(data) != sha256:
-            raise TreeError(
-                "damaged_blob", f"Blob {sha256} is damaged on disk: delete the file and fetch it again."
-            )
-        return data
 
 
 def scan_files(root: Path, prefix: str) -> Iterator[tuple[str, int, bytes]]:

@@ -23,7 +23,7 @@ from benchmarks.statistics.gate import (
     GatePlan,
     boundaries,
 )
-from benchmarks.statistics.guard import GuardPlan, guard_boundaries
+from benchmarks.statistics.guard import GuardPlan
 from benchmarks.statistics.median import Z_95
 
 Values = NDArray[np.float64]
@@ -156,7 +156,7 @@ def guard(values: Values, plan: GuardPlan) -> Guarded:
     taken = np.full(len(values), plan.most_pairs)
     is_open = np.ones(len(values), dtype=np.bool_)
     for look in plan.looks:
-        needed = guard_boundaries()[look]
+        needed = plan.boundaries[look]
         above = (values[:, :look] > -plan.margin_log).sum(axis=1)
         below = (values[:, :look] < -plan.margin_log).sum(axis=1)
         ends = is_open & ((above >= needed) | (below >= needed))

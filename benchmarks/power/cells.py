@@ -58,6 +58,14 @@ class Submissions:
     outcome: Counts
     look: Counts
     paid: Values
+    bound: Values  # the confirmation's, below zero where nothing passed
+    reserve: Values  # the most that is paid
+
+    def paid_after(self, cut: Values, suspicious: Flags) -> Values:
+        """What is paid where the bound is cut, and nothing where a maintainer stops it."""
+        left = np.minimum(np.maximum(self.bound - cut, 0.0), self.reserve)
+        paid: Values = np.where(suspicious, 0.0, left)
+        return paid
 
     @property
     def passed(self) -> Flags:
@@ -79,10 +87,14 @@ def submissions(
     rng = np.random.default_rng(seed)
     parts = [_judged(rng, cell, count, effect, is_continued) for count in _chunks(runs)]
     gated = [part[0] for part in parts]
+    bound = np.concatenate([part[1] for part in parts])
+    reserve = RESERVE * np.concatenate([each.estimate for each in gated])
     return Submissions(
         np.concatenate([each.outcome for each in gated]),
         np.concatenate([each.look for each in gated]),
-        np.concatenate([part[1] for part in parts]),
+        np.minimum(np.maximum(bound, 0.0), np.maximum(reserve, 0.0)),
+        bound,
+        reserve,
     )
 
 
@@ -90,11 +102,10 @@ def _judged(
     rng: np.random.Generator, cell: Cell, runs: int, effect: float, is_continued: bool
 ) -> tuple[Gated, Values]:
     gated = gate(cell.draw(rng, runs, PLAN.most_pairs, effect), PLAN, is_continued=is_continued)
-    paid = np.zeros(runs)
+    bound = np.full(runs, -1.0)
     if winners := int(gated.passed.sum()):
-        bounds = confirm(cell.draw(rng, winners, CONFIRMATION_PAIRS, effect))
-        paid[gated.passed] = np.minimum(np.maximum(bounds, 0.0), RESERVE * gated.estimate[gated.passed])
-    return gated, paid
+        bound[gated.passed] = confirm(cell.draw(rng, winners, CONFIRMATION_PAIRS, effect))
+    return gated, bound
 
 
 def _chunks(runs: int) -> Iterator[int]:

@@ -1,4 +1,4 @@
-"""Rows: the guard rails' errors and pairs, and the control check's."""
+"""Rows: the guard rails' errors and pairs."""
 
 import math
 from collections.abc import Iterator
@@ -11,8 +11,7 @@ from benchmarks.power.batch import guard
 from benchmarks.power.cells import Cell, noise_cells
 from benchmarks.power.intervals import at_most, binomial_lower
 from benchmarks.report import Row
-from benchmarks.statistics.controls import BaseTime, control_check
-from benchmarks.statistics.guard import GuardPlan, guard_boundaries
+from benchmarks.statistics.guard import BOUNDARIES, GuardPlan
 from benchmarks.statistics.units import PPM
 from benchmarks.statistics.walk import reached_at
 
@@ -23,8 +22,8 @@ LOSS_TARGET, EQUAL_TARGET = 0.05, 0.01
 
 def guard_rows(runs: int) -> Iterator[Row]:
     """A loss of exactly the margin that holds; an equal candidate that some of eight rails stop."""
-    spent = float(sum(reached_at(guard_boundaries()).values()))
-    needed = ", ".join(f"{count} of {look}" for look, count in guard_boundaries().items())
+    spent = float(sum(reached_at(BOUNDARIES).values()))
+    needed = ", ".join(f"{count} of {look}" for look, count in BOUNDARIES.items())
     yield Row(
         "guard rail: a loss of the margin holds, exactly",
         round(spent, 6),
@@ -68,33 +67,3 @@ def _equal_row(what: str, plan: GuardPlan, sd: float, runs: int) -> Row:
         at_most(stopped, runs, EQUAL_TARGET),
         how,
     )
-
-
-def control_rows(runs: int) -> Iterator[Row]:
-    """The control check: honest candidates suspected, and partners slowed down found, one control in six pairs."""
-    for pairs in (6, 12, 30):
-        for slowdown in (0.0, 0.5):
-            share = _suspected(pairs, slowdown, runs) / runs
-            name = f"suspicious over {pairs} pairs: " + (
-                "partner slowed by 50 %" if slowdown else "honest candidate"
-            )
-            target, holds = (">= 0.95", share >= 0.95) if slowdown else ("<= 0.01", share <= 0.01)
-            how = f"{runs} runs; base's time drifts 1 % a pair, noise 3 %"
-            yield Row(name, share, "", target, holds, how)
-
-
-def _suspected(pairs: int, slowdown: float, runs: int) -> int:
-    rng = np.random.default_rng(4_000 + pairs)
-    count = pairs + pairs // 6
-    is_control = [index % 7 == 3 for index in range(count)]
-    suspected = 0
-    for _ in range(runs):
-        drifting = np.cumsum(0.01 * rng.standard_normal(count)).tolist()
-        noise = (0.03 * rng.standard_normal(count)).tolist()
-        suspected += control_check(
-            [
-                BaseTime("case", control, drift + own + (0.0 if control else math.log1p(slowdown)))
-                for control, drift, own in zip(is_control, drifting, noise, strict=True)
-            ]
-        ).is_suspicious
-    return suspected

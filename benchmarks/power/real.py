@@ -109,6 +109,14 @@ class Measuring:
         say(f"{what} {kind}: {run.verdict} after {run.pairs} pairs, {middle}, {run.wall_ns / 1e9:.0f} s")
         return run, verdict["reason"]
 
+    def no_ops(self, most: int) -> Iterator[None]:
+        """Gates of rebuilt no-ops, until the record has so many; yields after every run."""
+        shipped = shipped_folder(self.folder)
+        for number in range(len(self.record.of("no-op", "gate")), most):
+            say(f"no-op {number + 1} of {most}")
+            self.run("no-op", "gate", shipped, no_op_folder(self.folder, number))
+            yield
+
     def rounds(self, most: int) -> Iterator[None]:
         """Calibrate, then take rounds; yields after every run, so that the caller can stop."""
         shipped = shipped_folder(self.folder)
@@ -120,8 +128,9 @@ class Measuring:
                 break
         sizes = {gain: columns_for(gain, calibration) for gain in GAINS}
         bases = {columns: slower_folder(self.folder, columns) for columns in sorted(set(sizes.values()))}
-        for number in range(most):
-            say(f"round {number + 1} of {most}")
+        done = len(self.record.of("no-op", "gate"))  # a no-op that was measured before is not taken again
+        for number in range(done, done + most):
+            say(f"round {number - done + 1} of {most}")
             no_op = no_op_folder(self.folder, number)
             for kind in ("gate", "confirmation"):
                 self.run("no-op", kind, shipped, no_op)
@@ -133,10 +142,10 @@ class Measuring:
                     self.run("gain", "confirmation", base, shipped, columns)
                     yield
 
-    def until_done(self, most: int) -> None:
-        """All rounds, or as many as the deadline and the person at the keyboard allow."""
+    def until_done(self, runs: Iterator[None]) -> None:
+        """All of `runs`, or as many as the deadline and the person at the keyboard allow."""
         try:
-            for _ in self.rounds(most):
+            for _ in runs:
                 if time.monotonic() >= self.deadline:
                     say("the time is up")
                     return
@@ -163,6 +172,8 @@ def main(arguments: list[str] | None = None) -> int:
     """0 when something was measured, 2 when this machine does not allow it."""
     parser = _parser()
     chosen = parser.parse_args(arguments)
+    if chosen.no_ops < 0:
+        parser.error("--no-ops is not below zero")
     if chosen.runs < 1 or not chosen.minutes > 0 or chosen.pairs < LEAST_PAIRS:
         parser.error(f"--runs and --minutes are above zero, --pairs at least {LEAST_PAIRS}")
     try:
@@ -183,7 +194,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _measure(chosen: argparse.Namespace) -> Record:
     get_suite(chosen.suite, chosen.preset)  # a wrong name is said before anything is waited for
-    record = Record(chosen.suite, chosen.preset)
+    record = record_to_continue(chosen.record, chosen.suite, chosen.preset)
     with tempfile.TemporaryDirectory(prefix="gainshare-power-") as folder:
         measuring = Measuring(
             record,
@@ -192,7 +203,22 @@ def _measure(chosen: argparse.Namespace) -> Record:
             deadline=time.monotonic() + 60 * chosen.minutes,
             confirmation_pairs=chosen.pairs,
         )
-        measuring.until_done(chosen.runs)
+        measuring.until_done(
+            measuring.no_ops(chosen.no_ops) if chosen.no_ops else measuring.rounds(chosen.runs)
+        )
+    return record
+
+
+def record_to_continue(path: Path, suite: str, preset: str) -> Record:
+    """The record in the file, or a new one. Raises RecordError for one of another suite or preset."""
+    if not path.exists():
+        return Record(suite, preset)
+    record = Record.load(path)
+    if (record.suite, record.preset) != (suite, preset):
+        raise RecordError(
+            f"{path} is the record of {record.suite}/{record.preset}. Name another file with --record, or remove it."
+        )
+    say(f"continues the record in {path}: {len(record.runs)} runs")
     return record
 
 
@@ -201,9 +227,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--suite", default="moe_forward")
     parser.add_argument("--preset", default="demo")
     parser.add_argument("--runs", type=int, default=10, help="rounds; one takes four to six minutes")
+    parser.add_argument(
+        "--no-ops", type=int, default=0, help="take gates of no-ops alone, until the record has so many"
+    )
     parser.add_argument("--minutes", type=float, default=60.0, help="start no run after so many")
     parser.add_argument("--pairs", type=int, default=CONFIRMATION_PAIRS, help="of a record or confirmation")
-    parser.add_argument("--record", type=Path, default=RECORD, help="file that grows run by run")
+    parser.add_argument(
+        "--record", type=Path, default=RECORD, help="file that grows run by run; one that exists is continued"
+    )
     parser.add_argument("--resample", type=Path, help="print the table of this file instead of measuring")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
     return parser

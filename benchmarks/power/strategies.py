@@ -66,7 +66,7 @@ def _splitting(noise: Cell, runs: int, seed: int) -> Iterator[Row]:
         for pieces in PIECES:
             piece = math.expm1(math.log1p(gain) / pieces)
             parts = Pay.of(submissions(noise, runs, seed + 1, piece).paid, pieces)
-            yield _row(f"{gain:.0%} split into {pieces} patches: {noise.name}", parts.over(whole), runs)
+            yield trick_row(f"{gain:.0%} split into {pieces} patches: {noise.name}", parts.over(whole), runs)
 
 
 def _no_gain(noise: Cell, runs: int, seed: int) -> Iterator[Row]:
@@ -74,13 +74,13 @@ def _no_gain(noise: Cell, runs: int, seed: int) -> Iterator[Row]:
     worth = Pay(PLAN.minimum_effect_log, 0.0)
     for gain in (0.0, 0.005):
         pooled = Pay.of(submissions(noise, runs, seed, gain, is_continued=True).paid)
-        yield _row(
+        yield trick_row(
             f"a {gain:.1%} gain measured on until no look is left, over a 1% gain's award: {noise.name}",
             pooled.over(worth),
             runs,
         )
         disguised = Pay.of(first_success(_many(noise, max(1, runs // 2), seed + 1, gain, ATTEMPTS)))
-        yield _row(
+        yield trick_row(
             f"a {gain:.1%} gain in {ATTEMPTS} disguises, over a 1% gain's award: {noise.name}",
             disguised.over(worth),
             max(1, runs // 2),
@@ -95,7 +95,7 @@ def _again(noise: Cell, runs: int, seed: int) -> Iterator[Row]:
             continue
         full = math.log1p(gain)
         pooled = Pay.of(submissions(noise, runs, seed + 1, gain, is_continued=True).paid)
-        yield _row(
+        yield trick_row(
             f"{gain:.0%}, the same patch measured on when resubmitted, pooled: {noise.name}",
             pooled.over(once),
             runs,
@@ -106,7 +106,7 @@ def _again(noise: Cell, runs: int, seed: int) -> Iterator[Row]:
         taken = submissions(noise, people * ATTEMPTS, seed + 2, gain)
         many = taken.paid.reshape(people, ATTEMPTS)
         disguised = Pay.of(first_success(many))
-        yield _row(
+        yield trick_row(
             f"{gain:.0%}, resubmitted in up to {ATTEMPTS} disguises: {noise.name}",
             disguised.over(once),
             people,
@@ -116,7 +116,7 @@ def _again(noise: Cell, runs: int, seed: int) -> Iterator[Row]:
         # Pairs done are shown, so an impatient author sees that a run continues past 12 and withdraws it.
         through = np.where(taken.look <= 12, taken.paid, 0.0).reshape(people, ATTEMPTS)
         impatient = Pay.of(first_success(through))
-        yield _row(
+        yield trick_row(
             f"{gain:.0%}, withdrawn unless through at 12 pairs, up to {ATTEMPTS} disguises: {noise.name}",
             impatient.over(once),
             people,
@@ -124,7 +124,7 @@ def _again(noise: Cell, runs: int, seed: int) -> Iterator[Row]:
             full,
         )
         redrawn = Pay.of(redraw(many[:, :REDRAWS]))
-        yield _row(
+        yield trick_row(
             f"{gain:.0%}, a low award given back and drawn again, up to {REDRAWS} disguises: {noise.name}",
             redrawn.over(once),
             people,
@@ -135,7 +135,7 @@ def _again(noise: Cell, runs: int, seed: int) -> Iterator[Row]:
         paid = np.where(many[:, :1] > 0, np.hstack([many[:, :1], against_own]), 0.0)
         kept, first = Pay.of(redraw(paid)), Pay.of(many[:, 0])
         if first.mean > 0.0:
-            yield _row(
+            yield trick_row(
                 f"{gain:.0%}, the same where what was confirmed stays the best tree: {noise.name}",
                 kept.over(first),
                 people,
@@ -150,10 +150,12 @@ def _worth_nothing_twice(noise: Cell, runs: int, seed: int) -> Iterator[Row]:
         honest = Pay.of(submissions(noise, runs, seed, gain).paid)
         nothing = Pay.of(submissions(noise, runs, seed + 1, 0.0).paid)
         name = f"{gain:.0%}, regressed and mended, or copied after its award: {noise.name}"
-        yield _row(name, nothing.over(honest), runs)
+        yield trick_row(name, nothing.over(honest), runs)
         half = math.expm1(math.log1p(gain) / 2)
         held_back = Pay.of(submissions(noise, runs, seed + 2, half).paid, 2)
-        yield _row(f"{gain:.0%}, half of it held back for later: {noise.name}", held_back.over(honest), runs)
+        yield trick_row(
+            f"{gain:.0%}, half of it held back for later: {noise.name}", held_back.over(honest), runs
+        )
 
 
 def first_success(paid: Values) -> Values:
@@ -179,7 +181,7 @@ def _many(noise: Cell, runs: int, seed: int, gain: float, attempts: int) -> Valu
     return submissions(noise, runs * attempts, seed, gain).paid.reshape(runs, attempts)
 
 
-def _row(name: str, ratio: Pay, runs: int, pay: Pay | None = None, full: float | None = None) -> Row:
+def trick_row(name: str, ratio: Pay, runs: int, pay: Pay | None = None, full: float | None = None) -> Row:
     """`pay` and `full` add what that is of the gain's whole worth, in words."""
     share = "" if pay is None or full is None else f"; {pay.mean / full:.0%} of the gain's whole award"
     how = (

@@ -2,9 +2,12 @@
 
 from collections.abc import Callable, Iterator
 
+from benchmarks.power.abuses import abuse_rows
 from benchmarks.power.false_awards import alpha_row, false_award_rows
 from benchmarks.power.found import coverage_rows, found_rows, pairs_rows
-from benchmarks.power.guards import control_rows, guard_rows
+from benchmarks.power.guards import guard_rows
+from benchmarks.power.old_pairs import old_rows
+from benchmarks.power.partner import partner_rows
 from benchmarks.power.strategies import strategy_rows
 from benchmarks.report import Row
 
@@ -22,8 +25,10 @@ def simulated_rows(runs: int, say: Progress = lambda _: None) -> list[Row]:
         ("pairs", pairs_rows, few),
         ("the confirmation's bound", coverage_rows, few),
         ("guard rails", guard_rows, few),
-        ("control pairs", control_rows, few // 2),
+        ("control pairs", partner_rows, few // 2),
         ("strategies", strategy_rows, few),
+        ("abuses", abuse_rows, few // 2),
+        ("old pairs", old_rows, few),
     )
     rows = [alpha_row()]
     for what, make, count in parts:

@@ -57,6 +57,9 @@ class Callbacks:
     def on_progress(self, stage: str, pairs_done: int, pairs_max: int) -> bool:
         return False
 
+    def on_pair(self, sealed: dict[str, Any]) -> None:
+        """Each run is judged once here, so no pair is needed again."""
+
     def on_log(self, text: str) -> None:
         self.say(text)
 

@@ -35,7 +35,7 @@ class LeaseLost(PlatformError):
 
 @dataclass(frozen=True)
 class LeasedRun:
-    """One run that this runner holds, and the two trees it is about."""
+    """One run that this runner holds, and the trees it is about."""
 
     run_id: str
     kind: str
@@ -48,19 +48,25 @@ class LeasedRun:
     lease: str
     lease_s: float
     trees: dict[str, Tree]
+    continues: tuple[dict[str, Any], ...] = ()  # signed records of earlier pairs of this candidate
     reproduction: str = (
         ""  # SHA-256 of a bug's reproduction, a blob like those of trees; empty for other kinds
     )
+    old_tree: str = (
+        ""  # in a confirmation: the tree that base's own award was priced against; empty where there is none
+    )
+    old_paid_log_ppm: int = 0
 
     @classmethod
     def from_answer(cls, answer: dict[str, Any]) -> "LeasedRun":
         """Raises PlatformError when the trees are not what their hashes say."""
         run = answer["run"]
+        old_tree = str(run.get("old_tree") or "")
         try:
             trees = {name: Tree.from_manifest(manifest) for name, manifest in answer["trees"].items()}
         except TreeError as error:
             raise PlatformError("bad_tree", error.message) from None
-        for name in (run["base_tree"], run["candidate_tree"]):
+        for name in (run["base_tree"], run["candidate_tree"], *([old_tree] if old_tree else [])):
             if name not in trees or trees[name].hash != name:
                 raise PlatformError("bad_tree", f"the manifest of tree {name} does not have that hash")
         return cls(
@@ -76,6 +82,9 @@ class LeasedRun:
             lease_s=float(answer["lease_s"]),
             trees=trees,
             reproduction=str(run.get("reproduction") or ""),
+            continues=tuple(answer.get("continues") or ()),
+            old_tree=old_tree,
+            old_paid_log_ppm=int(run.get("old_paid_log_ppm") or 0),
         )
 
 
@@ -123,6 +132,12 @@ class RunnerClient:
     def commitment(self, run: LeasedRun, commitment: str) -> None:
         body = {"lease": run.lease, "commitment": commitment}
         self._request("POST", f"runs/{run.run_id}/commitment/", body, patience_s=60)
+
+    def pair(self, run: LeasedRun, sealed: dict[str, Any]) -> None:
+        """Post the signed record of a complete pair."""
+        self._request(
+            "POST", f"runs/{run.run_id}/pairs/", {"lease": run.lease, "pair": sealed}, patience_s=60
+        )
 
     def log(self, run: LeasedRun, offset: int, text: str, *, patience_s: float = 0) -> None:
         body = {"lease": run.lease, "offset": offset, "text": text}

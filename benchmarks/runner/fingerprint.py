@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.patch.policy import harness_hash
+from benchmarks.runner.toolchain import compiler, packages
 
 
 def environment(**more: Any) -> dict[str, Any]:
-    """CPU, cores, kernel, Python and the packages that matter; `more` is added as it is."""
+    """CPU, cores, kernel, Python, packages and compiler; `more` is added as it is."""
     return {
         "cpu": cpu_name(),
         "machine": platform.machine(),
@@ -24,8 +25,8 @@ def environment(**more: Any) -> dict[str, Any]:
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "kernel": platform.release(),
         "python": platform.python_version(),
-        "torch": package_version("torch"),
-        "numpy": package_version("numpy"),
+        "packages": packages(),
+        "compiler": compiler(),
         **more,
     }
 

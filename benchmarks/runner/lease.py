@@ -70,6 +70,9 @@ def _measure(
                 candidate_tree=run.candidate_tree,
                 nonce=run.nonce,
                 reproduction=reproduction.decode(),
+                continues=run.continues,
+                old_tree=run.old_tree,
+                old_paid_log_ppm=run.old_paid_log_ppm,
             )
             callbacks = _WithFault(reporter)
             sealed = judge(
@@ -95,6 +98,7 @@ class _WithFault:
         self._reporter = reporter
         self.on_commitment = reporter.on_commitment
         self.on_log = reporter.on_log
+        self.on_pair = reporter.on_pair
 
     def on_progress(self, stage: str, pairs_done: int, pairs_max: int) -> bool:
         if pairs_done:

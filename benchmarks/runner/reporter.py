@@ -6,6 +6,7 @@ the lease is lost. A platform that is away for a while costs nothing but late ne
 
 import threading
 import time
+from typing import Any
 
 from benchmarks.judging.cancellation import Cancellation
 from benchmarks.pairs.quiet import Quiet
@@ -40,6 +41,9 @@ class Reporter:
 
     def on_commitment(self, commitment: str) -> None:
         self._client.commitment(self._run, commitment)
+
+    def on_pair(self, sealed: dict[str, Any]) -> None:
+        self._client.pair(self._run, sealed)
 
     def on_progress(self, stage: str, pairs_done: int, pairs_max: int) -> bool:
         self._progress = (stage, pairs_done, pairs_max)

@@ -24,6 +24,7 @@ from benchmarks.sandbox.levels import (
     SandboxError,
     SandboxLevel,
     SandboxUnavailable,
+    Unsteerable,
 )
 from benchmarks.sandbox.once import Completed, run
 from benchmarks.sandbox.probe import best_level, levels_here, probe
@@ -44,6 +45,7 @@ __all__ = [
     "SandboxError",
     "SandboxLevel",
     "SandboxUnavailable",
+    "Unsteerable",
     "best_level",
     "levels_here",
     "probe",

@@ -40,6 +40,10 @@ class SandboxError(RuntimeError):
     """A sandbox that exists on this machine could not be started or steered."""
 
 
+class Unsteerable(SandboxError):
+    """A sandbox's processes could not be frozen or ended in time. They are the cause, not this machine."""
+
+
 class SandboxUnavailable(SandboxError):
     """This machine cannot confine submitted code. The message says what to do about it."""
 
@@ -70,7 +74,7 @@ class Limits:
     """Limits of one sandbox.
 
     `memory_bytes` covers all processes and in-memory files together; `pids` counts processes and threads;
-    `scratch_bytes` bounds each of /tmp, /dev/shm and /work, and every single file; `cores` pins it; `log_bytes` caps
+    `scratch_bytes` bounds each of /tmp, /dev/shm and /work, and every single file unless `file_bytes` does; `cores` pins it; `log_bytes` caps
     what is kept of stderr. What ends the whole sandbox: `wall_s` by the clock; `cpu_s` of processor time that all its
     processes used, ended ones too; `idle_s` in which none of them wanted a processor or a disk. None is no limit.
     """
@@ -84,6 +88,7 @@ class Limits:
     cores: tuple[int, ...] | None = None
     log_bytes: int = MIB
     open_files: int = 1024
+    file_bytes: int | None = None
 
     def __post_init__(self) -> None:
         for name in (
@@ -95,6 +100,7 @@ class Limits:
             "idle_s",
             "log_bytes",
             "open_files",
+            "file_bytes",
         ):
             value = getattr(self, name)
             if value is not None and value <= 0:

@@ -10,27 +10,16 @@ import codecs
 import io
 import os
 import threading
-import unicodedata
 from collections import deque
 from typing import IO, BinaryIO
+
+from benchmarks.sandbox.readable import readable
 
 CHUNK_BYTES = 8192
 CLOSE_TIMEOUT_S = 5.0
 #: A line longer than this is handed out in pieces.
 MAX_LINE_CHARACTERS = 2000
-#: Kinds of characters that are shown as escapes: controls, formatting (direction marks), separators of lines, private.
-UNREADABLE = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
 CUT = b"\n[... log cut here: the sandbox wrote more than is kept ...]\n"
-
-
-def readable(text: str) -> str:
-    """`text` with everything but letters, marks, line ends and tabs as visible escapes."""
-    return "".join(
-        letter
-        if letter in "\n\t" or unicodedata.category(letter) not in UNREADABLE
-        else letter.encode("unicode_escape").decode()
-        for letter in text
-    )
 
 
 class LogCapture:

@@ -12,7 +12,7 @@ from typing import Literal
 
 from benchmarks.judging.cancellation import Cancellation
 from benchmarks.sandbox.levels import Limits, Mount, SandboxLevel
-from benchmarks.sandbox.log_capture import readable
+from benchmarks.sandbox.readable import readable
 from benchmarks.sandbox.sample import LimitHit, Sample
 from benchmarks.sandbox.starting import spawn
 

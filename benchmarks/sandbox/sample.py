@@ -22,7 +22,7 @@ from benchmarks.sandbox.accounting.groups import ProcessGroup
 from benchmarks.sandbox.accounting.processes import is_running, send, start_ticks
 from benchmarks.sandbox.accounting.reaping import Reaper
 from benchmarks.sandbox.accounting.time_watch import TimeWatch
-from benchmarks.sandbox.levels import Limits, SandboxError
+from benchmarks.sandbox.levels import Limits, Unsteerable
 from benchmarks.sandbox.living import register, unregister
 from benchmarks.sandbox.log_capture import LogCapture
 
@@ -81,7 +81,7 @@ class Sample:
         return self._group.pids()
 
     def freeze(self) -> None:
-        """Returns once no process of the tree can run. Raises SandboxError when that cannot be had."""
+        """Returns once no process of the tree can run. Raises Unsteerable when that cannot be had."""
         with self._lock:
             if self._killed is None:
                 self._group.freeze()
@@ -126,7 +126,10 @@ class Sample:
         return self._reaper.wait(timeout_s)
 
     def kill(self) -> int:
-        """Ends the whole tree and waits until it is gone. Returns how many processes were killed; 0 when repeated."""
+        """Ends the whole tree and waits until it is gone. Returns how many processes were killed; 0 when repeated.
+
+        Raises Unsteerable.
+        """
         with self._lock:
             if self._killed is not None:
                 return 0
@@ -154,8 +157,9 @@ class Sample:
                 break
             now = time.monotonic()
             if now > deadline:
-                raise SandboxError(
-                    f"processes {sorted({*living, *exiting})} of a sandbox could not be killed"
+                count = len({*living, *exiting})
+                raise Unsteerable(
+                    f"{count} of its processes could not be ended within {EXIT_TIMEOUT_S:.0f} s"
                 )
             inside = living - {self.pid}
             for pid in inside if inside and now < patience else living:

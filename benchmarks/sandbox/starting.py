@@ -74,11 +74,12 @@ def spawn(
     slot: int,
     stderr: BinaryIO | None = None,
     has_socket: bool = False,
+    uid_of: int | None = None,
 ) -> Sample:
     """Starts `argv` in a fresh sandbox of `level` and returns at once.
 
     `env` is the whole environment inside. `slot` (0 to 15) decides the uid as root: live samples of one judge need
-    different ones. What is written to stderr inside goes to `stderr`, at most `limits.log_bytes` of it, and is kept
+    different ones. `uid_of` takes that slot's uid of another process, 0 for one that is the same at each start. What is written to stderr inside goes to `stderr`, at most `limits.log_bytes` of it, and is kept
     for `Sample.log`. A sandbox that is not tight enough runs nothing and exits with `inner.REFUSED`.
 
     The sample holds exactly its three pipes. With `has_socket` it inherits one more descriptor, the end of a unix
@@ -95,7 +96,7 @@ def spawn(
         failing.callback(group.remove)
         if its is not None:
             env = {**env, SOCKET_VARIABLE: str(its if level is SandboxLevel.NONE else SOCKET_FD)}
-        inside = Interior(argv, mounts, limits, env, slot, group.kind != "polled", its)
+        inside = Interior(argv, mounts, limits, env, slot, group.kind != "polled", its, uid_of)
         command, fds, leftovers = _prepare(inside, level, failing, starting)
         process = _starter.popen([*GATE, *command], fds if its is None else [*fds, its])
         assert process.stdin is not None and process.stderr is not None

@@ -4,33 +4,28 @@ Non-inferiority turns the question of the gate round: a rail *holds* when a loss
 loss was seen. The median log ratio is below minus the margin with a known probability when at least so many pairs lie
 above it; the counts are an exact random walk over the looks (`benchmarks.statistics.walk`), so both errors are known:
 
-- a true loss of the margin or more holds with at most 5 % (4.56 % with the standard looks), whatever the noise, as long
-  as pairs are independent;
-- an equal candidate is stopped at one rail in 1,250 where a pair's normal noise is as large as the margin (0.6 % over
-  eight rails), at one in a hundred million where it is two thirds of it.
+- a true loss of the margin or more holds with at most 1.8 %, whatever the noise, as long as pairs are independent, and with
+  at most 5 % where neighbouring pairs resemble each other (AR(1) with 0.3 between pairs, where the looks of schema 2 let
+  11 % pass);
+- an equal candidate is stopped at one rail in 10,000 where a pair's normal noise is as large as the margin, and practically
+  never where it is two thirds of it.
 
 Most rails end at the first look. `python -m benchmarks.power` prints both errors and the mean number of pairs.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
-from fractions import Fraction
-from functools import cache
 from types import MappingProxyType
 
 from benchmarks.statistics.median import median
-from benchmarks.statistics.walk import spending_boundaries
 
-LOOKS = (6, 12, 24, 48)
-ERROR = Fraction(1, 20)
-# How the error is spent; chosen so that whole counts use most of it and most rails end at six pairs.
-_SHARES = MappingProxyType(
-    dict(
-        zip(LOOKS, (Fraction(32, 100), Fraction(30, 100), Fraction(18, 100), Fraction(20, 100)), strict=True)
-    )
-)
+# Of each look's pairs so many must be above minus the margin (or, mirrored, below it). Found by search: the fewest pairs for
+# equal candidates among those that let at most 5 % of losses pass under AR(1) noise of 0.3.
+BOUNDARIES: Mapping[int, int] = MappingProxyType({6: 6, 14: 13, 28: 24, 56: 42, 96: 65})
+BOUNDARIES_2: Mapping[int, int] = MappingProxyType({6: 6, 12: 10, 24: 18, 48: 32})  # of evidence of schema 2
+LOOKS = tuple(BOUNDARIES)
 
 
 class GuardOutcome(StrEnum):
@@ -43,20 +38,23 @@ class GuardOutcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class GuardPlan:
-    """Margin by which a candidate may be worse (nats, above zero), and the most pairs that are spent on showing it."""
+    """Margin by which a candidate may be worse (nats, above zero), and how many of each look's pairs decide."""
 
     margin_log: float
-    most_pairs: int = LOOKS[-1]
+    boundaries: Mapping[int, int] = field(default_factory=lambda: BOUNDARIES)
 
     def __post_init__(self) -> None:
         if not 0 < self.margin_log < math.inf:
             raise ValueError("a margin is above zero")
-        if self.most_pairs not in LOOKS:
-            raise ValueError(f"the most pairs are one of {LOOKS}")
 
     @property
     def looks(self) -> tuple[int, ...]:
-        return LOOKS[: LOOKS.index(self.most_pairs) + 1]
+        return tuple(self.boundaries)
+
+    @property
+    def most_pairs(self) -> int:
+        """The pairs after which a decision is certain."""
+        return self.looks[-1]
 
     def next_look(self, pairs: int) -> int | None:
         """The first look after `pairs` pairs, or None."""
@@ -76,12 +74,6 @@ class GuardDecision:
     )
 
 
-@cache
-def guard_boundaries(error: Fraction = ERROR) -> dict[int, int]:
-    """Boundaries of each look: the pairs that must be above minus the margin (or, mirrored, below it)."""
-    return spending_boundaries({look: share * error for look, share in _SHARES.items()})
-
-
 def guard_decision(log_ratios: Sequence[float], plan: GuardPlan) -> GuardDecision:
     """Take every look that the pairs allow; the first that decides, decides.
 
@@ -94,7 +86,7 @@ def guard_decision(log_ratios: Sequence[float], plan: GuardPlan) -> GuardDecisio
     for look in plan.looks:
         if len(log_ratios) < look:
             break
-        values, needed = sorted(log_ratios[:look]), guard_boundaries()[look]
+        values, needed = sorted(log_ratios[:look]), plan.boundaries[look]
         lower, upper, estimate = values[look - needed], values[needed - 1], median(values)
         if lower > -plan.margin_log:
             return GuardDecision(GuardOutcome.HOLDS, look, estimate, lower, False)

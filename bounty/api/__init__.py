@@ -19,8 +19,9 @@ from bounty.api.runner_actions import (
     RunnerResume,
     RunnerStateView,
 )
-from bounty.api.runners import RunnerDetail, RunnerDoubts, RunnerList, RunnerNoise
+from bounty.api.runners import RunnerDetail, RunnerDoubts, RunnerFalseAwards, RunnerList, RunnerNoise
 from bounty.api.runs import RunCancel, RunDetail, RunEvidence, RunList, RunLog, RunRerun
+from bounty.api.slow_bases import SlowBaseAnswer, SlowBaseList
 from bounty.api.submission_actions import (
     SubmissionMerge,
     SubmissionRejudge,
@@ -37,7 +38,16 @@ from bounty.api.submissions import (
     SubmissionLog,
 )
 from bounty.api.switches import SwitchLift, SwitchList, SwitchStop
-from bounty.api.trees import LineageDetail, LineageList, LineageRenew, TreeArchive, TreeDetail, TreeList
+from bounty.api.trees import (
+    LineageDetail,
+    LineageList,
+    LineageRelease,
+    LineageRenew,
+    LineageStop,
+    TreeArchive,
+    TreeDetail,
+    TreeList,
+)
 
 urlpatterns = [
     path("trees/", TreeList.as_view()),
@@ -46,6 +56,8 @@ urlpatterns = [
     path("lineages/", LineageList.as_view()),
     path("lineages/renew/", LineageRenew.as_view()),
     path("lineages/<slug:name>/", LineageDetail.as_view()),
+    path("lineages/<slug:name>/release/", LineageRelease.as_view()),
+    path("lineages/<slug:name>/stop/", LineageStop.as_view()),
     path("bounties/", BountyList.as_view()),
     path("bounties/<uuid:pk>/", BountyDetail.as_view()),
     path("bounties/<uuid:pk>/close/", BountyClose.as_view()),
@@ -77,7 +89,10 @@ urlpatterns = [
     path("runs/<uuid:pk>/cancel/", RunCancel.as_view()),
     path("runs/<uuid:pk>/rerun/", RunRerun.as_view()),
     path("awards/", AwardList.as_view()),
+    path("slow-bases/", SlowBaseList.as_view()),
+    path("slow-bases/<uuid:pk>/answer/", SlowBaseAnswer.as_view()),
     path("runners/", RunnerList.as_view()),
+    path("false-awards/", RunnerFalseAwards.as_view()),
     path("runners/<slug:name>/", RunnerDetail.as_view()),
     path("runners/<slug:name>/noise/", RunnerNoise.as_view()),
     path("runners/<slug:name>/doubts/", RunnerDoubts.as_view()),

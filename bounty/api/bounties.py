@@ -112,7 +112,7 @@ class BountyDetailOut(BountyOut):
     escrow = serializers.SerializerMethodField()
     patch_base = serializers.SerializerMethodField(help_text="The tree that diffs must be made against now.")
     measured_base = serializers.SerializerMethodField(
-        help_text="The best tree so far, which candidates are measured against."
+        help_text="The tree that candidates are measured against: the best tree until it is merged, then the tip."
     )
 
     class Meta(BountyOut.Meta):

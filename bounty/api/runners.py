@@ -9,11 +9,13 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from bounty.api.parsing import caller, validated
+from bounty.api.parsing import asked_by, caller, validated
 from bounty.api.runs import ChangeOut, RunOut
 from bounty.models import OPEN_RUN_STATES, NoiseSample, Runner, RunnerFailure
+from bounty.services.access import sees_course
 from bounty.services.runners.device_waits import is_waiting
 from bounty.services.runners.doubts import runs_in_doubt
+from bounty.services.runners.false_awards import false_awards
 from bounty.services.runners.maintenance import find_runner
 from bounty.services.runners.registration import register_runner
 from bounty.services.transitions import history
@@ -144,6 +146,26 @@ class RunnerDetail(generics.RetrieveAPIView[Runner]):
     lookup_field = "name"
 
 
+class FalseAwardsOut(serializers.Serializer[Any]):
+    """How often an A/A run passed the gate, over all runners."""
+
+    runs = serializers.IntegerField(help_text="A/A runs so far.")
+    passed = serializers.IntegerField(help_text="Those in which the gate found a gain that is not there.")
+    rate_ppm = serializers.IntegerField(allow_null=True, help_text="passed / runs, in millionths.")
+    upper_bound_ppm = serializers.IntegerField(help_text="One-sided upper bound of the rate, in millionths.")
+    confidence_percent = serializers.IntegerField()
+
+
+class RunnerFalseAwards(APIView):
+    """The live rate of false gains in A/A runs. An award needs a confirmation too, so it is an upper limit of false awards."""
+
+    permission_classes = [AllowAny]
+
+    @extend_schema(responses=FalseAwardsOut)
+    def get(self, request: Request) -> Response:
+        return Response(FalseAwardsOut(false_awards()).data)
+
+
 class RunnerNoise(generics.ListAPIView[NoiseSample]):
     """Results of a runner's A/A runs, the newest first."""
 
@@ -161,4 +183,6 @@ class RunnerDoubts(APIView):
 
     @extend_schema(responses=RunOut(many=True))
     def get(self, request: Request, name: str) -> Response:
-        return Response(RunOut(runs_in_doubt(find_runner(name)), many=True).data)
+        person = asked_by(request)
+        runs = [run for run in runs_in_doubt(find_runner(name)) if sees_course(person, run)]
+        return Response(RunOut(runs, many=True, context={"request": request}).data)

@@ -3,6 +3,7 @@
 from typing import Any
 from uuid import UUID
 
+from django.db.models import QuerySet
 from django.http import HttpResponse
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
@@ -14,8 +15,9 @@ from rest_framework.views import APIView
 
 from bounty.api.parsing import StatedReason, asked_by, asking, caller, validated
 from bounty.errors import BadRequest, NotFound
-from bounty.models import Run, RunKind, RunState, RunVerdict, StateChange
+from bounty.models import Run, RunKind, RunState, RunVerdict, StateChange, Submission
 from bounty.services.access import require_sight, sees_run
+from bounty.services.course import hidden_course
 from bounty.services.runs.guard_rails import rails_of
 from bounty.services.runs.lifecycle import find_run, order_aa_run
 from bounty.services.runs.logs import LogPage, read_log
@@ -257,7 +259,7 @@ class RunQuery(ListQuery):
 
 
 class RunList(generics.ListAPIView[Run]):
-    """All runs, the newest first."""
+    """All runs, the newest first. Those of a submission that is being judged come once it is decided."""
 
     queryset = (
         Run.objects.select_related("runner", "verdict", "submission__bounty")
@@ -269,6 +271,10 @@ class RunList(generics.ListAPIView[Run]):
 
     def get_permissions(self) -> list[BasePermission]:
         return [AllowAny()] if self.request.method != "POST" else [IsMaintainer()]
+
+    def get_queryset(self) -> QuerySet[Run]:
+        hidden = Submission.objects.filter(hidden_course(asked_by(self.request)))
+        return super().get_queryset().exclude(submission__in=hidden)
 
     @extend_schema(request=AaIn, responses={201: RunDetailOut, **refused(404)})
     def post(self, request: Request) -> Response:
@@ -282,9 +288,12 @@ class RunDetail(APIView):
 
     permission_classes = [AllowAny]
 
-    @extend_schema(responses=RunDetailOut)
+    @extend_schema(responses={200: RunDetailOut, **refused(403)})
     def get(self, request: Request, pk: UUID) -> Response:
-        return Response(RunDetailOut(find_run(pk), context={"request": request}).data)
+        run = find_run(pk)
+        if run.submission is not None:
+            require_sight(asked_by(request), Part.COURSE, run.submission)
+        return Response(RunDetailOut(run, context={"request": request}).data)
 
 
 class RunCancel(APIView):

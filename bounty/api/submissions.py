@@ -1,8 +1,10 @@
 """REST: submissions. Decisions about them are in `submission_actions`."""
 
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from django.db.models import QuerySet
 from django.http import HttpResponse
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema
@@ -34,14 +36,21 @@ from bounty.models import OPEN_RUN_STATES, AwardRole, NextStep, Review, RunState
 from bounty.services.access import Person as Asking
 from bounty.services.access import require_sight, sees
 from bounty.services.awards import standing_award, standing_awards
+from bounty.services.course import (
+    looks_done,
+    shown_history,
+    shown_place,
+    shown_runs,
+    shown_state,
+    with_shown_state,
+)
 from bounty.services.runs.logs import submission_log
-from bounty.services.runs.queues import queue_place
 from bounty.services.runs.rechecks import CheckOutcome, check_of
+from bounty.services.sealed_order import order_of
 from bounty.services.submissions import find_submission, submit
-from bounty.services.transitions import history
 from bounty.services.trees import blob_store
 from bounty.stages import stage
-from bounty.visibility import Part, without_figures
+from bounty.visibility import BEING_JUDGED, Part, without_figures
 from gainshare.accounts.permissions import HasScope
 from gainshare.accounts.queries import ListQuery, OneOf, Person
 from gainshare.accounts.schema import refused
@@ -91,13 +100,35 @@ class CheckOut(serializers.Serializer[Any]):
     doubt = serializers.CharField(help_text="The reason to doubt the gain; empty without one.")
 
 
+class OrderOut(serializers.Serializer[Any]):
+    """The submission's place in the sealed order of its series: ids of other submissions."""
+
+    sealed_earlier = serializers.ListField(
+        child=serializers.UUIDField(),
+        help_text="Not decided, and booked first; empty once this one is decided.",
+    )
+    booked_before = serializers.ListField(
+        child=serializers.UUIDField(), help_text="Sealed earlier, but not decided when this one was booked."
+    )
+    booked_after = serializers.ListField(
+        child=serializers.UUIDField(),
+        help_text="Sealed later, but booked first: this one is priced against their trees.",
+    )
+
+
 class SubmissionOut(serializers.ModelSerializer[Submission]):
     bounty = serializers.UUIDField(source="bounty_id")
     bounty_title = serializers.CharField(source="bounty.title")
     submitter = serializers.CharField(source="submitter.username")
     base_tree = serializers.CharField(source="base_tree_id")
     candidate_tree = serializers.CharField(source="candidate_tree_id", allow_null=True)
-    copy_of = serializers.UUIDField(source="copy_of_id", allow_null=True)
+    copy_of = serializers.SerializerMethodField(
+        help_text="The earlier submission, once this copy is rejected."
+    )
+    state = serializers.SerializerMethodField(
+        help_text='"being_judged" until it is decided, for those who may not see more yet.'
+    )
+    judged_at = serializers.SerializerMethodField()
     verdict = serializers.SerializerMethodField()
 
     class Meta:
@@ -119,6 +150,20 @@ class SubmissionOut(serializers.ModelSerializer[Submission]):
             "merged_at",
         ]
 
+    @extend_schema(responses=serializers.ChoiceField(choices=[BEING_JUDGED, *SubmissionState.values]))
+    def get_state(self, submission: Submission) -> str:
+        return shown_state(submission, asking(self))
+
+    @extend_schema(responses=serializers.DateTimeField(allow_null=True))
+    def get_judged_at(self, submission: Submission) -> datetime | None:
+        is_shown = sees(asking(self), Part.COURSE, submission)
+        return submission.judged_at if is_shown else None
+
+    @extend_schema(responses=OpenApiTypes.UUID)
+    def get_copy_of(self, submission: Submission) -> str | None:
+        is_told = submission.state == SubmissionState.REJECTED and submission.copy_of_id is not None
+        return str(submission.copy_of_id) if is_told else None
+
     @extend_schema(responses=VerdictOut)
     def get_verdict(self, submission: Submission) -> dict[str, Any] | None:
         return shown_verdict(submission, asking(self))
@@ -133,8 +178,12 @@ class SubmissionDetailOut(SubmissionOut):
     is_waiting_for_escrow = serializers.SerializerMethodField()
     award = serializers.SerializerMethodField()
     shares = serializers.SerializerMethodField(help_text="Only of a bug's fix: the parts of the award.")
+    order = serializers.SerializerMethodField()
     queue = serializers.SerializerMethodField()
-    runs = RunOut(many=True)
+    looks = serializers.SerializerMethodField(
+        help_text="How often a run reached 6, 12, 24 or 48 pairs: progress that does not tell which run it is."
+    )
+    runs = serializers.SerializerMethodField(help_text="Shown once the submission is decided.")
     reviews = ReviewOut(many=True)
     changes = serializers.SerializerMethodField()
 
@@ -147,7 +196,9 @@ class SubmissionDetailOut(SubmissionOut):
             "is_waiting_for_escrow",
             "award",
             "shares",
+            "order",
             "queue",
+            "looks",
             "runs",
             "reviews",
             "changes",
@@ -155,8 +206,8 @@ class SubmissionDetailOut(SubmissionOut):
 
     def get_stage(self, submission: Submission) -> str:
         waiting = (RunState.QUEUED, *OPEN_RUN_STATES)
-        kinds = [run.kind for run in submission.runs.all() if run.state in waiting]
-        return stage(submission.state, kinds[-1] if kinds else None)
+        kinds = [run.kind for run in shown_runs(submission, asking(self)) if run.state in waiting]
+        return stage(shown_state(submission, asking(self)), kinds[-1] if kinds else None)
 
     @extend_schema(responses=CheckOut)
     def get_check(self, submission: Submission) -> dict[str, Any] | None:
@@ -168,7 +219,8 @@ class SubmissionDetailOut(SubmissionOut):
         return dict(CheckOut(check).data) if check is not None else None
 
     def get_is_waiting_for_escrow(self, submission: Submission) -> bool:
-        return submission.next_step == NextStep.AWAIT_ESCROW
+        is_shown = sees(asking(self), Part.COURSE, submission)
+        return is_shown and submission.next_step == NextStep.AWAIT_ESCROW
 
     @extend_schema(responses=AwardOut)
     def get_award(self, submission: Submission) -> dict[str, Any] | None:
@@ -183,17 +235,28 @@ class SubmissionDetailOut(SubmissionOut):
         booked = standing_awards(submission).exclude(role=AwardRole.GAIN)
         return [dict(AwardOut(award).data) for award in booked]
 
+    @extend_schema(responses=OrderOut)
+    def get_order(self, submission: Submission) -> dict[str, Any]:
+        return dict(OrderOut(order_of(submission)).data)
+
     @extend_schema(responses=QueueOut)
     def get_queue(self, submission: Submission) -> dict[str, Any] | None:
-        for run in submission.runs.all():
-            if (place := queue_place(run)) is not None:
-                return dict(QueueOut(place).data)
-        return None
+        place = shown_place(submission, asking(self))
+        return dict(QueueOut(place).data) if place is not None else None
+
+    def get_looks(self, submission: Submission) -> int:
+        return looks_done(submission)
+
+    @extend_schema(responses=RunOut(many=True))
+    def get_runs(self, submission: Submission) -> list[dict[str, Any]]:
+        runs = shown_runs(submission, asking(self))
+        return list(RunOut(runs, many=True, context=self.context).data)
 
     @extend_schema(responses=ChangeOut(many=True))
     def get_changes(self, submission: Submission) -> list[dict[str, Any]]:
-        has_reasons = sees(asking(self), Part.FIGURES, submission)
-        return shown_changes(history(submission), has_reasons=has_reasons)
+        person = asking(self)
+        has_reasons = sees(person, Part.FIGURES, submission)
+        return shown_changes(shown_history(submission, person), has_reasons=has_reasons)
 
 
 def rendered(submission: Submission, request: Request, status: int = 200) -> Response:
@@ -203,10 +266,12 @@ def rendered(submission: Submission, request: Request, status: int = 200) -> Res
 
 
 class SubmissionQuery(ListQuery):
-    lookups = {"submitter": "submitter__username"}
+    lookups = {"submitter": "submitter__username", "state": "shown_state"}
 
     bounty = serializers.UUIDField(required=False, help_text="A bounty's id.")
-    state = OneOf(SubmissionState.values, help_text="The submission's state.")
+    state = OneOf(
+        [BEING_JUDGED, *SubmissionState.values], help_text="The state as the caller sees it in the list."
+    )
     submitter = Person(help_text='A user name, or "me".')
 
 
@@ -221,6 +286,9 @@ class SubmissionList(generics.ListAPIView[Submission]):
 
     def get_permissions(self) -> list[BasePermission]:
         return [AllowAny()] if self.request.method != "POST" else [HasScope("submit")()]
+
+    def get_queryset(self) -> QuerySet[Submission]:
+        return with_shown_state(super().get_queryset(), asked_by(self.request))
 
     @extend_schema(request=SubmissionIn, responses={201: SubmissionDetailOut, **refused(404, 429)})
     def post(self, request: Request) -> Response:

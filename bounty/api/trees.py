@@ -13,10 +13,11 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from bounty.api.parsing import RawTextField, asked_by, caller, validated
+from bounty.api.parsing import RawTextField, StatedReason, asked_by, caller, validated
 from bounty.limits import TREES_PER_HOUR
-from bounty.models import Lineage, StoredTree
+from bounty.models import BaseStop, Lineage, StoredTree
 from bounty.services.access import require_tree_sight
+from bounty.services.base_stops import release_lineage, stop_evidence
 from bounty.services.renewal import renew_lineages
 from bounty.services.transitions import history
 from bounty.services.trees import (
@@ -55,16 +56,30 @@ class LineageIn(serializers.Serializer[Any]):
     is_demo = serializers.BooleanField(default=False)
 
 
+class LineageStopOut(serializers.ModelSerializer[BaseStop]):
+    tree = serializers.CharField(source="tree_id")
+    released_by = serializers.CharField(source="released_by.username", allow_null=True, default=None)
+
+    class Meta:
+        model = BaseStop
+        fields = [
+            "tree", "reason", "evidence_digest", "stopped_at", "released_at", "released_by", "release_reason",
+        ]  # fmt: skip
+
+
 class LineageOut(serializers.ModelSerializer[Lineage]):
     origin = serializers.CharField(source="origin_id")
     tip = serializers.CharField(source="tip_id")
     is_outdated = serializers.SerializerMethodField(
         help_text="True when the tip has an older layout. Nothing is judged in the lineage until it is renewed."
     )
+    stop_reason = serializers.CharField(
+        help_text="Why nothing is measured or taken, where the base tree fails on its own; else empty."
+    )
 
     class Meta:
         model = Lineage
-        fields = ["name", "is_demo", "origin", "tip", "is_outdated", "created_at"]
+        fields = ["name", "is_demo", "origin", "tip", "is_outdated", "stop_reason", "created_at"]
 
     def get_is_outdated(self, lineage: Lineage) -> bool:
         return not has_present_layout(lineage.tip_id)
@@ -158,6 +173,36 @@ class LineageDetail(generics.RetrieveAPIView[Lineage]):
     serializer_class = LineageWithMoves
     permission_classes = [AllowAny]
     lookup_field = "name"
+
+
+class LineageRelease(APIView):
+    """Release a lineage that was stopped because its base tree failed on its own (maintainers).
+
+    Runs that waited are queued again without counting an attempt. If the tree still fails, the lineage stops again.
+    """
+
+    permission_classes = [IsMaintainer]
+
+    @extend_schema(request=StatedReason, responses={200: LineageStopOut, **refused(404, 409)})
+    def post(self, request: Request, name: str) -> Response:
+        stop = release_lineage(actor=caller(request), name=name, **validated(StatedReason, request))
+        return Response(LineageStopOut(stop).data)
+
+
+class LineageStopShown(serializers.Serializer[Any]):
+    digest = serializers.CharField(help_text="Of the whole evidence, which stays sealed while its run waits.")
+    events = serializers.ListField(child=serializers.DictField())
+    base_checks = serializers.ListField(child=serializers.DictField())
+
+
+class LineageStop(APIView):
+    """What showed that a stopped lineage's base tree fails on its own: events and attempts without a patch (maintainers)."""
+
+    permission_classes = [IsMaintainer]
+
+    @extend_schema(responses={200: LineageStopShown, **refused(404)})
+    def get(self, request: Request, name: str) -> Response:
+        return Response(LineageStopShown(stop_evidence(name)).data)
 
 
 class LineageRenewalOut(serializers.Serializer[Any]):

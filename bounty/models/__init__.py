@@ -1,15 +1,20 @@
 """The bounty app's tables, one file per subject. Rows hold state and one-row rules; services do the rest."""
 
 from bounty.models.awards import COUNTING, Award, AwardRole, AwardState
+from bounty.models.base_stops import BaseStop
 from bounty.models.bounties import Bounty, BountyState, Severity
 from bounty.models.calibration import NoiseSample, RunnerFailure
 from bounty.models.changes import StateChange
 from bounty.models.disputes import Dispute, DisputeState
 from bounty.models.evidence import Evidence, RunVerdict
+from bounty.models.likeness import ChangedLines, Likeness
 from bounty.models.looks import Look
+from bounty.models.order import OutOfOrder
+from bounty.models.pairs import MeasuredPair
 from bounty.models.reproductions import Reproduction, ReproductionState
 from bounty.models.runners import QuarantineCause, Runner, RunnerState
 from bounty.models.runs import OPEN_RUN_STATES, PRICING_KINDS, LogChunk, Run, RunKind, RunState
+from bounty.models.slow_bases import SlowBase, SlowBaseState
 from bounty.models.submissions import NextStep, Review, ReviewDecision, Submission, SubmissionState
 from bounty.models.switches import StopSwitch, Switch, WaitingMerge
 from bounty.models.trees import Lineage, StoredTree
@@ -21,16 +26,21 @@ __all__ = [
     "Award",
     "AwardRole",
     "AwardState",
+    "BaseStop",
     "Bounty",
     "BountyState",
+    "ChangedLines",
     "Dispute",
     "DisputeState",
     "Evidence",
+    "Likeness",
     "Lineage",
     "LogChunk",
     "Look",
+    "MeasuredPair",
     "NextStep",
     "NoiseSample",
+    "OutOfOrder",
     "QuarantineCause",
     "Reproduction",
     "ReproductionState",
@@ -44,6 +54,8 @@ __all__ = [
     "RunnerFailure",
     "RunnerState",
     "Severity",
+    "SlowBase",
+    "SlowBaseState",
     "StateChange",
     "StopSwitch",
     "StoredTree",

@@ -18,6 +18,7 @@ SUBJECTS = [
         "stopswitch",
         "dispute",
         "reproduction",
+        "slowbase",
     )
 ]
 

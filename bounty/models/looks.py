@@ -5,7 +5,7 @@ from django.db import models
 from django.db.models import Q
 
 from bounty.models.submissions import Submission
-from bounty.visibility import Part, Phase
+from bounty.visibility import LOGGED_PARTS, Phase
 
 
 class Look(models.Model):
@@ -21,7 +21,7 @@ class Look(models.Model):
         ordering = ["-created_at"]
         constraints = [
             models.CheckConstraint(
-                condition=Q(part__in=[part.value for part in Part]), name="look_part_known"
+                condition=Q(part__in=[part.value for part in LOGGED_PARTS]), name="look_part_known"
             ),
             models.CheckConstraint(
                 condition=Q(phase__in=[phase.value for phase in Phase]), name="look_phase_known"

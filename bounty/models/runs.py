@@ -6,6 +6,7 @@ A run is judged by at most one runner at a time (the lease) and ends with at mos
 from __future__ import annotations
 
 import uuid
+from typing import Any
 
 from django.conf import settings
 from django.db import models
@@ -22,6 +23,8 @@ class RunKind(models.TextChoices):
 
     GATE = "gate", "Gate"  # tests whether there is a gain
     CONFIRMATION = "confirmation", "Confirmation"  # measures the gain's lower bound, which prices the award
+    # A price once more, against another tree that a gain has to beat: the lowest bound counts
+    COMPARISON = "comparison", "Comparison"
     GUARD = "guard", "Guard rails"  # checks that nothing else became worse; every priced gain needs one
     # A confirmation once more: at random while it is reviewed, against a best tree that moved, or after a dispute
     RECHECK = "recheck", "Re-measurement"
@@ -72,6 +75,13 @@ class Run(models.Model):
         related_name="runs",
         help_text="Of a bug's runs: what is tried.",
     )
+    old_award = models.ForeignKey(
+        "bounty.Award",
+        on_delete=models.PROTECT,
+        null=True,
+        related_name="+",
+        help_text="Of a pricing run or comparison: the award that was paid for its base, whose old tree is timed as well.",
+    )
     avoid_host = models.CharField(
         max_length=120, blank=True, help_text="Measured there before: another host is preferred."
     )
@@ -91,8 +101,15 @@ class Run(models.Model):
     forgiven = models.PositiveSmallIntegerField(
         default=0, help_text="Attempts that the platform itself ended: they do not count."
     )
+    continues = models.JSONField(
+        default=list, blank=True, help_text="Digests of earlier pairs from which this attempt continues."
+    )
     commitment = models.CharField(max_length=64, blank=True, help_text="Of this attempt's secrets.")
     was_sampled = models.BooleanField(default=False, help_text="A first sample may have been taken.")
+    let_by = models.PositiveSmallIntegerField(
+        default=0, help_text="Of the first run of a new account: runs that started before it out of turn."
+    )
+    let_by_since = models.DateTimeField(null=True, blank=True, help_text="When the first of these started.")
     pairs_done = models.PositiveIntegerField(default=0)
     pairs_max = models.PositiveIntegerField(default=0)
     log_chars = models.PositiveIntegerField(default=0)
@@ -157,6 +174,10 @@ class Run(models.Model):
                 | (~Q(kind=RunKind.GUARD) & Q(after__isnull=True)),
                 name="guard_follows_a_price",
             ),
+            models.CheckConstraint(
+                condition=Q(old_award__isnull=True) | Q(kind__in=[*PRICING_KINDS, RunKind.COMPARISON]),
+                name="old_tree_belongs_to_a_price",
+            ),
         ]
 
     @property
@@ -168,9 +189,18 @@ class Run(models.Model):
         return f"{self.kind} run {self.pk} ({self.state})"
 
     @property
+    def old(self) -> dict[str, Any] | None:
+        """The old tree and what was paid for base, as the job and the evidence name them."""
+        award = self.old_award
+        if award is None or award.confirmation_run is None:
+            return None
+        return {"tree": award.confirmation_run.base_tree_id, "paid_log_ppm": award.log_ppm_bound}
+
+    @property
     def judged_as(self) -> str:
-        """The judge's kind for this run: a re-measurement is measured as a confirmation."""
-        return RunKind.CONFIRMATION.value if self.kind == RunKind.RECHECK else self.kind
+        """The judge's kind for this run: re-measurements and comparisons are measured as confirmations."""
+        is_price = self.kind in (RunKind.RECHECK, RunKind.COMPARISON)
+        return RunKind.CONFIRMATION.value if is_price else self.kind
 
 
 class LogChunk(models.Model):

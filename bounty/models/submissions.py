@@ -17,8 +17,8 @@ class SubmissionState(models.TextChoices):
     """State of a submission. `bounty.services.transitions` lists the allowed changes."""
 
     RECEIVED = "received", "Received"  # the diff is stored, not checked yet
-    CHECKED = "checked", "Checked"  # parsed, within the policy, applies, is no copy
-    REJECTED = "rejected", "Rejected"  # one of these failed; it is never run
+    CHECKED = "checked", "Checked"  # parsed, within the policy, applies; a copy waits here for its original
+    REJECTED = "rejected", "Rejected"  # one of these failed, or it is a copy; it is never run
     QUEUED = "queued", "Queued"  # its gate run waits for a runner
     JUDGING = "judging", "Judging"  # a runner has its gate run
     JUDGED = "judged", "Judged"  # has a verdict: the gate's, or that of a later run that failed

@@ -5,9 +5,14 @@ File contents live in the blob store (`settings.BLOB_ROOT`); a row holds the man
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from django.conf import settings
 from django.core.validators import RegexValidator
 from django.db import models
+
+if TYPE_CHECKING:
+    from bounty.models.base_stops import BaseStop
 
 SHA256 = r"^[0-9a-f]{64}$"
 
@@ -52,3 +57,14 @@ class Lineage(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def standing_stop(self) -> BaseStop | None:
+        """The stop that no maintainer has released yet, if there is one."""
+        return self.base_stops.filter(released_at=None).first()
+
+    @property
+    def stop_reason(self) -> str:
+        """Why the lineage is stopped; empty where it is not."""
+        stop = self.standing_stop
+        return "" if stop is None else stop.reason

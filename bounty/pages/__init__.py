@@ -13,6 +13,7 @@ navigation.register(NavEntry("Runners", "runners", 25))
 navigation.register(NavEntry("Guide", "how", 28))
 banners.register("stop", switches.stop_banners)
 banners.register("outdated", lineages.outdated_banners)
+banners.register("base", lineages.base_banners)
 home_parts.register_part("bounty", home.home_part)
 home_parts.register_steps("bounty", home.next_steps, position=10)
 
@@ -43,4 +44,5 @@ urlpatterns = [
     path("stop/<slug:name>/", switches.press, name="stop-press"),
     path("lineages/", lineages.lineage_list, name="lineages"),
     path("lineages/<slug:name>/", lineages.lineage_detail, name="lineage"),
+    path("lineages/<slug:name>/release/", lineages.release, name="lineage-release"),
 ]

@@ -23,7 +23,7 @@ from bounty.rewards import TEN_PER_CENT, award_microcredits
 from bounty.services.bounties import add_funds, close_bounty, shown_escrow
 from bounty.services.leaderboards import leaderboard, series_speeds
 from bounty.services.reproductions import open_by_terms
-from bounty.services.series import measured_base, patch_base
+from bounty.services.series import merged_best, patch_base
 from bounty.services.submissions import attempts_used
 from gainshare.accounts.errors import DomainError, IdConflict
 from gainshare.accounts.models import User
@@ -133,7 +133,7 @@ def bounty_page(
         "rejected": rejected[:REJECTED_SHOWN],
         "n_rejected": rejected.count(),
         "patch_base": patch_base(bounty=bounty),
-        "measured_base": measured_base(bounty=bounty),
+        "merged_best": merged_best(bounty=bounty),
         "attempts": attempts,
         "takes_submissions": bounty.state == BountyState.OPEN and not bounty.is_past_deadline(timezone.now()),
         "takes_reproductions": bounty.state != BountyState.CLOSED

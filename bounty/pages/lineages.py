@@ -12,6 +12,7 @@ from django.views.decorators.http import require_GET, require_http_methods
 
 from bounty.models import Bounty, Lineage, StateChange, Submission
 from bounty.pages.forms import LineageForm
+from bounty.services.base_stops import release_lineage, standing_stops
 from bounty.services.renewal import outdated_lineages
 from bounty.services.transitions import history
 from bounty.services.trees import start_lineage
@@ -19,7 +20,9 @@ from gainshare.accounts.errors import DomainError, IdConflict
 from gainshare.accounts.models import User
 from gainshare.web.banners import Banner
 from gainshare.web.forms.sent_once import refuse_resent
+from gainshare.web.forms.typed import Refused, typed_text
 from gainshare.web.paging import page_of
+from gainshare.web.signed_in import SignedInRequest, signed_in
 
 PER_PAGE = 50
 SHOWN_NAMES = 3  # in the banner
@@ -38,6 +41,18 @@ def outdated_banners() -> list[Banner]:
         "with `gainshare lineages renew`."
     )
     return [Banner(text, reverse("lineages"))]
+
+
+def base_banners() -> list[Banner]:
+    """One banner for each lineage whose base tree fails on its own."""
+    return [
+        Banner(
+            f"Nothing is judged in the lineage {stop.lineage.name}: its base tree fails on its own. A maintainer has "
+            "to look at it.",
+            reverse("lineage", args=[stop.lineage.name]),
+        )
+        for stop in standing_stops()
+    ]
 
 
 @require_http_methods(["GET", "POST"])
@@ -89,6 +104,25 @@ def started(form: LineageForm, actor: User) -> str | None:
 @require_GET
 def lineage_detail(request: HttpRequest, name: str) -> HttpResponse:
     """Page of a lineage: its tip, and every move of the tip with its submission."""
+    return lineage_page(request, name)
+
+
+@signed_in
+def release(request: SignedInRequest, name: str) -> HttpResponse:
+    """Release a lineage that was stopped, and redirect to its page."""
+    if request.method != "POST":
+        return redirect("lineage", name=name)
+    reason = typed_text(request)
+    try:
+        release_lineage(actor=request.user, name=name, reason=reason)
+    except DomainError as error:
+        return lineage_page(request, name, Refused("release", reason, error.message))
+    messages.success(request, f"The lineage {name} is released.")
+    return redirect("lineage", name=name)
+
+
+def lineage_page(request: HttpRequest, name: str, refused: Refused | None = None) -> HttpResponse:
+    """The lineage's page, with the typed reason of a release that was refused."""
     lineage = get_object_or_404(Lineage, name=name)
     moves = sorted(history(lineage), key=lambda move: move.pk, reverse=True)
     page = page_of(request, moves, PER_PAGE)
@@ -99,8 +133,11 @@ def lineage_detail(request: HttpRequest, name: str) -> HttpResponse:
         "page": page,
         "bounties": bounties[:PER_PAGE],
         "more_bounties": max(0, bounties.count() - PER_PAGE),
+        "stop": lineage.standing_stop,
+        "may_release": isinstance(request.user, User) and request.user.is_maintainer,
+        "refused": refused,
     }
-    return render(request, "bounty/lineage_detail.html", context)
+    return render(request, "bounty/lineage_detail.html", context, status=409 if refused else 200)
 
 
 def with_submissions(moves: list[StateChange]) -> list[tuple[StateChange, Submission | None]]:

@@ -3,8 +3,11 @@
 from dataclasses import dataclass
 
 from bounty.models import OPEN_RUN_STATES, NextStep, Run, RunKind, RunState, Submission, SubmissionState
+from bounty.services.access import Person, sees
+from bounty.services.course import looks_done, shown_place
 from bounty.services.runs.queues import QueuePlace, queue_place
 from bounty.stages import measuring_words, pairs_words, run_title
+from bounty.visibility import BEING_JUDGED, Part
 
 SETTLED = frozenset(
     {
@@ -42,8 +45,33 @@ class Progress:
     counted: str
 
 
-def progress_of(submission: Submission) -> Progress:
-    """The submission's progress, from its newest unfinished run."""
+def progress_of(submission: Submission, person: Person) -> Progress:
+    """The submission's progress as the person may see it."""
+    return _course(submission) if sees(person, Part.COURSE, submission) else _sealed(submission, person)
+
+
+def _sealed(submission: Submission, person: Person) -> Progress:
+    """One state, the place in the queue, and how often the runs were looked at."""
+    place = shown_place(submission, person)
+    if place is None:
+        detail = "The next step is being prepared, or waits for a person, a runner or credits in the escrow."
+    elif place.position is None:
+        detail = "A runner measures it."
+    else:
+        detail = f"It waits for a runner. {waiting_text(place)}"
+    return Progress(
+        state=BEING_JUDGED,
+        is_settled=False,
+        headline="Being judged",
+        detail=detail,
+        pairs_done=0,
+        pairs_max=0,
+        counted=f"Interim checks so far: {looks_done(submission)}",
+    )
+
+
+def _course(submission: Submission) -> Progress:
+    """Progress of its newest unfinished run."""
     run = submission.runs.filter(state__in=[RunState.QUEUED, *OPEN_RUN_STATES]).order_by("-queued_at").first()
     is_settled = submission.state in SETTLED and submission.next_step != NextStep.RESERVE and run is None
     headline, detail = describe(submission, run)

@@ -13,10 +13,12 @@ from django.views.decorators.http import require_GET
 from bounty.models import OPEN_RUN_STATES, NoiseSample, QuarantineCause, Run, Runner, RunnerState
 from bounty.pages.noise_plot import NoisePoint, plot_noise
 from bounty.pages.progress import counted
+from bounty.services.access import sees_course
 from bounty.services.runners import maintenance as runner_maintenance
 from bounty.services.runners.calibration import noise_limit
 from bounty.services.runners.device_waits import is_waiting
 from bounty.services.runners.doubts import runs_in_doubt
+from bounty.services.runners.false_awards import false_awards
 from bounty.services.transitions import history
 from gainshare.accounts.errors import DomainError
 from gainshare.accounts.models import User
@@ -113,12 +115,14 @@ def runner_list(request: HttpRequest) -> HttpResponse:
         {
             "runner": runner,
             "run": runs.get(runner.pk),
+            "is_sealed": runner.pk in runs and not sees_course(request.user, runs[runner.pk]),
             "waits": is_waiting(runner),
             "last": last.get(runner.pk),
         }
         for runner in shown
     ]
-    return render(request, "bounty/runner_list.html", {"rows": rows, "page": page})
+    context = {"rows": rows, "page": page, "false_awards": false_awards()}
+    return render(request, "bounty/runner_list.html", context)
 
 
 @require_GET
@@ -135,12 +139,13 @@ def runner_page(request: HttpRequest, name: str, refused: Refused | None = None)
     context = {
         "runner": runner,
         "run": run,
+        "is_sealed": run is not None and not sees_course(request.user, run),
         "counted": counted(run) if run is not None else "",
         "waits": is_waiting(runner),
         "series": noise_series(runner),
         "bad": NoiseSample.objects.filter(runner=runner, is_good=False).order_by("-created_at")[:SHOWN_ROWS],
         "failures": runner.failures.order_by("-created_at")[:SHOWN_ROWS],
-        "doubts": runs_in_doubt(runner),
+        "doubts": [run for run in runs_in_doubt(runner) if sees_course(request.user, run)],
         "changes": reversed(history(runner)),
         "machine": machine_facts(runner.fingerprint),
         "actions": offered_actions(runner) if is_maintainer else [],

@@ -78,11 +78,26 @@ def _gain(views: Sequence[RunView], awards: Sequence[Award]) -> list[Stage]:
     priced = _newest([view for view in views if not prices or view.run.pk in prices], PRICING_KINDS)
     after = [view for view in views if priced is not None and view.run.after_id == priced.run.pk]
     guard = _newest(after, (RunKind.GUARD,))
+    lowest = _lowest(priced, views)
     return [
         _measured("Gate", gate, _estimate(gate), "median"),
-        _measured("Confirm", priced, _bound(priced), "at least"),
+        _measured("Confirm", lowest, _bound(lowest), "at least"),
         _measured("Guard", guard, guard.rails_held if guard is not None else "", "rails hold"),
     ]
+
+
+def _lowest(priced: RunView | None, views: Sequence[RunView]) -> RunView | None:
+    """The price, or the comparison after it whose bound is lower: that one counts."""
+    if priced is None:
+        return None
+    compared = [
+        view
+        for view in views
+        if view.run.kind == RunKind.COMPARISON
+        and view.run.queued_at > priced.run.queued_at
+        and view.run.candidate_tree_id == priced.run.candidate_tree_id
+    ]
+    return min([priced, *compared], key=lambda view: _bound_of(view) or 0)
 
 
 def _fix(views: Sequence[RunView]) -> list[Stage]:
@@ -109,8 +124,12 @@ def _estimate(view: RunView | None) -> str:
     return "" if value is None else change_text(value)
 
 
+def _bound_of(view: RunView | None) -> int | None:
+    return view.verdict.log_ppm_bound if view is not None and view.verdict is not None else None
+
+
 def _bound(view: RunView | None) -> str:
-    value = view.verdict.log_ppm_bound if view is not None and view.verdict is not None else None
+    value = _bound_of(view)
     return "" if value is None else change_text(value)
 
 

@@ -12,7 +12,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods
 
 from benchmarks.patch.trees import TreeError
-from bounty.errors import NotFound
+from bounty.errors import AlreadyJudged, AlreadySubmitted, NotFound
 from bounty.models import Award, Bounty, BountyState, Submission, SubmissionState
 from bounty.pages.actions import ACTIONS, allowed_actions, perform
 from bounty.pages.bugs import shares_of
@@ -22,12 +22,14 @@ from bounty.pages.run_views import run_views
 from bounty.pages.stage_bar import stage_bar
 from bounty.services.access import sees
 from bounty.services.awards import standing_award, standing_awards
+from bounty.services.course import shown_history, shown_state
 from bounty.services.runs.logs import submission_log
 from bounty.services.runs.rechecks import Check, check_of
+from bounty.services.sealed_order import order_of
 from bounty.services.series import patch_base
 from bounty.services.submissions import attempts_used, find_submission, submit
-from bounty.services.transitions import history
 from bounty.services.trees import blob_store
+from bounty.services.tries import spend_again
 from bounty.visibility import Part, without_figures
 from gainshare.accounts.errors import DomainError, IdConflict
 from gainshare.web.forms.sent_once import refuse_resent
@@ -58,6 +60,8 @@ def new_submission(request: SignedInRequest, bounty_id: UUID) -> HttpResponse:
         except IdConflict:
             refuse_resent(form, "call_id")
         except DomainError as error:
+            if form.is_undone_by_errors and isinstance(error, AlreadySubmitted | AlreadyJudged):
+                spend_again(request.user)  # the try that the rolled-back transaction had spent
             refusal = error
             form.add_error(None, error.message)
     context = {
@@ -122,16 +126,18 @@ def submission_page(
 ) -> HttpResponse:
     """Page of a submission, with the typed text of an action that was refused."""
     submission = submission_or_404(submission_id)
-    changes = list(history(submission))
+    changes = shown_history(submission, request.user)
     seen = {part: sees(request.user, part, submission) for part in Part}
     runs = run_views(submission) if seen[Part.FIGURES] else []
     context = {
         "submission": submission,
+        "state": shown_state(submission, request.user),
         "sees_source": seen[Part.SOURCE],
         "sees_figures": seen[Part.FIGURES],
         "verdict_reason": shown_reason(submission, seen),
         "bounty": submission.bounty,
-        "progress": progress_of(submission),
+        "progress": progress_of(submission, request.user),
+        "order": order_of(submission),
         "check": shown_check(submission, standing_award(submission)) if seen[Part.FIGURES] else None,
         "disputes": submission.disputes.select_related("author", "answered_by", "run"),
         "stages": stage_bar(
@@ -183,7 +189,7 @@ def live(request: HttpRequest, submission_id: UUID) -> HttpResponse:
     if sees(request.user, Part.SOURCE, submission):
         with_sealed = sees(request.user, Part.FIGURES, submission)
         log = asdict(submission_log(submission=submission, offset=int(raw), with_sealed=with_sealed))
-    return JsonResponse({**asdict(progress_of(submission)), "log": log})
+    return JsonResponse({**asdict(progress_of(submission, request.user)), "log": log})
 
 
 def shown_diff(submission: Submission) -> list[tuple[str, str]] | None:

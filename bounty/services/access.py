@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from datetime import timedelta
 
 from django.contrib.auth.models import AnonymousUser
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 from django.utils import timezone
 
 from benchmarks.judging.verdicts import VerdictKind
@@ -18,6 +18,7 @@ Person = User | AnonymousUser
 
 CLOSED = frozenset({S.REJECTED, S.WITHDRAWN})
 DECIDED = frozenset({S.CONFIRMED, S.ACCEPTED, S.DECLINED, S.VESTED, S.REVERSED})
+UNCERTAIN = (VerdictKind.SUSPICIOUS.value, VerdictKind.INFRASTRUCTURE_ERROR.value)
 ENDED = (*CLOSED, S.DECLINED, S.VESTED, S.REVERSED)
 SAME_LOOK = timedelta(minutes=10)  # one record for a page that is read several times
 
@@ -57,11 +58,14 @@ def viewer_of(person: Person, submission: Submission) -> Viewer:
 
 def has_open_submission(person: User, lineage_id: int) -> bool:
     """Whether something of theirs in this lineage may still be measured, reviewed or paid."""
-    final = Q(state=S.JUDGED, next_step=NextStep.NONE) & ~Q(
-        verdict_kind__in=[VerdictKind.SUSPICIOUS.value, VerdictKind.INFRASTRUCTURE_ERROR.value]
-    )
-    own = Submission.objects.filter(submitter=person, bounty__lineage=lineage_id)
-    return own.exclude(state__in=ENDED).exclude(final & ~Q(disputes__state=DisputeState.OPEN)).exists()
+    return open_submissions_of(person).filter(bounty__lineage=lineage_id).exists()
+
+
+def open_submissions_of(person: User) -> QuerySet[Submission]:
+    """The person's submissions that may still be measured, reviewed or paid."""
+    final = Q(state=S.JUDGED, next_step=NextStep.NONE) & ~Q(verdict_kind__in=UNCERTAIN)
+    own = Submission.objects.filter(submitter=person).exclude(state__in=ENDED)
+    return own.exclude(final & ~Q(disputes__state=DisputeState.OPEN))
 
 
 def sees(person: Person, part: Part, submission: Submission, *, is_look: bool = True) -> bool:
@@ -72,7 +76,7 @@ def sees(person: Person, part: Part, submission: Submission, *, is_look: bool = 
     viewer = viewer_of(person, submission)
     if not may_see(viewer, part, phase):
         return False
-    if is_look and is_logged(viewer, phase):
+    if is_look and is_logged(viewer, part, phase):
         _record(person, part, submission, phase)
     return True
 
@@ -91,6 +95,8 @@ def require_sight(person: Person, part: Part, submission: Submission) -> None:
     phase = phase_of(submission)
     if phase is Phase.CLOSED:
         raise Sealed("Of a rejected or withdrawn submission, only its author and maintainers see this.")
+    if part is Part.COURSE:
+        raise Sealed("This run belongs to a submission that is being judged. Look again after the verdict.")
     if part is Part.SOURCE:
         raise Sealed(
             "This submission is being judged: until it is decided, only its author and maintainers without an open "
@@ -102,6 +108,11 @@ def require_sight(person: Person, part: Part, submission: Submission) -> None:
 def sees_run(person: Person, run: Run) -> bool:
     """Whether the person may see the figures of a run. Those of A/A runs and reproductions are public."""
     return run.submission is None or sees(person, Part.FIGURES, run.submission)
+
+
+def sees_course(person: Person, run: Run) -> bool:
+    """Whether the person may see which kind of run this is, and how far it has come."""
+    return run.submission is None or sees(person, Part.COURSE, run.submission)
 
 
 def require_tree_sight(person: Person, tree_hash: str) -> None:

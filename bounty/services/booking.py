@@ -9,6 +9,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from benchmarks.faults import fault_point
+from benchmarks.judging.verdicts import VerdictKind
 from bounty.models import (
     Award,
     AwardState,
@@ -25,9 +26,12 @@ from bounty.models import (
 from bounty.rewards import AwardAmount, confirmed_award
 from bounty.services.awards import standing_award, void_award
 from bounty.services.bounties import available_escrow, follow_funds, step_id
+from bounty.services.comparisons import comparisons
 from bounty.services.emergency import is_stopped
+from bounty.services.likenesses import words_on_likeness
 from bounty.services.runs.guard_rails import pricing_run
 from bounty.services.runs.rechecks import order_if_drawn
+from bounty.services.sealed_order import note_out_of_order
 from bounty.services.series import measured_present_trees, wake_left_behind
 from bounty.services.transitions import move, note
 from gainshare.ledger import services as ledger
@@ -36,6 +40,7 @@ from gainshare.ledger import services as ledger
 def book(*, submission: Submission, verdict: RunVerdict) -> bool:
     """Book the confirmed award as unvested; its candidate becomes the series' best tree.
 
+    It pays the lowest bound, of the price and of every comparison (`bounty.services.comparisons`).
     An award that was booked before is voided and booked again at the new price; it keeps its place in the series.
     False if the best tree has moved since the run was leased: nothing was booked, and another price is due.
     """
@@ -51,22 +56,27 @@ def book(*, submission: Submission, verdict: RunVerdict) -> bool:
             return True  # another worker has continued meanwhile
         if not measured_present_trees(run, submission):
             return False
+        lowest = _lowest(submission, verdict)
+        if lowest is None:
+            return True  # it has to be compared with one that was booked just now
         is_booked_before = award.state == AwardState.UNVESTED
-        amount = _price_of(award, submission.bounty, verdict)
+        amount = _price_of(award, submission.bounty, lowest)
         now = timezone.now()
         is_moved = move(
             submission,
             to=SubmissionState.CONFIRMED,
             reason=f"confirmed: {amount.microcredits} micro-credits, unvested",
             verdict_kind=verdict.kind,
-            verdict_reason=verdict.reason,
-            verdict_run=run,
+            verdict_reason=lowest.reason + words_on_likeness(submission),
+            verdict_run=lowest.run,
             confirmed_at=now,
         )
         if not is_moved:
             return True
         if is_booked_before:
             award = _voided_for_a_new_price(award, submission, run, amount.microcredits)
+        else:
+            note_out_of_order(submission)
         transfer_id = step_id(run.pk, "award")
         ledger.book_award(
             transfer_id=transfer_id,
@@ -78,11 +88,11 @@ def book(*, submission: Submission, verdict: RunVerdict) -> bool:
         is_booked = move(
             award,
             to=AwardState.UNVESTED,
-            reason=f"rate x {verdict.log_ppm_bound} millionths of a nat",
+            reason=f"rate x {lowest.log_ppm_bound} millionths of a nat",
             confirmation_run=run,
             transfer_id=transfer_id,
             amount_microcredits=amount.microcredits,
-            log_ppm_bound=verdict.log_ppm_bound,
+            log_ppm_bound=lowest.log_ppm_bound,
             is_partial=amount.is_partial,
             booked_at=now,
             series_at=award.series_at or now,
@@ -95,6 +105,17 @@ def book(*, submission: Submission, verdict: RunVerdict) -> bool:
     follow_funds(bounty=submission.bounty)
     fault_point("control.award_booked")
     return True
+
+
+def _lowest(submission: Submission, price: RunVerdict) -> RunVerdict | None:
+    """The verdict with the lowest bound, of the price and all comparisons; None where one of these is not measured."""
+    found = [price]
+    for comparison in comparisons(submission, price.run):
+        verdict = comparison.verdict
+        if verdict is None or verdict.kind != VerdictKind.GAIN:
+            return None
+        found.append(verdict)
+    return min(found, key=lambda verdict: verdict.log_ppm_bound or 0)
 
 
 def _price_of(award: Award, bounty: Bounty, verdict: RunVerdict) -> AwardAmount:

@@ -1,17 +1,32 @@
 """Detection of copies, and refusal of a second measurement of the same candidate.
 
 Two submissions are the same candidate if they have the same normalised diff, the same tree, or the same code
-apart from comments and layout. If another person submitted it earlier, this one is a copy and earns nothing.
+apart from what its normal form drops. If another person submitted it earlier, this one is a copy and earns nothing.
+While the earlier one is being judged, the copy waits and is decided with it, so that nobody learns what is sealed.
 A person's own candidate is refused while it is being judged, after it was judged against the same base, and
 after it got its award. Each one that is taken counts as an attempt.
 """
 
+from django.db import transaction
 from django.db.models import Q
+from django.utils import timezone
 
 from benchmarks.judging.verdicts import VerdictKind
 from bounty.errors import AlreadyJudged, AlreadySubmitted
-from bounty.models import Bounty, DisputeState, RunKind, StoredTree, Submission, SubmissionState
-from bounty.services.access import is_decided
+from bounty.models import (
+    Bounty,
+    DisputeState,
+    Lineage,
+    RunKind,
+    StoredTree,
+    Submission,
+    SubmissionState,
+)
+from bounty.services.access import is_decided, phase_of
+from bounty.services.runs.lifecycle import queue_run
+from bounty.services.series import measured_base
+from bounty.services.transitions import move
+from bounty.visibility import Phase
 from gainshare.accounts.models import User
 
 IN_FLIGHT = (
@@ -41,10 +56,12 @@ def earlier_copy(
     code_digest: str,
     candidate: StoredTree,
     base: StoredTree,
+    before: Submission | None = None,
 ) -> Submission | None:
     """The other person's submission that this one copies, or None.
 
-    ``base`` is the tree that the candidate would be measured against. Raises AlreadySubmitted or AlreadyJudged for
+    ``base`` is the tree that the candidate would be measured against. ``before`` is the submission itself, if it is
+    stored already: only those sealed before it count. Raises AlreadySubmitted or AlreadyJudged for
     the submitter's own earlier ones. The caller holds the lineage's lock, so the sealing order is exact.
     """
     earlier = (
@@ -56,6 +73,8 @@ def earlier_copy(
         .select_related("bounty")
         .order_by("sealed_at")
     )
+    if before is not None:
+        earlier = earlier.filter(sealed_at__lt=before.sealed_at).exclude(pk=before.pk)
     for old in earlier:
         if old.state == SubmissionState.WITHDRAWN and not has_samples(old):
             continue
@@ -67,6 +86,65 @@ def earlier_copy(
             continue  # a reviewer may have asked for other comments or layout
         _refuse_own(old, bounty, base)
     return None
+
+
+def reason_of_copy(original: Submission) -> str:
+    """Why a copy is rejected, and what its author can do."""
+    return (
+        f"This is a copy of submission {original.pk}, which was submitted earlier by another "
+        "person. Copies earn nothing. Submit a change of your own."
+    )
+
+
+def is_awaited(original: Submission) -> bool:
+    """Whether a copy of this submission waits for its decision."""
+    return phase_of(original) in (Phase.BEING_JUDGED, Phase.IN_DOUBT)
+
+
+def settle_copy(submission: Submission) -> bool:
+    """Decide a copy with its original: it is rejected, or judged itself if that was withdrawn before its first sample.
+
+    False while the original is being judged or in doubt, or if another worker has done it.
+    """
+    with transaction.atomic():
+        lineage_id = submission.bounty.lineage_id
+        Lineage.objects.select_for_update(no_key=True).get(pk=lineage_id)
+        submission = Submission.objects.select_related("bounty", "submitter").get(pk=submission.pk)
+        if submission.state != SubmissionState.CHECKED or submission.candidate_tree is None:
+            return False
+        against = measured_base(bounty=submission.bounty)
+        original = earlier_copy(
+            bounty=submission.bounty,
+            submitter=submission.submitter,
+            patch_digest=submission.patch_digest,
+            code_digest=submission.code_digest,
+            candidate=submission.candidate_tree,
+            base=against,
+            before=submission,
+        )
+        if original is not None:
+            return not is_awaited(original) and _reject_copy(submission, original)
+        move(
+            submission,
+            to=SubmissionState.QUEUED,
+            reason="the earlier one was withdrawn; waits for a runner",
+            copy_of=None,
+        )
+        queue_run(submission=submission, kind=RunKind.GATE, base=against)
+    return True
+
+
+def _reject_copy(submission: Submission, original: Submission) -> bool:
+    reason = reason_of_copy(original)
+    return move(
+        submission,
+        to=SubmissionState.REJECTED,
+        reason=reason,
+        copy_of=original,
+        verdict_kind=VerdictKind.PATCH_REJECTED.value,
+        verdict_reason=reason,
+        judged_at=timezone.now(),
+    )
 
 
 def _may_be_sent_again(old: Submission) -> bool:

@@ -8,10 +8,13 @@ from bounty.models import RunKind, Submission, SubmissionState, Switch
 from bounty.rewards import award_microcredits
 from bounty.services.awards import reserve, standing_award, vest
 from bounty.services.booking import book, refuse
+from bounty.services.comparisons import comparisons, order_comparison
 from bounty.services.emergency import is_stopped
 from bounty.services.remeasure import follow_best, order_price_again
 from bounty.services.runs.guard_rails import guard_of, order_guard, pricing_run
-from bounty.services.series import is_left_behind
+from bounty.services.runs.lineage_losses import overspent
+from bounty.services.sealed_order import awaiting_escrow_before, booking_waits, reservation_waits
+from bounty.services.series import is_left_behind, measured_present_trees
 from bounty.services.steps import Path, judged_run, refusal_of, verdict_of
 from bounty.services.transitions import move
 from bounty.services.trees import has_present_layout
@@ -24,8 +27,15 @@ COMPARED = (VerdictKind.GAIN, VerdictKind.NO_GAIN, VerdictKind.REGRESSION)
 
 
 def _reserve(submission: Submission) -> bool:
+    """Reserve escrow in sealed order: first for those that wait for credits of this bounty, then for this one."""
     verdict = verdict_of(judged_run(submission, RunKind.GATE))
     assert verdict is not None, "only a gate's verdict asks for a reservation"
+    if reservation_waits(submission, verdict.run):
+        return False
+    for earlier in awaiting_escrow_before(submission):
+        passed = verdict_of(judged_run(earlier, RunKind.GATE))
+        if passed is not None:
+            reserve(submission=earlier, gate=passed)
     return reserve(submission=submission, gate=verdict)
 
 
@@ -41,8 +51,25 @@ def _confirm(submission: Submission) -> bool:
         return order_price_again(submission_id=submission.pk)
     if refusal := refusal_of(verdict):
         return refuse(submission=submission, run=priced, verdict_kind=verdict.kind, reason=refusal)
+    guard = guard_of(priced)
+    if guard is None and not measured_present_trees(priced, submission):
+        return order_price_again(submission_id=submission.pk)  # another was booked meanwhile
+    fault_point("control.confirmed")
+    lowest = verdict
+    for comparison in comparisons(submission, priced):
+        if comparison.run is None:
+            return order_comparison(submission=submission, priced=priced, tree=comparison.tree)
+        compared = verdict_of(comparison.run)
+        if compared is None:
+            return False
+        if refusal := refusal_of(compared):
+            reason = f"Compared with {comparison.why}: {refusal}"
+            return refuse(
+                submission=submission, run=comparison.run, verdict_kind=compared.kind, reason=reason
+            )
+        lowest = min(lowest, compared, key=lambda one: one.log_ppm_bound or 0)
     due = award_microcredits(
-        rate_microcredits_per_nat=award.rate_microcredits_per_nat, log_ppm=verdict.log_ppm_bound or 0
+        rate_microcredits_per_nat=award.rate_microcredits_per_nat, log_ppm=lowest.log_ppm_bound or 0
     )
     if due <= 0:
         reason = (
@@ -50,10 +77,8 @@ def _confirm(submission: Submission) -> bool:
             "there is no award."
         )
         return refuse(
-            submission=submission, run=priced, verdict_kind=VerdictKind.NO_GAIN.value, reason=reason
+            submission=submission, run=lowest.run, verdict_kind=VerdictKind.NO_GAIN.value, reason=reason
         )
-    fault_point("control.confirmed")
-    guard = guard_of(priced)
     if guard is None:
         return order_guard(submission=submission, priced=priced)
     guarded = verdict_of(guard)
@@ -61,8 +86,15 @@ def _confirm(submission: Submission) -> bool:
         return False
     if refusal := refusal_of(guarded):
         return refuse(submission=submission, run=guard, verdict_kind=guarded.kind, reason=refusal)
+    if spent := overspent(submission=submission, guard=guard):
+        return refuse(
+            submission=submission,
+            run=guard,
+            verdict_kind=VerdictKind.REGRESSION.value,
+            reason=spent.reason,
+        )
     fault_point("control.guards_held")
-    if is_stopped(Switch.AWARDS):
+    if is_stopped(Switch.AWARDS) or booking_waits(submission):
         return False
     if book(submission=submission, verdict=verdict):
         return True

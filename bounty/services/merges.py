@@ -14,6 +14,7 @@ from bounty.services.awards import standing_award
 from bounty.services.emergency import is_stopped
 from bounty.services.permissions import require_maintainer
 from bounty.services.remeasure import applied_to
+from bounty.services.runs.old_trees import stops_merges
 from bounty.services.runs.rechecks import blocks_payment
 from bounty.services.series import wake_left_behind
 from bounty.services.submissions import find_submission
@@ -91,17 +92,24 @@ def _merge(submission: Submission, lineage: Lineage, actor: User) -> None:
 
 
 def _has_to_wait(*, actor: User, submission: Submission) -> bool:
-    """Whether merges are stopped; if so, the requested merge is recorded. Called first in the merge's transaction.
+    """Whether merges are stopped, all or this lineage's; if so, the requested merge is recorded. Called first in the
+    merge's transaction.
 
     Raises WrongState for what could not be merged anyway.
     """
-    if not is_stopped(Switch.MERGES) or submission.merged_at is not None:
+    if submission.merged_at is not None:
         return False
+    reason = "the merge waits, because merges are stopped"
+    if not is_stopped(Switch.MERGES):
+        if not stops_merges(lineage_id=submission.bounty.lineage_id):
+            return False
+        reason = (
+            "the merge waits for a maintainer's decision about a base that may be slower than it was paid for"
+        )
     if submission.state not in (SubmissionState.ACCEPTED, SubmissionState.VESTED):
         raise WrongState(f"Only an accepted submission can be merged; this one is {submission.state}.")
     _, is_new = WaitingMerge.objects.get_or_create(submission=submission, defaults={"actor": actor})
     if is_new:
-        reason = "the merge waits, because merges are stopped"
         note(submission, old=submission.state, new=submission.state, reason=reason, actor=actor)
     return True
 

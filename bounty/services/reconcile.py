@@ -125,8 +125,9 @@ def _advance(repairs: Repairs, now: datetime) -> None:
         state__in=[SubmissionState.CONFIRMED, SubmissionState.ACCEPTED], bounty__review_window_s__isnull=False
     )
     checked = Q(state__in=[SubmissionState.CONFIRMED, SubmissionState.ACCEPTED], runs__kind=RunKind.RECHECK)
+    copies = Q(state=SubmissionState.CHECKED)
     waiting = Submission.objects.filter(
-        has_new_verdict | to_reserve | merged | in_window | checked | MAY_BE_LEFT_BEHIND
+        copies | has_new_verdict | to_reserve | merged | in_window | checked | MAY_BE_LEFT_BEHIND
     )
     for submission in waiting.order_by("sealed_at").distinct():
         repairs.advanced += repairs.attempt(f"submission {submission.pk}", partial(_advance_one, submission))

@@ -13,6 +13,7 @@ from django.utils import timezone
 from benchmarks.faults import fault_point
 from benchmarks.judging.verdicts import VerdictKind
 from benchmarks.patch.patches import PatchError, apply_patch, parse_patch
+from benchmarks.patch.staged_blobs import StagedBlobs
 from benchmarks.patch.trees import TreeError
 from bounty.errors import BadRequest, NotAllowed, WrongBase, WrongState
 from bounty.models import (
@@ -45,18 +46,20 @@ from bounty.services.trees import AGAINST_TIP, blob_store, load_tree, require_pr
 from gainshare.accounts.models import User
 
 OPEN_GAIN = (SubmissionState.CONFIRMED, SubmissionState.ACCEPTED)
+AFTER_A_PRICE = (RunKind.COMPARISON, RunKind.GUARD)  # they belong to the trees of that price
 WHY = "the best tree moved"
 
 
 def applied_to(base: StoredTree, submission: Submission) -> StoredTree:
     """Apply the submission's diff to ``base`` and return the tree. Raises WrongBase if it does not apply exactly."""
-    store = blob_store()
+    store = StagedBlobs(blob_store())
     try:
         tree = apply_patch(load_tree(base), parse_patch(store.get(submission.diff_blob)), store)
     except PatchError as error:
         raise WrongBase(error.message) from None
     except TreeError as error:  # the platform's own tree or blob is damaged, which is not the diff's fault
         raise BadRequest(error.message, code=error.code, status=500) from None
+    store.write()
     return store_tree(tree=tree, parent=base, created_by=submission.submitter)
 
 
@@ -134,7 +137,7 @@ def _follow(submission: Submission, base: StoredTree, candidate: StoredTree, act
 
 def _redirect(submission: Submission) -> None:
     """Point the waiting run at the new trees, keeping its place in the queue; order a price if no run waits."""
-    waiting = submission.runs.filter(state=RunState.QUEUED).exclude(kind=RunKind.GUARD).first()
+    waiting = submission.runs.filter(state=RunState.QUEUED).exclude(kind__in=AFTER_A_PRICE).first()
     if waiting is None:
         end_runs(submission, WHY)
         order_price(submission=submission)

@@ -14,6 +14,7 @@ from django.utils import timezone
 from benchmarks.faults import fault_point
 from benchmarks.judging.reproduction import NotAReproduction, read_reproduction
 from benchmarks.judging.verdicts import VerdictKind
+from benchmarks.patch.trees import sha256_hex
 from bounty.errors import (
     AlreadyJudged,
     AlreadyReproduced,
@@ -38,6 +39,7 @@ from bounty.models import (
     RunVerdict,
     Submission,
 )
+from bounty.services.base_stops import require_sound_base
 from bounty.services.bounties import UNSETTLED, find_bounty, open_bounty
 from bounty.services.runs.logs import say
 from bounty.services.series import patch_base
@@ -98,18 +100,20 @@ def reproduce(*, actor: User, bounty_id: UUID, text: str) -> Reproduction:
     OldLayout.
     """
     data = text.encode("utf-8", "surrogatepass")
+    blob = sha256_hex(data)
+    _require_wanted(find_bounty(bounty_id), actor, blob)
     try:
         read_reproduction(data)
     except NotAReproduction as refusal:
         raise BadRequest(f"{str(refusal)[:1].upper()}{str(refusal)[1:]}.") from None
-    blob = blob_store().put(data)
     with transaction.atomic():
         # The lock decides the sealed order: one reproduction at a time per bounty.
-        find_bounty(bounty_id)
         bounty = Bounty.objects.select_for_update(no_key=True).get(pk=bounty_id)
         _require_wanted(bounty, actor, blob)
         tree = patch_base(bounty=bounty)
         require_present_layout(tree.pk, instead=WAIT_FOR_RENEWAL)
+        require_sound_base(bounty.lineage)
+        blob_store().put(data)
         reproduction = Reproduction.objects.create(
             bounty=bounty, author=actor, blob=blob, tree=tree, earns=actor.pk != bounty.created_by_id
         )

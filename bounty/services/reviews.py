@@ -70,7 +70,7 @@ def review(*, actor: User, submission_id: UUID, decision: str, comment: str = ""
                 f"You have already decided to {made.decision} this candidate. A decision cannot be changed."
             )
         if decision == ReviewDecision.DECLINE:
-            _decline(submission, actor, comment)
+            decline(submission=submission, actor=actor, comment=comment)
         elif state == SubmissionState.CONFIRMED and has_enough_acceptances(submission):
             move(submission, to=SubmissionState.ACCEPTED, reason="enough people accepted", actor=actor)
             if not has_present_layout(submission.base_tree_id):
@@ -80,7 +80,8 @@ def review(*, actor: User, submission_id: UUID, decision: str, comment: str = ""
     return submission
 
 
-def _decline(submission: Submission, actor: User, comment: str) -> None:
+def decline(*, submission: Submission, actor: User, comment: str) -> None:
+    """Decline a locked submission that is not merged; its award returns to escrow. Raises WrongState."""
     if submission.merged_at is not None:
         raise WrongState("The submission is already merged. Reverse its award instead.")
     reason = f"declined: {comment}" if comment else "declined"

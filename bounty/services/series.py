@@ -74,11 +74,21 @@ def best_award(*, bounty: Bounty, of: Submission | None = None) -> Award | None:
 
 
 def measured_base(*, bounty: Bounty, of: Submission | None = None) -> StoredTree:
-    """The tree that a candidate is measured against now."""
+    """The tree that a candidate is measured against now: the best tree while that is not merged, then the tip.
+
+    A merge from another suite that made the tip faster here thus moves the base. Where it made the tip slower, a gain
+    has to beat the best tree too (`merged_best`).
+    """
+    return patch_base(bounty=bounty, of=of)
+
+
+def merged_best(*, bounty: Bounty, of: Submission | None = None) -> StoredTree | None:
+    """The best tree of the series, if it was merged and the tip is another tree by now."""
     best = best_award(bounty=bounty, of=of)
-    if best is None or best.confirmation_run is None:
-        return _tip(bounty)
-    return best.confirmation_run.candidate_tree
+    if best is None or best.confirmation_run is None or best.submission.merged_at is None:
+        return None
+    tree = best.confirmation_run.candidate_tree
+    return None if tree.pk == _tip(bounty).pk else tree
 
 
 def patch_base(*, bounty: Bounty, of: Submission | None = None) -> StoredTree:

@@ -12,6 +12,7 @@ from django.utils import timezone
 from benchmarks.judging.verdicts import VerdictKind
 from bounty.models import NextStep, Run, RunKind, RunVerdict, Submission, SubmissionState
 from bounty.services.awards import has_enough_acceptances, standing_award
+from bounty.services.copies import settle_copy
 from bounty.services.remeasure import follow_best
 from bounty.services.runs.rechecks import CheckOutcome, blocks_payment, check_of
 from bounty.services.series import is_left_behind
@@ -39,6 +40,8 @@ class Path:
 def take_step(submission: Submission, path: Path) -> bool:
     """Take one step; False if there is nothing to do now."""
     match submission.state:
+        case SubmissionState.CHECKED:
+            return settle_copy(submission)
         case SubmissionState.QUEUED if is_left_behind(submission):
             return follow_best(submission_id=submission.pk)
         case SubmissionState.QUEUED | SubmissionState.JUDGING:

@@ -1,17 +1,21 @@
-"""Intake of submissions: parse, check, apply, compare with earlier ones, queue. And withdrawal."""
+"""Intake of submissions: admit, parse, check, apply, compare with earlier ones, queue. And withdrawal.
+
+Whatever can be refused without the diff is refused before it is read, and nothing is stored for a refused one.
+"""
 
 from dataclasses import dataclass
 from uuid import UUID
 
-from django.conf import settings
 from django.db import transaction
 from django.db.models import Exists, OuterRef
 from django.utils import timezone
 
+from benchmarks.faults import fault_point
 from benchmarks.judging.verdicts import VerdictKind
 from benchmarks.patch.layout import missing_modules
 from benchmarks.patch.patches import PatchError, apply_patch, parse_patch
-from benchmarks.patch.policy import PolicyViolation, check_patch, load_policy
+from benchmarks.patch.policy import PolicyViolation, check_patch, check_size, load_policy
+from benchmarks.patch.staged_blobs import StagedBlobs
 from benchmarks.patch.trees import Tree, TreeError, sha256_hex
 from bounty.code_digest import code_digest
 from bounty.errors import (
@@ -24,7 +28,7 @@ from bounty.errors import (
     WrongBase,
     WrongState,
 )
-from bounty.limits import MAX_DIFF_CHARS, MAX_REJECTIONS
+from bounty.limits import MAX_REJECTIONS
 from bounty.models import (
     OPEN_RUN_STATES,
     Bounty,
@@ -41,24 +45,31 @@ from bounty.models import (
     SubmissionState,
 )
 from bounty.services.awards import void_award
+from bounty.services.base_stops import require_sound_base
 from bounty.services.bounties import available_escrow, find_bounty, follow_funds
-from bounty.services.copies import earlier_copy
+from bounty.services.copies import earlier_copy, is_awaited, reason_of_copy
+from bounty.services.likenesses import note_likeness
 from bounty.services.reproductions import require_adopted
 from bounty.services.runs.lifecycle import queue_run
 from bounty.services.series import measured_base, patch_base
 from bounty.services.transitions import move, must_move, note
 from bounty.services.trees import WAIT_FOR_RENEWAL, blob_store, load_tree, require_present_layout, store_tree
+from bounty.services.tries import return_try, spend_try
 from gainshare.accounts.models import User
-from gainshare.accounts.rate_limits import Rate, take
-from gainshare.accounts.rate_limits import TooManyAttempts as RateLimited
 
 NOT_THEIR_FAULT = (VerdictKind.INFRASTRUCTURE_ERROR, VerdictKind.PATCH_REJECTED)
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """Result of reading a diff: a candidate tree, or the reason for rejecting it."""
+    """Result of reading a diff: a candidate tree, or the reason for rejecting it.
 
+    ``blobs`` has what is to be stored with it: the diff, unless it is longer than the policy allows, and the
+    candidate's new files.
+    """
+
+    diff_blob: str
+    blobs: StagedBlobs
     patch_digest: str = ""
     candidate: Tree | None = None
     refusal: str = ""
@@ -78,36 +89,52 @@ def find_submission(submission_id: UUID) -> Submission:
 def submit(*, actor: User, bounty_id: UUID, diff: str, base_tree: str | None = None) -> Submission:
     """Submit a diff: it is queued for its gate run, or rejected with a verdict that says why.
 
-    Raises NotFound, BountyClosed, EscrowUsedUp, TooManyAttempts, WrongBase, OldLayout, AlreadySubmitted, AlreadyJudged,
-    NotReproduced, and RateLimited for one rejected diff too many; these store no submission. A copy, and a
-    diff that cannot be parsed, allowed or applied, is stored as a rejected submission.
+    Raises NotFound, BountyClosed, EscrowUsedUp, TooManyAttempts, WrongBase, OldLayout, BaseFailed, NotReproduced, and
+    RateLimited after too many rejected diffs, before the diff is read; AlreadySubmitted and AlreadyJudged after it.
+    These store nothing. A copy, and a diff that cannot be parsed, allowed or applied, is stored as a rejected
+    submission.
     """
     bounty = find_bounty(bounty_id)
+    base = _admitted(bounty, actor, base_tree)
+    spend_try(actor)
+    reading = read_diff(diff=diff, base=load_tree(base))
+    submission = _take_in(actor, bounty, base, reading)
+    if submission.state != SubmissionState.REJECTED:
+        return_try(actor)
+    return submission
+
+
+def _admitted(bounty: Bounty, actor: User, base_tree: str | None) -> StoredTree:
+    """The tree to patch, for an actor who may submit to the bounty now."""
     _require_open(bounty)
+    require_sound_base(bounty.lineage)
+    _require_attempts(bounty, actor)
     if bounty.is_for_a_bug:
         require_adopted(bounty=bounty)
-    base = _named_base(bounty, base_tree)
-    data = diff.encode("utf-8", "surrogatepass")
-    reading = read_diff(diff=diff, base=load_tree(base))
-    diff_blob = sha256_hex(data) if len(data) > MAX_DIFF_CHARS else blob_store().put(data)
+    return _named_base(bounty, base_tree)
+
+
+def _take_in(actor: User, bounty: Bounty, base: StoredTree, reading: Reading) -> Submission:
+    """Store the submission and order its gate run, under the lock that decides sealed order."""
     with transaction.atomic():
         # The lock decides sealed order, attempts and best tree: one submission at a time per lineage.
         Lineage.objects.select_for_update(no_key=True).get(pk=bounty.lineage_id)
         bounty = Bounty.objects.select_for_update(no_key=True).select_related("lineage").get(pk=bounty.pk)
         _require_open(bounty)
+        require_sound_base(bounty.lineage)
         _require_attempts(bounty, actor)
         if base.pk != patch_base(bounty=bounty).pk:
             raise _rebase(bounty)
         submission = Submission(
             bounty=bounty,
             submitter=actor,
-            diff_blob=diff_blob,
+            diff_blob=reading.diff_blob,
             patch_digest=reading.patch_digest,
             code_digest=reading.code_digest,
             base_tree=base,
         )
         if reading.candidate is None:
-            return _rejected(submission, reading.refusal)
+            return _rejected(submission, reading, reading.refusal)
         candidate = store_tree(tree=reading.candidate, parent=base, created_by=actor)
         against = measured_base(bounty=bounty)
         original = earlier_copy(
@@ -118,42 +145,55 @@ def submit(*, actor: User, bounty_id: UUID, diff: str, base_tree: str | None = N
             candidate=candidate,
             base=against,
         )
-        submission.candidate_tree = candidate
-        if original is not None:
-            submission.copy_of = original
-            return _rejected(
-                submission,
-                f"This is a copy of submission {original.pk}, which was submitted earlier by another "
-                "person. Copies earn nothing. Submit a change of your own.",
-            )
-        submission.save(force_insert=True)
-        note(submission, old="", new=submission.state, reason="diff received", actor=actor)
+        submission.candidate_tree, submission.copy_of = candidate, original
+        if original is not None and not is_awaited(original):
+            return _rejected(submission, reading, reason_of_copy(original))
+        _store(submission, reading)
+        note_likeness(submission, load_tree(base), reading.candidate)
         move(
             submission,
             to=SubmissionState.CHECKED,
-            reason="the diff parses, obeys the policy, applies, and is not a copy",
+            reason="the diff parses, obeys the policy and applies",
         )
+        if original is not None:
+            return submission  # decided with the earlier one: `settle_copy`
         move(submission, to=SubmissionState.QUEUED, reason="waits for a runner")
         queue_run(submission=submission, kind=RunKind.GATE, base=against)
     return submission
 
 
+def _store(submission: Submission, reading: Reading) -> None:
+    """Store a received diff: first its blobs, because a committed row names only what is stored."""
+    reading.blobs.write()
+    submission.save(force_insert=True)
+    note(submission, old="", new=submission.state, reason="diff received", actor=submission.submitter)
+    fault_point("web.submission_stored")
+
+
 def read_diff(*, diff: str, base: Tree) -> Reading:
-    """Parse a diff, check it against the policy and apply it. Stores the new blobs."""
+    """Parse a diff, check it against the policy and apply it. Stores nothing."""
+    data, policy, blobs = diff.encode("utf-8", "surrogatepass"), load_policy(), StagedBlobs(blob_store())
     digest = ""
     try:
+        check_size(policy, len(data))
         patch = parse_patch(diff)
         digest = patch.digest
-        check_patch(load_policy(), patch)
-        store = blob_store()
-        candidate = apply_patch(base, patch, store)
+        check_patch(policy, patch)
+        candidate = apply_patch(base, patch, blobs)
         if missing := missing_modules(entry.path for entry in candidate.entries):
-            return Reading(digest, None, _removes(missing))
-        return Reading(digest, candidate, code_digest=code_digest(candidate, store))
+            return _refused(data, _removes(missing), digest)
+        return Reading(blobs.put(data), blobs, digest, candidate, code_digest=code_digest(candidate, blobs))
     except (PatchError, PolicyViolation) as error:
-        return Reading(digest, None, f"{error.code}: {error.message}")
+        return _refused(data, f"{error.code}: {error.message}", digest)
     except TreeError as error:  # the platform's own tree or blob is damaged, which is not the diff's fault
         raise BadRequest(error.message, code=error.code, status=500) from None
+
+
+def _refused(data: bytes, refusal: str, digest: str) -> Reading:
+    """A diff that is rejected: its text is kept unless it is longer than any that could be accepted."""
+    blobs = StagedBlobs(blob_store())
+    is_kept = len(data) <= load_policy().max_bytes
+    return Reading(blobs.put(data) if is_kept else sha256_hex(data), blobs, digest, None, refusal)
 
 
 def _removes(modules: tuple[str, ...]) -> str:
@@ -222,15 +262,9 @@ def attempts_used(*, bounty: Bounty, person: User) -> int:
     )
 
 
-def _rejected(submission: Submission, reason: str) -> Submission:
-    """Store a rejected diff with the reason; above the person's hourly limit it is refused instead."""
-    try:
-        rate = Rate(settings.REJECTIONS_PER_HOUR)
-        take(what="rejected diffs in an hour", who=str(submission.submitter_id), rate=rate)
-    except RateLimited as limited:
-        raise limited.because(f"This diff was rejected and not stored: {reason}") from None
-    submission.save(force_insert=True)
-    note(submission, old="", new=submission.state, reason="diff received", actor=submission.submitter)
+def _rejected(submission: Submission, reading: Reading, reason: str) -> Submission:
+    """Store a rejected diff with the reason."""
+    _store(submission, reading)
     move(
         submission,
         to=SubmissionState.REJECTED,

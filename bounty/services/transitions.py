@@ -33,7 +33,8 @@ S, R, A, B, D = SubmissionState, RunState, AwardState, BountyState, DisputeState
 
 SUBMISSION_MOVES: Mapping[str, frozenset[str]] = {
     S.RECEIVED: frozenset({S.CHECKED, S.REJECTED}),
-    S.CHECKED: frozenset({S.QUEUED, S.WITHDRAWN}),
+    # rejected: a copy, as soon as its original is decided
+    S.CHECKED: frozenset({S.QUEUED, S.REJECTED, S.WITHDRAWN}),
     S.REJECTED: frozenset({S.QUEUED}),  # a maintainer has a supposed copy judged
     S.QUEUED: frozenset({S.JUDGING, S.JUDGED, S.WITHDRAWN}),
     S.JUDGING: frozenset({S.JUDGED, S.WITHDRAWN}),

@@ -12,7 +12,8 @@ from django.db import IntegrityError, transaction
 
 from benchmarks.patch import layout
 from benchmarks.patch.patches import PatchError, apply_patch, parse_patch
-from benchmarks.patch.policy import PolicyViolation, check_patch, load_policy
+from benchmarks.patch.policy import PolicyViolation, check_patch, check_size, load_policy
+from benchmarks.patch.staged_blobs import StagedBlobs
 from benchmarks.patch.trees import BlobStore, Tree, TreeError, shipped_tree
 from bounty.errors import BadRequest, BountyError, NotFound, OldLayout
 from bounty.models import Lineage, StoredTree
@@ -61,24 +62,33 @@ def find_tree(name: str) -> StoredTree:
     return stored
 
 
+def diff_size(diff: str) -> int:
+    """Bytes of a diff's text, as the policy counts them."""
+    return len(diff.encode("utf-8", "surrogatepass"))
+
+
 def create_tree(*, actor: User, base: str, diff: str) -> StoredTree:
     """Apply ``diff`` to ``base`` and store the tree; without a diff, return ``base``.
 
     Only a maintainer's diff may go beyond the policy (a lineage's base tree may need it). Raises BadRequest with
-    the reason why a diff cannot be read, applied or allowed, and Sealed for a base that the actor may not see.
+    the reason why a diff cannot be read, applied or allowed, and Sealed for a base that the actor may not see;
+    these store nothing.
     """
     parent = find_tree(base)
     require_tree_sight(actor, parent.pk)
     if not diff:
         return parent
-    store = blob_store()
+    store = StagedBlobs(blob_store())
     try:
+        if not actor.is_maintainer:
+            check_size(load_policy(), diff_size(diff))
         patch = parse_patch(diff)
         if not actor.is_maintainer:
             check_patch(load_policy(), patch)
         tree = apply_patch(load_tree(parent), patch, store)
     except (PatchError, PolicyViolation, TreeError) as error:
         raise BadRequest(error.message, code=error.code) from None
+    store.write()
     return store_tree(tree=tree, parent=parent, created_by=actor)
 
 

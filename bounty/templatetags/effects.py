@@ -6,9 +6,10 @@ from django import template
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from bounty.models import Submission
+from bounty.models import Run, Submission
 from bounty.pages.effect_text import change_text, speed_text, typeset
-from bounty.services.access import Person, sees
+from bounty.services import course
+from bounty.services.access import Person, sees, sees_run
 from bounty.visibility import Part
 
 register = template.Library()
@@ -50,6 +51,18 @@ def utc_short(moment: datetime) -> SafeString:
         at.day,
         f"{at:%b, %H:%M}",
     )
+
+
+@register.filter
+def state_for(submission: Submission, person: Person) -> str:
+    """The submission's state as the person may see it."""
+    return course.shown_state(submission, person)
+
+
+@register.filter
+def verdict_of_run(run: Run, person: Person) -> str:
+    """The kind of a finished run's verdict; empty while the person may not see it."""
+    return run.verdict.kind if sees_run(person, run) else ""
 
 
 @register.filter

@@ -63,7 +63,9 @@ def judge_gain_under_kills(stack: Any, world: BountyWorld) -> int:
     author = world.newcomer()
     submission, _ = gate_gain_under_kills(stack, world, author)
     arm(stack, "confirmation")
-    seen = follow(author, submission, until=lambda seen: runs_of(seen, "guard") > 0 or is_resting(seen))
+    seen = follow(
+        world.maintainer, submission, until=lambda seen: runs_of(seen, "guard") > 0 or is_resting(seen)
+    )
     assert runs_of(seen, "guard"), seen["verdict"]
     arm(stack, "guard")
     seen = follow(author, submission, until=is_resting, within_s=600)
@@ -91,7 +93,7 @@ def gate_gain_under_kills(stack: Any, world: BountyWorld, author: Person) -> tup
     arm(stack, "gate")
     submission = world.submit(author, "honest_speedup")
     seen = follow(
-        author, submission, until=lambda seen: runs_of(seen, "confirmation") > 0 or is_resting(seen)
+        world.maintainer, submission, until=lambda seen: runs_of(seen, "confirmation") > 0 or is_resting(seen)
     )
     assert runs_of(seen, "confirmation"), seen["verdict"]
     fired(stack, "gate")
@@ -134,7 +136,7 @@ def test_a_service_killed_with_work_queued_and_running_ends_in_one_verdict_each(
     first, second = world.newcomer(), world.newcomer()
     running = world.submit(first, "faster_but_wrong")
     queued = world.submit(second, "slower")
-    follow(first, running, until=lambda seen: seen["state"] != "queued")
+    follow(world.maintainer, running, until=lambda seen: seen["state"] != "queued")
     killed = stack.kill(service)
     stack.wait_ready(service, after=killed)
     verdict = follow(first, running, until=is_resting)["verdict"]

@@ -67,6 +67,7 @@ def job_of(run: Run) -> dict[str, Any]:
         "preset": run.preset,
         "base_tree": run.base_tree_id,
         "candidate_tree": run.candidate_tree_id,
+        "old": run.old,
         "nonce": run.nonce,
     }
 
@@ -89,6 +90,7 @@ class World:
     key: Ed25519PrivateKey = field(init=False)
     runner: Runner = field(init=False)
     token: str = field(init=False)
+    keys: dict[str, Ed25519PrivateKey] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.mira, self.ruth = make_user("mira", "maintainer"), make_user("ruth", "maintainer")
@@ -118,13 +120,15 @@ class World:
         return open_bounty(actor=self.mira, **{**asked, **terms})
 
     def add_runner(self, key: Ed25519PrivateKey, *, host: str = "one") -> tuple[Runner, str]:
-        return register_runner(
+        made = register_runner(
             actor=self.mira,
             name=f"runner-{uuid4().hex[:8]}",
             hardware="cpu",
             public_key=public_key(key),
             host=host,
         )
+        self.keys[made[0].key_id] = key
+        return made
 
     def submit(self, who: User, diff: str, bounty: Bounty | None = None, **more: Any) -> Submission:
         return submit(actor=who, bounty_id=(bounty or self.bounty).pk, diff=diff, **more)
@@ -151,7 +155,9 @@ class World:
 
     def finish(self, run: Run, speed_up_log: float, **how: Any) -> None:
         """Post evidence of this speed-up for a leased run."""
-        self.record(run, invented_evidence(key=self.key, run=job_of(run), speed_up_log=speed_up_log, **how))
+        assert run.runner is not None
+        key = self.keys.get(run.runner.key_id, self.key)
+        self.record(run, invented_evidence(key=key, run=job_of(run), speed_up_log=speed_up_log, **how))
 
     def advance(self, submission: Submission) -> Submission:
         return advance_submission(submission_id=submission.pk)
@@ -160,6 +166,17 @@ class World:
         """Judge the submission's next run and advance it."""
         self.judge(speed_up_log, **how)
         return advance_submission(submission_id=submission.pk)
+
+    def gate_all(self, speed_up_log: float, *submissions: Submission) -> list[Submission]:
+        """Measure the waiting gates of all of them at once, each on a runner of its own; advance them in this order."""
+        runs = {run.submission_id: run for run in (self._on_a_new_runner() for _ in submissions)}
+        for submission in submissions:
+            self.commit(runs[submission.pk])
+            self.finish(runs[submission.pk], speed_up_log)
+        return [self.advance(submission) for submission in submissions]
+
+    def _on_a_new_runner(self) -> Run:
+        return self.lease(self.add_runner(generate_key())[0])
 
     def confirmed(
         self, who: User, diff: str, speed_up_log: float = 0.3, bounty: Bounty | None = None

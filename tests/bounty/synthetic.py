@@ -11,6 +11,7 @@ from benchmarks.evidence.commitment import commit
 from benchmarks.evidence.decision import make_plan
 from benchmarks.evidence.document import build_document, seal
 from benchmarks.patch.policy import HARNESS_VERSION, harness_hash, load_policy
+from benchmarks.runner.toolchain import compiler, packages
 from benchmarks.sandbox.accounting.groups import COUNTED_BY
 
 CALLS_PER_SIDE = 4
@@ -20,9 +21,9 @@ SECRET = bytes(range(32))
 
 
 def invented_pairs(
-    speed_up_log: float, *, units: int = 48, every: int = 6, seed: int = 1, noise_log: float = 0.004
+    speed_up_log: float, *, units: int = 48, every: int = 2, seed: int = 1, noise_log: float = 0.004
 ) -> list[dict[str, Any]]:
-    """`units` measured pairs whose candidate is faster by about `speed_up_log` nats, and a control after every 6th."""
+    """`units` measured pairs whose candidate is faster by about `speed_up_log` nats, and a control after every second."""
     noise = random.Random(seed)
     pairs: list[dict[str, Any]] = []
     for number in range(units):
@@ -30,6 +31,16 @@ def invented_pairs(
         if number % every == 0:
             pairs.append(_pair(len(pairs), noise.gauss(0, 0.004), noise, is_control=True))
     return pairs
+
+
+def old_pairs(gain_log: float, *, start: int, units: int = 14) -> list[dict[str, Any]]:
+    """Pairs of base and a tree before it, over which base is faster by about `gain_log` nats."""
+    noise = random.Random(2)
+    pairs = [
+        _pair(start + number, -gain_log + noise.gauss(0, 0.004), noise, is_control=False)
+        for number in range(units)
+    ]
+    return [{**pair, "tree": "old"} for pair in pairs]
 
 
 def _pair(index: int, log_ratio: float, noise: random.Random, *, is_control: bool) -> dict[str, Any]:
@@ -42,6 +53,8 @@ def _pair(index: int, log_ratio: float, noise: random.Random, *, is_control: boo
     return {
         "index": index,
         "control": is_control,
+        "tree": "base" if is_control else "candidate",
+        "beside": index - 1 if is_control else None,
         "case": "small",
         "spawn_order": ["base", "candidate"],
         "calls": calls,
@@ -52,25 +65,14 @@ def _pair(index: int, log_ratio: float, noise: random.Random, *, is_control: boo
     }
 
 
-def invented_document(
-    *,
-    run: dict[str, Any],
-    speed_up_log: float = 0.3,
-    secret: bytes = SECRET,
-    level: str = "bubblewrap",
-    events: list[dict[str, Any]] | None = None,
-    units: int = 48,
-    noise_log: float = 0.004,
-    trials: list[dict[str, Any]] | None = None,
-    reproduction: str = "",
+def invented_parts(
+    *, run: dict[str, Any], level: str = "bubblewrap", reproduction: str = ""
 ) -> dict[str, Any]:
-    """A document about the ordered run (as the lease names it), with the verdict that its samples give."""
+    """What a document of the ordered run (as the lease names it) says before anything is measured."""
     suite = SUITES[run["suite"]]
-    pairs = invented_pairs(speed_up_log, units=units, noise_log=noise_log)
-    timed = sum(side == "candidate" for pair in pairs for side, _ns in pair["calls"])
-    return build_document(
-        run={"id": run["id"], "kind": run["kind"], "nonce": run["nonce"]},
-        suite={
+    return {
+        "run": {"id": run["id"], "kind": run["kind"], "nonce": run["nonce"]},
+        "suite": {
             "name": suite.name,
             "preset": run["preset"],
             "unit": suite.unit,
@@ -84,23 +86,55 @@ def invented_document(
             },
             **({"reproduction": reproduction} if reproduction else {}),
         },
-        trials=trials,
-        plan=make_plan(),
-        trees={"base": run["base_tree"], "candidate": run["candidate_tree"]},
-        harness={"hash": harness_hash(), "version": HARNESS_VERSION},
-        policy_hash=load_policy().hash,
-        environment={"note": "invented for a test"},
-        sandbox={
+        "plan": make_plan(),
+        "trees": {"base": run["base_tree"], "candidate": run["candidate_tree"]},
+        "harness": {"hash": harness_hash(), "version": HARNESS_VERSION},
+        "policy_hash": load_policy().hash,
+        "environment": {"note": "invented for a test", "packages": packages(), "compiler": compiler()},
+        "sandbox": {
             "level": level,
             "award_eligible": level in load_policy().award_sandbox_levels,
             "counted_by": dict(COUNTED_BY["cgroup-v1"]),
         },
+    }
+
+
+def invented_document(
+    *,
+    run: dict[str, Any],
+    speed_up_log: float = 0.3,
+    secret: bytes = SECRET,
+    level: str = "bubblewrap",
+    events: list[dict[str, Any]] | None = None,
+    base_checks: list[dict[str, Any]] | None = None,
+    units: int = 48,
+    noise_log: float = 0.004,
+    trials: list[dict[str, Any]] | None = None,
+    old_gain_log: float | None = None,
+    reproduction: str = "",
+    continues: list[dict[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """A document about the ordered run (as the lease names it), with the verdict that its samples give.
+
+    Where it has an old tree, base is faster than that by what was paid, or by `old_gain_log`.
+    """
+    pairs = invented_pairs(speed_up_log, units=units, noise_log=noise_log)
+    if run.get("old"):
+        kept = run["old"]["paid_log_ppm"] / 1e6 if old_gain_log is None else old_gain_log
+        pairs += old_pairs(kept, start=len(pairs))
+    timed = sum(side == "candidate" for pair in pairs for side, _ns in pair["calls"])
+    return build_document(
+        **invented_parts(run=run, level=level, reproduction=reproduction),
+        trials=trials,
+        old=run.get("old"),
+        continues=continues,
         commitment=commit(secret, run["nonce"]),
         secrets=secret.hex(),
         pairs=pairs,
         checks={"outputs_checked": timed, "oracle_checked": units, "outputs_differing": 0, "failures": []},
         phases_ns={"measuring": 1},
         events=events or [],
+        base_checks=base_checks,
         started_at="2026-01-01T00:00:00+00:00",
         finished_at="2026-01-01T00:01:00+00:00",
     )

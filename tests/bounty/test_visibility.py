@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.contrib.auth.models import AnonymousUser
 from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver
 
 from bounty.errors import AlreadyJudged, Sealed
 from bounty.models import Look, Run, Submission, SubmissionState
-from bounty.services.access import phase_of, viewer_of
+from bounty.services.access import phase_of, sees, viewer_of
+from bounty.services.course import hidden_course
 from bounty.services.disputes import file_dispute
 from bounty.services.reviews import review
 from bounty.services.runners.maintenance import calibrate
@@ -185,6 +187,7 @@ def addresses(submission: Submission, world: World) -> list[str]:
         *found,
         f"/api/v1/submissions/?bounty={submission.bounty_id}",
         f"/api/v1/submissions/?state={submission.state}",
+        "/api/v1/submissions/?state=being_judged",
         *(f"/api/v1/runs/?kind={kind}" for kind in ("gate", "confirmation", "guard")),
         *(f"/submissions/{submission.pk}/live/?offset={offset}" for offset in (0, 10)),
     ]
@@ -244,17 +247,64 @@ def test_every_route_shows_each_viewer_what_the_table_says(world: World, state: 
         assert (verdict is not None) is (submission.has_verdict and may_see(viewer, Part.VERDICT, phase)), (
             name
         )
+        shows_course(name, read, submission, is_shown=may_see(viewer, Part.COURSE, phase))
         looks = Look.objects.filter(viewer=person) if person is not None else Look.objects.none()
         assert looks.filter(submission=submission).exists() is (
-            person is not None and is_logged(viewer, phase)
+            person is not None and is_logged(viewer, Part.SOURCE, phase)
         ), name
+
+
+def shows_course(name: str, read: dict[str, str], submission: Submission, *, is_shown: bool) -> None:
+    """Pages, REST and filters tell the state, the runs and the history, or nothing but one state."""
+    seen = json.loads(read[f"/api/v1/submissions/{submission.pk}/"])
+    pk = str(submission.pk)
+    runs = {str(run.pk): run.kind for run in submission.runs.all()}
+    assert seen["state"] == (submission.state if is_shown else "being_judged"), name
+    assert {run["id"] for run in seen["runs"]} == (set(runs) if is_shown else set()), name
+    assert (seen["judged_at"] is not None) is (is_shown and submission.judged_at is not None), name
+    for kind in ("gate", "confirmation", "guard"):
+        found = json.loads(read[f"/api/v1/runs/?kind={kind}"])["results"]
+        of_this = {run["id"] for run in found} & set(runs)
+        assert of_this == ({run for run, its in runs.items() if its == kind} if is_shown else set()), name
+    by_state = {
+        state: {row["id"] for row in json.loads(read[f"/api/v1/submissions/?state={state}"])["results"]}
+        for state in (submission.state, "being_judged")
+    }
+    assert (pk in by_state[submission.state], pk in by_state["being_judged"]) == (is_shown, not is_shown), (
+        name
+    )
+    if is_shown:
+        return
+    later = (
+        "Gate run",
+        "Confirmation run",
+        "guard rails",
+        "Confirming",
+        "confirming",
+        "Judged",
+        ">judged</span>",
+    )
+    page = read[f"/submissions/{submission.pk}/"]
+    live = read[f"/submissions/{submission.pk}/live/?offset=0"]
+    assert not [word for word in later if word in page or word in live], name
+    assert json.loads(live)["state"] == "being_judged" and "Being judged" in page
+    assert not [change for change in seen["changes"] if change["new"] not in ("received", "checked")], name
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_lists_hide_the_course_of_the_same_submissions_as_the_table(world: World, state: str) -> None:
+    submission = STATES[state][0](world)
+    for name, (person, _viewer) in people(world).items():
+        who = person if person is not None else AnonymousUser()
+        hidden = Submission.objects.filter(hidden_course(who), pk=submission.pk).exists()
+        assert hidden is not sees(who, Part.COURSE, submission), name
 
 
 def test_everyone_sees_who_sent_it_when_and_its_digest(world: World) -> None:
     submission = queued(world)
     seen = json.loads(Client().get(f"/api/v1/submissions/{submission.pk}/").content)
     assert (seen["submitter"], seen["patch_digest"]) == (world.ann.username, submission.patch_digest)
-    assert seen["sealed_at"] and seen["queue"]["position"] == 0 and seen["state"] == "queued"
+    assert seen["sealed_at"] and seen["queue"]["position"] == 0 and seen["state"] == "being_judged"
 
 
 def test_the_author_of_a_suspicious_gain_reads_its_reason_without_figures(world: World) -> None:

@@ -203,6 +203,14 @@ def place(tree: Path, library: bytes, name: str) -> Path:
     """Put a built library into `tree`, whole or not at all. In a control of a tree against itself the later one stays."""
     target = tree / "model" / LIBRARY
     partial = target.with_suffix(f".{name}")
+    for taken in (target, partial):
+        if taken.is_dir():
+            raise SideFailed(
+                "build_failed",
+                name,
+                "build",
+                f"a tree may not have a folder model/{taken.name}: the runner builds it",
+            )
     partial.unlink(missing_ok=True)
     partial.write_bytes(library)
     partial.chmod(0o444)  # for the sandbox's own uids

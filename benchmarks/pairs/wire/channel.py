@@ -103,12 +103,14 @@ class Channel:
             self._pass_on(message.sealed, deadline)
 
     def _pass_on(self, memory: Sealed | Lent, deadline: int) -> None:
-        """A sample does not take descriptors actively, so one that cannot be sent is of a sample that has ended."""
+        """One that cannot be sent is of a sample that has ended, or does not take what it was sent before."""
         if self._socket is None:
             raise ValueError("this channel has no socket for large tensors")
         try:
             memory.send(self._socket, deadline)
         except SealedError:
+            if time.perf_counter_ns() >= deadline:
+                raise SampleSilent from None
             raise SampleClosed from None
 
     def _send(self, frame: list[Any], deadline: int) -> None:

@@ -22,6 +22,7 @@ HEAD = struct.Struct("<4sB3sIIQ")
 MAX_HEADER_BYTES = 64 * 1024
 MAX_PAYLOAD_BYTES = 512 * 1024 * 1024
 MAX_TENSORS = 256
+MAX_HEADER_DEPTH = 16
 ITEM_BYTES = {
     "float32": 4,
     "float64": 8,
@@ -78,7 +79,23 @@ def decode_header(data: bytes) -> dict[str, Any]:
         raise ProtocolError(f"the header is not JSON: {error}") from None
     if not isinstance(fields, dict):
         raise ProtocolError("the header is not a JSON object")
+    _refuse_depth(fields)
     return fields
+
+
+def _refuse_depth(fields: dict[str, Any]) -> None:
+    """What nests deeper than this could not be printed everywhere that it could be read."""
+    level: list[Any] = [fields]
+    for _ in range(MAX_HEADER_DEPTH):
+        level = [
+            item
+            for value in level
+            for item in (value.values() if isinstance(value, dict) else value)
+            if isinstance(item, dict | list)
+        ]
+        if not level:
+            return
+    raise ProtocolError(f"the header nests deeper than {MAX_HEADER_DEPTH} levels")
 
 
 def tensor_fields(tensors: Iterable[TensorBytes]) -> list[dict[str, Any]]:

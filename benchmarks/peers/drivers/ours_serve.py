@@ -22,11 +22,11 @@ from model import native
 from model.sampling import SamplingSettings
 from model.serving.api.chat import TINY_TEMPLATE, ChatTemplate
 from model.serving.api.tokenizer import ByteTokenizer
-from model.serving.engine.engine import Engine, EngineLimits, Event, Finish, Generation
 from model.serving.executors.base import Executor, Part
 from model.serving.executors.native import BLOCK_TOKENS, NativeExecutor
 from model.serving.executors.packed import Weights
 from model.serving.executors.stored import StoredWeights, open_hugging_face
+from model.serving.metering.engine import Engine, EngineLimits, Event, Finish, Generation
 from model.serving.node.served import ServedModel
 
 WAIT_S = 120.0

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks.sandbox.accounting.cgroup_folders import read_key, remove_folder
 from benchmarks.sandbox.accounting.groups import Exhausted
-from benchmarks.sandbox.levels import Limits, SandboxError
+from benchmarks.sandbox.levels import Limits, Unsteerable
 
 REQUIRED = frozenset({"memory", "pids"})
 FREEZE_TIMEOUT_S = 5.0
@@ -52,7 +52,7 @@ class CgroupV2:
     def pids(self) -> list[int]:
         try:
             return [int(line) for line in (self._folder / "cgroup.procs").read_text().split()]
-        except FileNotFoundError:
+        except OSError:  # removed, or being removed: FileNotFoundError or ENODEV
             return []
 
     def freeze(self) -> None:
@@ -60,7 +60,7 @@ class CgroupV2:
         deadline = time.monotonic() + FREEZE_TIMEOUT_S
         while read_key(self._folder / "cgroup.events", "frozen") != 1:
             if time.monotonic() > deadline:
-                raise SandboxError(f"the sandbox could not be frozen within {FREEZE_TIMEOUT_S} s")
+                raise Unsteerable(f"its processes could not be frozen within {FREEZE_TIMEOUT_S:.0f} s")
             time.sleep(POLL_S)
 
     def thaw(self) -> None:

@@ -35,7 +35,7 @@ class ProcessGroup(Protocol):
         """Live processes, as the host numbers them."""
 
     def freeze(self) -> None:
-        """Returns once nothing in the group runs its code. Raises SandboxError when that cannot be had in time."""
+        """Returns once nothing in the group runs its code. Raises Unsteerable when that cannot be had in time."""
 
     def thaw(self) -> None: ...
 

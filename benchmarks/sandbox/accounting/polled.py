@@ -14,7 +14,7 @@ import time
 from benchmarks.sandbox.accounting.groups import Exhausted
 from benchmarks.sandbox.accounting.processes import is_stopped, send, thread_count, tree
 from benchmarks.sandbox.accounting.tree_usage import TreeUsage
-from benchmarks.sandbox.levels import Limits, SandboxError
+from benchmarks.sandbox.levels import Limits, Unsteerable
 
 POLL_S = 0.05
 #: How long the pauses are at first, as a share of the group's age: what ends soon is seen before it does.
@@ -77,7 +77,7 @@ class PolledGroup:
             if not running:
                 return
             if time.monotonic() > deadline:
-                raise SandboxError(f"the sandbox could not be frozen within {FREEZE_TIMEOUT_S} s")
+                raise Unsteerable(f"its processes could not be frozen within {FREEZE_TIMEOUT_S:.0f} s")
             for stat in running:
                 send(stat.pid, signal.SIGSTOP)
 

@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,8 @@ NS_PER_TICK = 1_000_000_000 // TICKS_PER_SECOND
 DEAD = ("Z", "X")
 STOPPED = ("T", "t", *DEAD)
 ASLEEP = ("S", *DEAD)
+WAITING = "D"  # in the kernel, and not to be interrupted
+MEMORY_FIELDS = ("RssAnon", "RssShmem", "VmSwap", "RssFile", "VmHWM")
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,24 @@ def is_running(pid: int, ticks: int) -> bool:
 
 
 def is_stopped(pid: int) -> bool:
-    """True if none of its threads can run. A signal reaches them one after the other, so the first one's state is not enough."""
-    return all(state in STOPPED for state in _thread_states(pid))
+    """True if none of its threads can run. A signal reaches them one after the other, so the first one's state is not enough.
+
+    A thread that waits in the kernel cannot take its SIGSTOP yet, as the parent of a vfork(2) whose child is stopped. It
+    counts as stopped where the signal waits for it, or has stopped another thread of its process: it runs none of its
+    program before it takes it.
+    """
+    states = list(_thread_states(pid))
+    if all(state in STOPPED for state in states):
+        return True
+    if not all(state in (*STOPPED, WAITING) for state in states):
+        return False
+    return any(state in ("T", "t") for state in states) or _waits_to_stop(pid)
+
+
+def _waits_to_stop(pid: int) -> bool:
+    """True if SIGSTOP is pending for the whole process."""
+    pending = _status(Path("/proc", str(pid)), ("ShdPnd",)).get("ShdPnd", "0")
+    return bool(int(pending, 16) >> (signal.SIGSTOP - 1) & 1)
 
 
 def is_asleep(pid: int) -> bool:
@@ -146,17 +164,23 @@ def memory_bytes(pid: int) -> int:
 
 
 def _read_status(folder: Path) -> ProcessMemory:
+    sizes = {name: 1024 * int(value.split()[0]) for name, value in _status(folder, MEMORY_FIELDS).items()}
+    own = sum(sizes.get(name, 0) for name in ("RssAnon", "RssShmem", "VmSwap"))
+    return ProcessMemory(own, sizes.get("RssFile", 0), sizes.get("VmHWM", 0))
+
+
+def _status(folder: Path, names: Sequence[str]) -> dict[str, str]:
+    """Fields of a process's or thread's status; empty when it is gone.
+
+    The kernel escapes newlines in the process's name, which the process chooses, and nothing else. So lines end at
+    newlines only, and not at what `str.splitlines` or universal newlines take for an end.
+    """
     try:
-        text = (folder / "status").read_text(errors="replace")
+        lines = (folder / "status").read_bytes().split(b"\n")
     except OSError:
-        return ProcessMemory()
-    sizes = dict.fromkeys(("RssAnon", "RssShmem", "VmSwap", "RssFile", "VmHWM"), 0)
-    for line in text.splitlines():
-        name, _, value = line.partition(":")
-        if name in sizes:
-            sizes[name] = int(value.split()[0]) * 1024
-    own = sizes["RssAnon"] + sizes["RssShmem"] + sizes["VmSwap"]
-    return ProcessMemory(own, sizes["RssFile"], sizes["VmHWM"])
+        return {}
+    fields = dict(line.decode(errors="replace").split(":\t", 1) for line in lines if b":\t" in line)
+    return {name: fields[name] for name in names if name in fields}
 
 
 def thread_count(pid: int) -> int:

@@ -19,8 +19,19 @@ OVERHEAD_PIDS = 2
 SCRATCH = ("/tmp", "/dev/shm", "/work")  # noqa: S108 - paths inside the sandbox
 #: Read-only pieces of the system that interpreters and compilers need. Missing ones are left out.
 SYSTEM = ("/etc/ld.so.cache", "/etc/alternatives", "/sys/devices/system/cpu", "/sys/devices/system/node")
-#: Kernel files that show more of the host than a sample needs. Covered by /dev/null.
+#: Kernel files that show more of the host than a sample needs, among them what others do on its processors, or for how
+#: long they do it. Covered by /dev/null, or by an empty folder.
 COVERED = (
+    "stat",
+    "uptime",
+    "loadavg",
+    "schedstat",
+    "interrupts",
+    "softirqs",
+    "vmstat",
+    "zoneinfo",
+    "diskstats",
+    "pressure",
     "kcore",
     "keys",
     "key-users",
@@ -37,6 +48,7 @@ COVERED = (
 class Interior:
     """Command, mounts and environment of a sandbox. `env` is its whole environment; `slot` decides its uid as root.
 
+    The uids of process `uid_of` are meant, of this one by default.
     `has_cgroup` says whether a cgroup counts it; `socket` is the number of the one descriptor that is kept in addition to the
     pipes, if any.
     """
@@ -48,11 +60,12 @@ class Interior:
     slot: int
     has_cgroup: bool
     socket: int | None = None
+    uid_of: int | None = None
 
     @property
     def uid(self) -> int:
         """The uid as seen inside: an unassigned one as root, else our own under another number."""
-        return sandbox_uid(self.slot) if os.geteuid() == 0 else USER_UID
+        return sandbox_uid(self.slot, pid=self.uid_of) if os.geteuid() == 0 else USER_UID
 
 
 def system_folders() -> tuple[dict[str, str], list[Mount]]:
@@ -65,12 +78,24 @@ def system_folders() -> tuple[dict[str, str], list[Mount]]:
             links[name] = str(path.readlink())
         elif path.is_dir():
             mounts.append(Mount(path, name))
-    return links, mounts + [Mount(Path(name), name) for name in SYSTEM if Path(name).exists()]
+    return links, mounts + [_system_mount(Path(name)) for name in SYSTEM if Path(name).exists()]
+
+
+def _system_mount(path: Path) -> Mount:
+    """Read-only, without what tells how long a processor was idle, or ran at which speed."""
+    idle = (f"{cpu.name}/{name}" for cpu in path.glob("cpu[0-9]*") for name in ("cpuidle", "cpufreq"))
+    return Mount(path, str(path), hide=("cpuidle", "cpufreq", *sorted(idle)))
 
 
 def system_mounts() -> list[Mount]:
     """Our last step and the interpreter that runs it."""
     return [Mount(Path(__file__).with_name("inner.py"), INNER_TARGET), *interpreter_mounts()]
+
+
+def _largest_file(inside: Interior) -> int:
+    """Bytes that a file may have."""
+    most = inside.limits.file_bytes or inside.limits.scratch_bytes
+    return most if inside.socket is None else max(most, LENT_BYTES)
 
 
 def inner_command(inside: Interior, level: SandboxLevel) -> list[str]:
@@ -90,9 +115,7 @@ def inner_command(inside: Interior, level: SandboxLevel) -> list[str]:
         "drop": level is SandboxLevel.BUBBLEWRAP,
         "uid": inside.uid,
         "limits": {
-            "RLIMIT_FSIZE": limits.scratch_bytes
-            if inside.socket is None
-            else max(limits.scratch_bytes, LENT_BYTES),
+            "RLIMIT_FSIZE": _largest_file(inside),
             "RLIMIT_NOFILE": limits.open_files,
             "RLIMIT_MEMLOCK": 0,
             "RLIMIT_MSGQUEUE": 0,

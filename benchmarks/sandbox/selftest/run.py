@@ -38,7 +38,7 @@ def self_test(level: SandboxLevel) -> list[Attack]:
     with set_stage() as stage:
         for family in FAMILIES:
             attacks += attack_family(level, family, stage)
-        attacks += [_host_unharmed(stage), page_cache(stage)]
+        attacks += [host_unharmed(stage), page_cache(stage)]
         attacks += neighbours.attack_neighbour(level, stage)
         attacks += leftovers.attack_results(level, stage)
         attacks += bombs.attack_limits(level, stage)
@@ -84,7 +84,7 @@ def read_report(family: str, stdout: bytes, stderr: str) -> Iterator[Attack]:
         yield results.get(name, Attack(f"{family}.{name}", False, f"no result: {stderr[-200:].strip()}"))
 
 
-def _host_unharmed(stage: Stage) -> Attack:
+def host_unharmed(stage: Stage) -> Attack:
     """The victim lives, untouched, and no file of the attackers' name is on the host."""
     harm: list[str] = []
     victim = stage.victim.pid

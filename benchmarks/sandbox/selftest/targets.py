@@ -107,6 +107,7 @@ def set_stage() -> Iterator[Stage]:
             "mounted_files": [INNER_TARGET, str(base_interpreter()), f"{PROBE_TARGET}/attacks/attempt.py"],
             "scratch": "/work",
             "ballast": f"{PROBE_TARGET}/ballast",
+            "served": "",
             "host_files": [str(secret_file), *_private_files()],
             "host_folders": [str(folder), *_private_folders()],
         }

@@ -39,7 +39,8 @@ class Serving:
     """Requests by their places."""
 
     def __init__(self, engine: Any) -> None:
-        self._engine, self._sequences = engine, {}
+        self._engine = engine
+        self._sequences: dict[int, Any] = {}
         self._vocab = engine.vocab_size
 
     def arrive(self, rows: list[list[int]], prompts: torch.Tensor) -> None:

@@ -6,6 +6,7 @@ The rules are in `benchmarks.statistics.runner_health`. `calibration_schedule` o
 from typing import Any
 
 from benchmarks.catalogue import SUITES
+from benchmarks.evidence.base_checks import is_of_runner
 from benchmarks.judging.calibration import noise_of
 from benchmarks.judging.verdicts import Verdict, VerdictKind
 from benchmarks.statistics.runner_health import (
@@ -26,6 +27,8 @@ def note_outcome(*, run: Run, document: dict[str, Any], verdict: Verdict) -> Non
     """Record what a finished run says about its runner. Inside the transaction that records the verdict."""
     assert run.runner is not None, "evidence comes from a runner"
     if verdict.kind is VerdictKind.INFRASTRUCTURE_ERROR:
+        if not is_of_runner(document):
+            return
         note_failure(run=run, reason=verdict.reason)
     elif run.kind == RunKind.AA:
         sample = _noise_sample(run, run.runner, document, verdict)

@@ -26,6 +26,7 @@ from bounty.models import (
     StoredTree,
     Switch,
 )
+from bounty.services.base_stops import stopped_lineages
 from bounty.services.emergency import is_stopped
 from bounty.services.runs.lifecycle import queue_aa_run
 from bounty.services.runs.queues import waiting_order
@@ -49,6 +50,7 @@ def calibrations_of(hardware: str) -> list[Calibration]:
     """Calibrations for this hardware: one per suite and preset that open bounties pay for."""
     bounties = Bounty.objects.filter(state=BountyState.OPEN, hardware=hardware).select_related("lineage__tip")
     bounties = bounties.exclude(suite=BUG.name)  # its runs time nothing
+    bounties = bounties.exclude(lineage__in=stopped_lineages())
     measurable = [b for b in bounties.order_by("created_at") if has_present_layout(b.lineage.tip_id)]
     newest = {(bounty.suite, bounty.preset): bounty for bounty in measurable}
     return [Calibration(*key, bounty.lineage.tip) for key, bounty in sorted(newest.items())]

@@ -21,6 +21,7 @@ from bounty.errors import BadRequest, CommitmentConflict, LeaseLost, NotFound, N
 from bounty.limits import OTHER_HOST_WAIT, RUNNER_ALIVE
 from bounty.models import (
     OPEN_RUN_STATES,
+    PRICING_KINDS,
     QuarantineCause,
     Run,
     RunKind,
@@ -37,7 +38,9 @@ from bounty.services.runners.fingerprints import follow_fingerprint
 from bounty.services.runs.leases import NOT_HELD, holds, require_lease
 from bounty.services.runs.lifecycle import lose_run
 from bounty.services.runs.logs import say
-from bounty.services.runs.queues import order_for
+from bounty.services.runs.old_trees import old_award_of
+from bounty.services.runs.pooling import pairs_to_continue
+from bounty.services.runs.queues import note_let_by, order_for
 from bounty.services.series import measured_base
 from bounty.services.transitions import move
 
@@ -96,6 +99,9 @@ def _take(run: Run, runner: Runner) -> bool:
     if run.kind == RunKind.CONFIRMATION and run.submission is not None:
         # A gain is measured against the best tree now, not the one at the time of the submission.
         fields["base_tree"] = measured_base(bounty=run.submission.bounty, of=run.submission)
+    if run.kind in (*PRICING_KINDS, RunKind.COMPARISON) and run.submission is not None:
+        base = fields.get("base_tree", run.base_tree)
+        fields["old_award"] = old_award_of(submission=run.submission, base=base)
     try:
         with transaction.atomic():
             require_running(Switch.JUDGING)
@@ -105,8 +111,10 @@ def _take(run: Run, runner: Runner) -> bool:
             if at_work.state == RunnerState.QUARANTINED and run.kind != RunKind.AA:
                 raise NotLeasable("This runner is quarantined and gets only A/A runs. Ask a maintainer.")
             submission = _locked_submission(run)
+            note_let_by(run)
             if not move(run, to=RunState.LEASED, reason=f"leased by {runner.name}", **fields):
                 return False
+            _settle_continued(run)
             say(run, f"attempt {run.attempt}: leased by {runner.name}")
             if submission is not None and submission.state == SubmissionState.QUEUED:
                 move(submission, to=SubmissionState.JUDGING, reason=f"{run.kind} run started")
@@ -115,6 +123,14 @@ def _take(run: Run, runner: Runner) -> bool:
     except IntegrityError:  # one open lease per runner, violated by two concurrent requests with one token
         raise NotLeasable("This runner has just leased another run.") from None
     return True
+
+
+def _settle_continued(run: Run) -> None:
+    """Settle from which earlier pairs this attempt continues: its evidence must name exactly these."""
+    run.continues = list(pairs_to_continue(run).values_list("digest", flat=True))
+    run.save(update_fields=["continues"])
+    if run.continues:
+        say(run, f"it continues from {len(run.continues)} pairs that were measured before", is_sealed=True)
 
 
 def _locked_submission(run: Run) -> Submission | None:

@@ -123,17 +123,18 @@ def queue_aa_run(
     return run
 
 
-def lose_run(*, run: Run, reason: str, is_forgiven: bool = False) -> bool:
+def lose_run(*, run: Run, reason: str, is_forgiven: bool = False, is_runner_s: bool = True) -> bool:
     """Take an open run from its runner. It is queued again, or ended after its last attempt.
 
     An attempt that the platform itself ended is forgiven: it counts neither against the run nor against its
-    runner. False if the run has changed meanwhile. The log stays.
+    runner. One that a sample ended (``is_runner_s`` False) counts against the run only. False if the run has changed
+    meanwhile. The log stays.
     """
     with transaction.atomic():
         if not move(run, to=RunState.LOST, reason=reason, forgiven=run.forgiven + is_forgiven):
             return False
         say(run, f"attempt {run.attempt} {'ended' if is_forgiven else 'lost'}: {reason}")
-        if not is_forgiven:
+        if is_runner_s and not is_forgiven:
             note_failure(run=run, reason=reason)
         if run.submission_id is not None and _is_unwanted(run.submission_id):
             return True

@@ -7,14 +7,15 @@ from functools import cache
 from statistics import median
 from uuid import UUID
 
-from django.db.models import Q
+from django.db.models import Exists, F, OuterRef, Q, QuerySet, Value
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 
 from benchmarks.judging.verdicts import VerdictKind
-from bounty.limits import RECENT, RUNNER_ALIVE
+from bounty.limits import NEW_ACCOUNT_PLACES, NEW_ACCOUNT_WAIT, RECENT, RUNNER_ALIVE
 from bounty.models import (
     OPEN_RUN_STATES,
+    BaseStop,
     QuarantineCause,
     Run,
     RunKind,
@@ -23,7 +24,7 @@ from bounty.models import (
     RunState,
     Switch,
 )
-from bounty.queueing import UNKNOWN, Estimate, Waiting, estimate, fair_order
+from bounty.queueing import UNKNOWN, Estimate, Waiting, estimate, fair_order, let_by
 from bounty.services.emergency import is_stopped
 from bounty.services.runners.device_waits import is_waiting
 from bounty.services.trees import has_present_layout
@@ -52,21 +53,121 @@ class QueuePlace:
 def waiting_order(*, hardware: str) -> list[UUID]:
     """Queued runs that any runner of this hardware may take, in the order of leasing.
 
-    Runs of trees of an older layout are left out, as in `own_order`, because they cannot be measured.
+    Runs of trees of an older layout, and of stopped lineages, are left out, as in `own_order`, because they cannot be
+    measured.
     """
-    queued = Run.objects.filter(state=RunState.QUEUED, hardware=hardware, bound_to=None)
-    rows = queued.values_list("pk", PERSON, "queued_at", "base_tree", "candidate_tree")
-    waiting = [Waiting(pk, person, at) for pk, person, at, *trees in rows if _can_be_measured(trees)]
-    return fair_order(waiting, _load(hardware))
+    return fair_order(_waiting(hardware), _load(hardware))
+
+
+def note_let_by(run: Run) -> None:
+    """Count a run that starts now for every first run of a new account that lets it go first out of turn.
+
+    Called before the run leaves the queue, in the transaction that leases it.
+    """
+    passed = let_by(_waiting(run.hardware), _load(run.hardware), run.pk)
+    Run.objects.filter(pk__in=passed, state=RunState.QUEUED).update(
+        let_by=F("let_by") + 1, let_by_since=Coalesce("let_by_since", Value(timezone.now()))
+    )
+
+
+def _waiting(hardware: str) -> list[Waiting]:
+    queued = _unstopped(Run.objects.filter(state=RunState.QUEUED, hardware=hardware, bound_to=None))
+    rows = [
+        run
+        for run in queued.select_related("submission__bounty", "reproduction")
+        if _can_be_measured([run.base_tree_id, run.candidate_tree_id])
+    ]
+    firsts, started = _first_runs(rows), _started(hardware)
+    return [
+        Waiting(
+            run.pk,
+            _person(run),
+            run.queued_at,
+            series=_series(run),
+            sealed_at=run.submission.sealed_at if _series(run) and run.submission else None,
+            lent=_lent(run, started),
+            lets_by=_lets_by(run) if run.pk in firsts else 0,
+            served=frozenset(one.person for one in started if one.at > run.queued_at)
+            if run.pk in firsts
+            else frozenset(),
+        )
+        for run in rows
+    ]
+
+
+def _person(run: Run) -> int | None:
+    if run.submission is not None:
+        return run.submission.submitter_id
+    return run.reproduction.author_id if run.reproduction is not None else None
+
+
+def _series(run: Run) -> tuple[int, str] | None:
+    """The series of a gain's run on its hardware; None for any other run."""
+    if run.submission is None or run.submission.bounty.is_for_a_bug:
+        return None
+    return run.submission.bounty.lineage_id, run.suite
+
+
+@dataclass(frozen=True, slots=True)
+class _Started:
+    """A run that started recently."""
+
+    series: tuple[int | None, str]
+    person: int | None
+    at: datetime
+
+
+def _started(hardware: str) -> list[_Started]:
+    since = timezone.now() - RECENT
+    rows = Run.objects.filter(hardware=hardware, leased_at__gte=since).values_list(
+        "submission__bounty__lineage", "suite", PERSON, "leased_at"
+    )
+    return [_Started((lineage, suite), person, at) for lineage, suite, person, at in rows if at is not None]
+
+
+def _lent(run: Run, started: list[_Started]) -> int:
+    series, person = _series(run), _person(run)
+    return sum(
+        series is not None and one.series == series and one.person != person and one.at > run.queued_at
+        for one in started
+    )
+
+
+def _first_runs(queued: list[Run]) -> set[UUID]:
+    """The oldest queued run of each person none of whose runs was ever leased."""
+    oldest: dict[int, Run] = {}
+    for run in sorted(queued, key=lambda run: (run.queued_at, run.pk)):
+        if (person := _person(run)) is not None:
+            oldest.setdefault(person, run)
+    had = Run.objects.filter(attempt__gt=0).annotate(person=PERSON).filter(person__in=list(oldest))
+    known = set(had.values_list("person", flat=True).distinct())
+    return {run.pk for person, run in oldest.items() if person not in known}
+
+
+def _lets_by(run: Run) -> int:
+    """How many runs that already wait it still lets go first."""
+    if run.let_by_since is not None and run.let_by_since + NEW_ACCOUNT_WAIT <= timezone.now():
+        return 0
+    return max(0, NEW_ACCOUNT_PLACES - run.let_by)
 
 
 def _can_be_measured(trees: list[str]) -> bool:
     return all(map(has_present_layout, trees))
 
 
+def _unstopped(runs: QuerySet[Run]) -> QuerySet[Run]:
+    """The runs whose base tree is not known to fail on its own: see `base_stops`."""
+    standing = BaseStop.objects.filter(released_at=None)
+    of_lineage = standing.filter(
+        lineage=Coalesce(OuterRef("submission__bounty__lineage"), OuterRef("reproduction__bounty__lineage"))
+    )
+    of_tree = standing.filter(tree=OuterRef("base_tree"))
+    return runs.exclude(Exists(of_lineage)).exclude(Exists(of_tree), kind=RunKind.AA)
+
+
 def own_order(runner: Runner) -> list[UUID]:
     """Queued runs that only this runner may take, oldest first."""
-    own = Run.objects.filter(state=RunState.QUEUED, bound_to=runner)
+    own = _unstopped(Run.objects.filter(state=RunState.QUEUED, bound_to=runner))
     rows = own.order_by("queued_at", "pk").values_list("pk", "base_tree", "candidate_tree")
     return [pk for pk, *trees in rows if _can_be_measured(trees)]
 
@@ -82,12 +183,18 @@ def order_for(runner: Runner) -> list[UUID]:
 
 
 def _load(hardware: str) -> Counter[int | None]:
-    """Load per person: number of runs that are being judged or finished recently."""
-    counted = Q(state__in=OPEN_RUN_STATES) | Q(
-        state=RunState.FINISHED, finished_at__gte=timezone.now() - RECENT
-    )
-    people = Run.objects.filter(counted, hardware=hardware).values_list(PERSON, flat=True)
-    return Counter(people)
+    """Load per person: leases that run now or ended recently, also those that were lost.
+
+    Leases that the platform itself ended do not count.
+    """
+    since = timezone.now() - RECENT
+    counted = Q(state__in=OPEN_RUN_STATES) | Q(finished_at__gte=since) | Q(lease_expires_at__gte=since)
+    rows = Run.objects.filter(counted, hardware=hardware, attempt__gt=0)
+    load: Counter[int | None] = Counter()
+    for person, state, attempt, forgiven in rows.values_list(PERSON, "state", "attempt", "forgiven"):
+        at_least = 1 if state in (*OPEN_RUN_STATES, RunState.FINISHED) else 0
+        load[person] += max(at_least, attempt - forgiven)
+    return load
 
 
 def queue_place(run: Run) -> QueuePlace | None:

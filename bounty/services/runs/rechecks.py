@@ -8,7 +8,16 @@ from enum import StrEnum
 
 from django.conf import settings
 
-from bounty.models import PRICING_KINDS, Award, DisputeState, Run, RunKind, RunState, Submission
+from bounty.models import (
+    PRICING_KINDS,
+    Award,
+    DisputeState,
+    Run,
+    RunKind,
+    RunState,
+    SlowBaseState,
+    Submission,
+)
 from bounty.rechecking import doubt, is_drawn
 from bounty.services.runs.lifecycle import queue_run
 
@@ -78,7 +87,9 @@ def check_of(award: Award) -> Check | None:
 
 
 def blocks_payment(award: Award | None) -> bool:
-    """Whether the random re-measurement blocks merging and vesting: it has not ended, or a maintainer must
-    decide first."""
+    """Whether merging and vesting wait: the random re-measurement has not ended, or a maintainer must decide
+    first about it or about this award's tree as a base."""
+    if award is not None and award.slow_bases.filter(state=SlowBaseState.OPEN).exists():
+        return True
     check = check_of(award) if award is not None else None
     return check is not None and check.outcome in (CheckOutcome.RUNNING, CheckOutcome.INCONSISTENT)

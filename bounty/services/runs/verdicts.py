@@ -11,6 +11,7 @@ from uuid import UUID
 from django.db import transaction
 from django.utils import timezone
 
+from benchmarks.evidence.base_checks import base_failed, is_of_runner
 from benchmarks.evidence.canonical import canonical_bytes
 from benchmarks.evidence.samples import turns
 from benchmarks.evidence.verify import VerificationReport, verify_evidence
@@ -18,10 +19,12 @@ from benchmarks.judging.verdicts import Verdict, VerdictKind
 from benchmarks.statistics.units import pair_log_ppb
 from bounty.errors import EvidenceConflict, EvidenceRefused, LeaseLost, NotFound
 from bounty.models import OPEN_RUN_STATES, Evidence, Run, Runner, RunState, RunVerdict
+from bounty.services.base_stops import stop_lineages
 from bounty.services.runners.calibration import note_outcome
 from bounty.services.runs.leases import NOT_HELD, holds, require_lease
 from bounty.services.runs.lifecycle import lose_run, wake_after
 from bounty.services.runs.logs import say
+from bounty.services.runs.old_trees import note_slow_base
 from bounty.services.transitions import move
 from bounty.services.trees import blob_store
 
@@ -55,12 +58,25 @@ def record_evidence(*, runner: Runner, run_id: UUID, lease: UUID, sealed: Any) -
         raise EvidenceRefused(
             f"The evidence is not valid, and the run is queued again: {'; '.join(wrong)}"[:2000]
         )
+    document = sealed["document"]
+    if base_failed(document):
+        return _stop(run, sealed, report.verdict)
     is_failure = report.verdict.kind == VerdictKind.INFRASTRUCTURE_ERROR
     if is_failure and run.attempts_left > 0:
-        if not lose_run(run=run, reason=report.verdict.reason):
+        of_runner = is_of_runner(document)
+        if not lose_run(run=run, reason=report.verdict.reason, is_runner_s=of_runner):
             raise LeaseLost(NOT_HELD)
         return report.verdict
     return _record(run, runner, lease, sealed, report)
+
+
+def _stop(run: Run, sealed: dict[str, Any], verdict: Verdict) -> Verdict:
+    """Base fails on its own: the lineage stops, and the run waits, forgiven, until a maintainer releases it."""
+    with transaction.atomic():
+        stop_lineages(run=run, sealed=sealed, reason=verdict.reason)
+        if not lose_run(run=run, reason=verdict.reason, is_forgiven=True):
+            raise LeaseLost(NOT_HELD)
+    return verdict
 
 
 def mismatches(run: Run, document: dict[str, Any]) -> list[str]:
@@ -76,6 +92,8 @@ def mismatches(run: Run, document: dict[str, Any]) -> list[str]:
         "preset": (document["suite"].get("preset"), run.preset),
         "base tree": (document["trees"]["base"], run.base_tree_id),
         "candidate tree": (document["trees"]["candidate"], run.candidate_tree_id),
+        "earlier pairs": ([sealed["digest"] for sealed in document["continues"]], run.continues),
+        "old tree": (document.get("old"), run.old),
     }
     return [
         f"{name} ({stated}, ordered {ordered})"
@@ -85,7 +103,7 @@ def mismatches(run: Run, document: dict[str, Any]) -> list[str]:
 
 
 def plot_samples(document: dict[str, Any]) -> list[dict[str, Any]]:
-    """Log ratio of each complete pair in billionths of a nat. For plots only; no verdict depends on it."""
+    """Log ratio of each complete pair in billionths of a nat, without those of the old tree. For plots only; no verdict depends on it."""
     complete = {case["name"]: 2 * case["calls"] for case in document["suite"]["cases"]}
     return [
         {
@@ -95,7 +113,7 @@ def plot_samples(document: dict[str, Any]) -> list[dict[str, Any]]:
             "log_ratio_ppb": pair_log_ppb(turns(pair["calls"])),
         }
         for pair in document["pairs"]
-        if len(pair["calls"]) == complete[pair["case"]]
+        if len(pair["calls"]) == complete[pair["case"]] and pair.get("tree") != "old"
     ]
 
 
@@ -148,6 +166,7 @@ def _record(
             pairs_done=max(run.pairs_done, verdict.pairs),
         )
         say(run, f"verdict {verdict.kind.value}: {verdict.reason}", is_sealed=True)
+        note_slow_base(run=run, document=sealed["document"], verdict=verdict)
         note_outcome(run=run, document=sealed["document"], verdict=verdict)
         wake_after(run)
     return recorded

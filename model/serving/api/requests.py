@@ -18,7 +18,7 @@ from model.serving.api.chat import Message
 from model.serving.api.errors import bad_value
 from model.serving.api.fields import Body, flag, is_whole, section, whole
 from model.serving.api.response_format import read_schema
-from model.serving.api.sampling_fields import read_answers, read_settings
+from model.serving.api.sampling_fields import read_answers, read_logprobs, read_settings
 from model.serving.api.unsupported import refuse_unsupported, refuse_unsupported_message
 
 MAX_STOP_STRINGS = 4
@@ -50,6 +50,7 @@ class Options:
     deadline_ms: int | None = None
     stop_token_ids: frozenset[int] = frozenset()  # in addition to the model's own
     min_tokens: int = 0  # of each answer, before anything but `max_tokens` may end it
+    logprobs: int | None = None  # alternatives of each token, with its log-probability; None: neither
 
 
 Prompt = str | tuple[int, ...] | tuple[Message, ...]  # text, token ids, or a chat
@@ -140,6 +141,7 @@ def read_options(body: Body, *, is_chat: bool) -> Options:
         deadline_ms=whole(extension, "deadline_ms", lowest=1, highest=MAX_DEADLINE_MS),
         stop_token_ids=_stop_token_ids(body),
         min_tokens=min_tokens,
+        logprobs=read_logprobs(body, is_chat=is_chat),
     )
 
 

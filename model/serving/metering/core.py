@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from model.sampling import Chosen, ConstraintError
+from model.sampling import ConstraintError
 from model.serving.engine.blocks import BlockPool
 from model.serving.engine.cache import widest_window
 from model.serving.engine.scheduler import Plan, Scheduler, Work
@@ -24,7 +24,8 @@ from model.serving.executors.base import Executor, compute
 from model.serving.metering.cost import StepCost
 from model.serving.metering.generation import EngineLimits, Event, Finish
 from model.serving.metering.job import Answer, Job
-from model.serving.metering.prefixes import RECORDS_PER_BLOCK, PaidPrefixes
+from model.serving.metering.prefixes import PaidPrefixes, records_for
+from model.serving.metering.tokens import AnswerToken, BadTokensError, answer_tokens, whole
 from model.serving.metering.usage import DeviceMeter
 from model.serving.node.served import ServedModel
 from model.serving.speculation.choice import MakeProposer
@@ -32,7 +33,7 @@ from model.serving.speculation.choice import MakeProposer
 log = logging.getLogger(__name__)
 LEAST_TOKENS_TIMED = 32  # a step with fewer prompt tokens does not show the rate of reading prompts
 
-Outcome = list[Chosen] | None  # an answer's next tokens; None if its logits or constraint are unusable
+Outcome = list[AnswerToken] | None  # an answer's next tokens; None if its logits or constraint are unusable
 
 
 @dataclass
@@ -57,7 +58,9 @@ class EngineCore:
             max_drafts=self.limits.max_drafts,
             window=widest_window(self.served.transformer.config),
         )
-        self._paid = PaidPrefixes(RECORDS_PER_BLOCK * self.pool.n_blocks, self.pool.block_tokens)
+        self._paid = PaidPrefixes(
+            records_for(whole(self.pool.n_blocks)), max(1, whole(self.pool.block_tokens))
+        )
         self._cost = StepCost.of(self.served.transformer.config)
         self._answer_of: dict[SequenceState, Answer] = {}
         self._queued: dict[Job, None] = {}  # those that have not started, in order of arrival
@@ -119,7 +122,7 @@ class EngineCore:
             [
                 (
                     self._answer_of[work.sequence].job.meter,
-                    self._cost.work(work.n_new, work.sequence.n_computed, work.n_logits),
+                    max(1, whole(self._cost.work(work.n_new, work.sequence.n_computed, work.n_logits))),
                 )
                 for work in plan.works
             ],
@@ -168,12 +171,12 @@ class EngineCore:
         return outcomes
 
     def _choose(self, answer: Answer, logits_MV: NDArray[np.float32], drafts: Sequence[int]) -> Outcome:
-        """Choose an answer's next tokens; non-finite logits end only their own sequence."""
+        """Choose an answer's next tokens; non-finite logits and what is no token end only their own sequence."""
         try:
-            if drafts:
-                return answer.sampler.verify(logits_MV, drafts)
-            return [answer.sampler(logits_MV[0])]
-        except (FloatingPointError, ConstraintError):
+            sampler, vocab_size = answer.sampler, logits_MV.shape[1]
+            outcome = sampler.verify(logits_MV, drafts) if drafts else [sampler(logits_MV[0])]
+            return answer_tokens(outcome, most=len(drafts) + 1, vocab_size=vocab_size)
+        except (FloatingPointError, ConstraintError, BadTokensError):
             log.exception("an answer cannot continue")
             return None
 
@@ -257,7 +260,7 @@ class EngineCore:
         for answer in job.open_answers:
             self._settle(answer, Finish.ERROR)
 
-    def _end(self, answer: Answer, finish: Finish, text: str = "", chosen: Chosen | None = None) -> None:
+    def _end(self, answer: Answer, finish: Finish, text: str = "", chosen: AnswerToken | None = None) -> None:
         """End an answer and release what it holds; harmless if it has ended."""
         if answer.finish is not None:
             return
@@ -266,7 +269,9 @@ class EngineCore:
             del self._answer_of[answer.sequence]
         self._settle(answer, finish, text, chosen)
 
-    def _settle(self, answer: Answer, finish: Finish, text: str = "", chosen: Chosen | None = None) -> None:
+    def _settle(
+        self, answer: Answer, finish: Finish, text: str = "", chosen: AnswerToken | None = None
+    ) -> None:
         """Finish an answer's counters and report its end."""
         answer.finish = finish
         job, now_ns = answer.job, self.clock_ns()
@@ -314,16 +319,21 @@ class EngineCore:
         """The engine's count of a prompt's cached tokens, at most what this tenant has paid for."""
         generation = job.generation
         most = self._paid.most_cached(generation.salt, generation.prompt)
-        return max(0, min(job.sequence.n_cached, most))
+        return max(0, min(whole(job.sequence.n_cached), most))
 
     def _pause(self, job: Job, now_ns: int) -> None:
         job.meter.preempted(now_ns)
         job.holding = None
 
     def _held_bytes(self, job: Job) -> int:
-        """Bytes of a job's blocks; of a block with several holders an equal share, rounded down."""
-        size, holders = self.executor.bytes_per_block, self.pool.holders
-        return sum(size // holders(block) for sequence in job.running for block in sequence.held)
+        """Bytes of a job's blocks; of a block with several holders an equal share, rounded down.
+
+        Executor and pool say so, which patches may touch: this is shown, and not billed.
+        """
+        size, holders = max(0, whole(self.executor.bytes_per_block)), self.pool.holders
+        return sum(
+            size // max(1, whole(holders(block))) for sequence in job.running for block in sequence.held
+        )
 
     def _report(self, plan: Plan, scheduling_ns: int, duration_ns: int) -> None:
         n_tokens = sum([work.n_new for work in plan.works])

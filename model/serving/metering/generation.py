@@ -9,8 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from model.sampling import Chosen, Constraint, SamplingSettings
+from model.sampling import Constraint, SamplingSettings
 from model.serving.engine.scheduler import NeverFitsError
+from model.serving.metering.tokens import AnswerToken
 from model.serving.metering.usage import Usage
 
 __all__ = [
@@ -89,7 +90,7 @@ class Event:
     text: str
     usage: Usage
     finish: Finish | None = None
-    chosen: Chosen | None = None
+    chosen: AnswerToken | None = None
     answer: int = 0  # which of the n
     is_last: bool = False  # all answers have ended
 

@@ -14,6 +14,12 @@ from hashlib import blake2b
 
 KEY_BYTES = 16  # collisions of a 128-bit hash cannot be found
 RECORDS_PER_BLOCK = 4  # of the engine's pool, whose order of eviction differs from ours
+MOST_RECORDS = 1 << 18  # about 60 MB, whatever size of its pool the engine claims
+
+
+def records_for(n_blocks: int) -> int:
+    """Number of records to keep for a pool that is said to have `n_blocks` blocks."""
+    return min(RECORDS_PER_BLOCK * max(n_blocks, 1), MOST_RECORDS)
 
 
 class PaidPrefixes:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import signal
 import socket
 import sys
+import threading
 from pathlib import Path
 
 import torch
@@ -43,7 +45,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         token = _read_secret(options.token_file)
         loader = _upstream(options) if options.upstream else _bundled(options)
-        listener = listen(options.host, options.port)
+        listener = listen_at(options.socket) if options.socket else listen(options.host, options.port)
     except (CheckpointError, OSError, ValueError) as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)
@@ -56,13 +58,28 @@ def main(arguments: list[str] | None = None) -> None:
     # until the server handles signals itself; it may raise one again after an orderly end
     for number in SIGNALS:
         signal.signal(number, give_up)
-    address, port = listener.getsockname()[:2]
-    sys.stderr.write(f"model node {options.upstream or options.model} listens on http://{address}:{port}\n")
+    if options.end_with_stdin:
+        threading.Thread(target=_end_with_stdin, name="stdin", daemon=True).start()
+    sys.stderr.write(f"model node {options.upstream or options.model} listens on {_address(listener)}\n")
     sys.stderr.flush()
     serve(server, host, listener)
     if host.failure is not None:
         sys.stderr.write(f"error: {host.failure}\n")
         sys.exit(1)
+
+
+def _end_with_stdin() -> None:
+    """Drain as by SIGTERM once stdin is at its end: whoever started the node closed it, or is gone."""
+    while sys.stdin.buffer.read(4096):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _address(listener: socket.socket) -> str:
+    if listener.family == socket.AF_UNIX:
+        return f"the socket {listener.getsockname()}"
+    address, port = listener.getsockname()[:2]
+    return f"http://{address}:{port}"
 
 
 def _bundled(options: argparse.Namespace) -> Load:
@@ -140,6 +157,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument(
         "--port", type=whole(0, 65535), default=8100, help="0: a free one, printed on stderr (default: 8100)"
+    )
+    parser.add_argument(
+        "--socket", type=Path, help="listen on this unix socket instead, whose folder decides who may connect"
+    )
+    parser.add_argument(
+        "--end-with-stdin",
+        action="store_true",
+        help="end as by SIGTERM when stdin is closed, for a starter that cannot send signals into a sandbox",
     )
     parser.add_argument(
         "--token-file", type=Path, help="requests must send this file's content as bearer token"
@@ -237,5 +262,20 @@ def listen(host: str, port: int) -> socket.socket:
         listener.close()
         raise OSError(
             f"cannot listen on {host}:{port} ({error.strerror}): choose another port with --port"
+        ) from error
+    return listener
+
+
+def listen_at(path: Path) -> socket.socket:
+    """Bind a unix socket; one that a killed node left is replaced. Raises OSError."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        path.unlink(missing_ok=True)
+        listener.bind(str(path))
+        listener.listen(128)
+    except OSError as error:
+        listener.close()
+        raise OSError(
+            f"cannot listen on {path} ({error.strerror}): choose another path with --socket"
         ) from error
     return listener

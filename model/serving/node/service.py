@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -18,10 +19,10 @@ from model.serving.api.errors import ApiError, bad_value, not_now, too_late
 from model.serving.api.logprobs import LogprobWriter
 from model.serving.api.requests import Options, Prompt
 from model.serving.engine.constrained import JSONGrammars
-from model.serving.engine.engine import Engine
 from model.serving.engine.expert_load import expert_load_of
 from model.serving.executors.base import Executor
 from model.serving.executors.choice import executor_for
+from model.serving.metering.engine import Engine
 from model.serving.metering.generation import (
     EngineLimits,
     EngineStoppedError,
@@ -218,6 +219,7 @@ class EngineRun:
         self._engine = weakref.ref(service.engine)
         self._queue: asyncio.Queue[Event] = asyncio.Queue()
         token_bytes = service.served.tokenizer.token_bytes
+        self._n_top = ask.options.logprobs
         self._writers = [LogprobWriter(token_bytes, is_chat=ask.is_chat) for _ in range(generation.n)]
         try:
             self._job = service.engine.submit(generation, _passing_to(self._queue))
@@ -240,9 +242,15 @@ class EngineRun:
             yield self._piece(event)
 
     def _piece(self, event: Event) -> Piece:
-        logprobs = self._writers[event.answer].write(event.chosen) if event.chosen is not None else None
         finish = None if event.finish is None else event.finish.value
-        return Piece(event.text, event.usage, event.answer, finish, logprobs)
+        return Piece(event.text, event.usage, event.answer, finish, self._logprobs(event))
+
+    def _logprobs(self, event: Event) -> Mapping[str, Any] | None:
+        """The log probabilities that were asked for: samplers, which patches may touch, may give more."""
+        if event.chosen is None or self._n_top is None:
+            return None
+        asked = replace(event.chosen, top=event.chosen.top[: self._n_top])
+        return self._writers[event.answer].write(asked)
 
 
 def _passing_to(queue: asyncio.Queue[Event]) -> Listener:

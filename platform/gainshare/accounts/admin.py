@@ -23,7 +23,7 @@ class PlatformUserAdmin(UserAdminBase):
     list_display = ["username", "email", "role", "is_active", "date_joined"]
     list_filter = ["role", "is_active"]
     readonly_fields = ["role"]  # changed on the page People, which records who did it
-    fieldsets = [*(UserAdmin.fieldsets or []), ("Gainshare", {"fields": ["role"]})]
+    fieldsets = [*(UserAdmin.fieldsets or []), ("Gainshare", {"fields": ["role", "active_from"]})]
 
 
 @admin.register(ApiKey)

@@ -15,7 +15,7 @@ from rest_framework.views import APIView
 
 from gainshare.accounts import services
 from gainshare.accounts.authentication import ApiKeyAuthentication
-from gainshare.accounts.entrance_limits import allow_sign_up
+from gainshare.accounts.entrance_limits import sign_up
 from gainshare.accounts.models import ApiKey, User
 from gainshare.accounts.permissions import HasScope, IsMaintainer
 from gainshare.accounts.schema import refused
@@ -52,9 +52,10 @@ class UsersView(APIView):
     def post(self, request: Request) -> Response:
         form = SignUpSerializer(data=request.data)
         form.is_valid(raise_exception=True)
-        if not IsMaintainer().has_permission(request, self):
-            allow_sign_up(request)
-        user = services.create_user(**form.validated_data)
+        if IsMaintainer().has_permission(request, self):
+            user = services.create_user(**form.validated_data)
+        else:
+            user = sign_up(request=request, **form.validated_data)
         return Response(UserSerializer(user).data, status=201)
 
 

@@ -1,5 +1,7 @@
 """Rate limits on sign-up and on password sign-in, for REST, pages and Django's admin together.
 
+Above a rate of sign-ups over all addresses, new accounts are made but wait their turn: `sign_up` says until when.
+
 By address: accounts made, and passwords tried. By account: wrong passwords from addresses that it has not
 signed in from recently. Each address that it has signed in from has its own allowance. So a stranger who uses
 up an account's allowance does not lock out its owner at a known address, nor elsewhere for longer than the
@@ -12,13 +14,17 @@ from typing import Any
 from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.contrib.auth.backends import ModelBackend
+from django.db import transaction
 from django.http import HttpRequest
 from django.utils import timezone
 
+from gainshare.accounts.errors import DomainError
 from gainshare.accounts.models import SignInPlace, User
-from gainshare.accounts.rate_limits import Rate, give_back, network_of, take
+from gainshare.accounts.rate_limits import Rate, give_back, network_of, take, turn
+from gainshare.accounts.services import create_user
 
 SIGN_UPS = "sign-ups from this address"
+ALL_SIGN_UPS, ANYWHERE = "sign-ups over all", "all addresses"
 SIGN_INS = "sign-ins from this address"
 WRONG_PASSWORDS = "wrong passwords for this account"
 PLACE_LIFE = timedelta(days=30)  # how long an address is known for an account
@@ -28,6 +34,41 @@ PLACE_NOTED_EVERY = timedelta(hours=1)
 def allow_sign_up(request: HttpRequest) -> None:
     """Use one sign-up of the visitor's address. Raises TooManyAttempts."""
     take(what=SIGN_UPS, who=network_of(request), rate=Rate(settings.SIGN_UPS_PER_HOUR))
+
+
+def sign_up(*, request: HttpRequest, username: str, password: str, email: str = "") -> User:
+    """Make an account for a visitor. Above the rate over all addresses it waits its turn (`User.active_from`).
+
+    Raises TooManyAttempts for the visitor's address, and what `create_user` raises.
+    """
+    allow_sign_up(request)
+    with transaction.atomic():
+        user = create_user(username=username, password=password, email=email)
+        due = turn(what=ALL_SIGN_UPS, who=ANYWHERE, rate=Rate(settings.ALL_SIGN_UPS_PER_HOUR))
+        if due is not None:
+            user.active_from = due
+            user.save(update_fields=["active_from"])
+    return user
+
+
+def place_in_line(user: User) -> int:
+    """How many accounts become active before this one."""
+    return User.objects.filter(active_from__gt=timezone.now(), active_from__lt=user.active_from).count()
+
+
+class AccountWaits(DomainError):
+    """The password is right, but the account waits its turn after sign-up."""
+
+    code = "account_waits"
+    status = 403
+
+    def __init__(self, user: User) -> None:
+        assert user.active_from is not None
+        ahead = place_in_line(user)
+        super().__init__(
+            f"This account waits its turn, because many people signed up at once; {ahead} are before it. It becomes "
+            f"active at {user.active_from:%Y-%m-%d %H:%M} UTC. Sign in then, with the same password."
+        )
 
 
 class LimitedModelBackend(ModelBackend):
@@ -40,7 +81,7 @@ class LimitedModelBackend(ModelBackend):
         password: str | None = None,
         **credentials: Any,
     ) -> User | None:
-        """As Django's. Raises TooManyAttempts before the password is checked."""
+        """As Django's. Raises TooManyAttempts before the password is checked, AccountWaits after it."""
         if request is None or username is None or password is None:
             return super().authenticate(request, username, password, **credentials)
         network = network_of(request)
@@ -53,6 +94,8 @@ class LimitedModelBackend(ModelBackend):
             assert isinstance(user, User)
             give_back(what=WRONG_PASSWORDS, who=who, rate=rate)
             _note_place(user, network)
+            if user.is_waiting:
+                raise AccountWaits(user)
         return user
 
     async def aauthenticate(

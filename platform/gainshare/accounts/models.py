@@ -12,6 +12,7 @@ from django.contrib.auth.models import AbstractUser
 from django.core.exceptions import ValidationError
 from django.db import models
 from django.db.models.functions import Lower
+from django.utils import timezone
 from django.utils.crypto import salted_hmac
 
 from gainshare.accounts.names import MAX_KEY_CHARS, look_alike_key, refuse_new_name
@@ -47,6 +48,12 @@ class User(AbstractUser):
         help_text="The same for names that look alike.",
     )
 
+    active_from = models.DateTimeField(
+        null=True,
+        blank=True,
+        help_text="Waits its turn until then, since many signed up at once; empty: no wait.",
+    )
+
     class Meta(AbstractUser.Meta):
         constraints = [
             models.UniqueConstraint(Lower("username"), name="user_username_ci_unique"),
@@ -67,6 +74,11 @@ class User(AbstractUser):
             refuse_new_name(self.username)
             if type(self).objects.filter(name_key=look_alike_key(self.username)).exclude(pk=self.pk).exists():
                 raise ValidationError({"username": TAKEN})
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the account still waits its turn after sign-up. It cannot sign in until then."""
+        return self.active_from is not None and self.active_from > timezone.now()
 
     @property
     def is_maintainer(self) -> bool:

@@ -68,6 +68,21 @@ def take(*, what: str, who: str, rate: Rate) -> None:
     raise TooManyAttempts(what, max(1, math.ceil(due_in.total_seconds())))
 
 
+def turn(*, what: str, who: str, rate: Rate) -> datetime | None:
+    """Use one try of ``who``: None if it is due now, else the time of its turn behind all earlier ones."""
+    now, interval_s = timezone.now(), rate.interval.total_seconds()
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO accounts_allowance AS a (key, full_at) VALUES (%s, %s)"
+            " ON CONFLICT (key) DO UPDATE SET full_at = GREATEST(a.full_at, %s) + make_interval(secs => %s)"
+            " RETURNING full_at",
+            [_key(what, who), now + rate.interval, now, interval_s],
+        )
+        (full_at,) = cursor.fetchone()
+    due: datetime = full_at - rate.per
+    return due if due > now else None
+
+
 def give_back(*, what: str, who: str, rate: Rate) -> None:
     """Undo one `take`, for a try that turned out not to be limited."""
     Allowance.objects.filter(pk=_key(what, who)).update(full_at=F("full_at") - rate.interval)

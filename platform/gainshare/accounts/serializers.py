@@ -20,7 +20,7 @@ class UserSerializer(serializers.ModelSerializer[User]):
 
     class Meta:
         model = User
-        fields = ["username", "email", "role", "is_maintainer", "date_joined"]
+        fields = ["username", "email", "role", "is_maintainer", "date_joined", "active_from"]
         read_only_fields = fields
 
 

@@ -1,6 +1,6 @@
 """`gainshare lineages`: lists lineages, and renews them after a new version changed the stack's layout."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -19,10 +19,32 @@ def list_lineages(url: UrlOption = "", key: KeyOption = "", as_json: JsonOption 
         print_json(found)
         return
     rows = [
-        (row["name"], row["tip"][:16], "renew it" if row["is_outdated"] else "present", row["created_at"])
+        (
+            row["name"],
+            row["tip"][:16],
+            "renew it" if row["is_outdated"] else "present",
+            "base fails" if row["stop_reason"] else "",
+            row["created_at"],
+        )
         for row in found
     ]
-    table("Lineages", ("name", "tip", "layout", "since"), rows)
+    table("Lineages", ("name", "tip", "layout", "stopped", "since"), rows)
+
+
+@lineages.command("release")
+def release(
+    name: Annotated[str, typer.Argument(help="The lineage's name.")],
+    reason: Annotated[str, typer.Option("--reason", help="Why its base tree can be measured again.")],
+    url: UrlOption = "",
+    key: KeyOption = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Release a lineage that was stopped because its base tree fails on its own (maintainers)."""
+    done = site(url, key).post(f"lineages/{name}/release/", {"reason": reason})
+    if as_json:
+        print_json(done)
+        return
+    console.print(f"{name} is released; the runs that waited are queued again", highlight=False, markup=False)
 
 
 @lineages.command("renew")

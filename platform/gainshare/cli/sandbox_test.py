@@ -14,12 +14,13 @@ LevelOption = Annotated[
 
 
 def sandbox_test(level: LevelOption = None, as_json: JsonOption = False) -> None:
-    """Try every known way to break out of the sandbox. Exit status 1 if one works.
+    """Try every known way to break out of the sandbox, from a sample and from a model node. Exit status 1 if one works.
 
     Also lists every level, and how to make those work that do not. Levels: bubblewrap (as root),
     bubblewrap-user (as an ordinary user), container.
     """
     from benchmarks.commands import dying_of_signals
+    from benchmarks.confined_node.selftest import attack_node
     from benchmarks.sandbox import AWARD_ELIGIBLE, SandboxError, best_level, levels_here, self_test
     from benchmarks.sandbox.accounting.placement import accounting
 
@@ -36,7 +37,7 @@ def sandbox_test(level: LevelOption = None, as_json: JsonOption = False) -> None
             if problem := levels[chosen]:
                 raise CliError(problem, code="no_sandbox")
         with dying_of_signals():
-            attacks = self_test(chosen)
+            attacks = [*self_test(chosen), *attack_node(chosen)]
     except SandboxError as error:
         raise CliError(str(error), code="no_sandbox") from None
     contained = all(attack.contained for attack in attacks)

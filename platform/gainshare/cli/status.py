@@ -52,8 +52,10 @@ def _show_stack(state: StackState) -> None:
         right=("pid", "restarts"),
     )
     sandbox = state.sandbox["level"] or f"none: {state.sandbox['problem']}"
+    node = f", node confined by {state.sandbox['node']}" if state.sandbox.get("node") else ""
     console.print(
-        f"supervisor pid {state.supervisor.pid}, model {state.model}, sandbox {sandbox}", highlight=False
+        f"supervisor pid {state.supervisor.pid}, model {state.model}, sandbox {sandbox}{node}",
+        highlight=False,
     )
     for note in (state.detail, state.warning):
         if note:

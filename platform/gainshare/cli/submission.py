@@ -13,12 +13,15 @@ RESTING = frozenset(
     {"rejected", "judged", "confirmed", "accepted", "declined", "vested", "reversed", "withdrawn"}
 )
 OPEN_RUN = frozenset({"queued", "leased", "preparing", "gating", "measuring"})
+BEING_JUDGED = "being_judged"  # until the decision, for those who may not see more
 POLL_S = 1.0
 
 
 def describe(submission: dict[str, Any]) -> str:
-    """State, then the open run's progress or the verdict with its reason."""
-    text = str(submission.get("stage") or submission["state"])
+    """State, then progress or the verdict with its reason. While it is being judged, no run is told."""
+    text = str(submission.get("stage") or submission["state"]).replace("_", " ")
+    if submission["state"] == BEING_JUDGED:
+        text += f", {_progress(submission)}"
     for run in submission.get("runs") or ():
         if run["state"] in OPEN_RUN:
             text += f", {run['kind']} run {run['state']}"
@@ -27,6 +30,14 @@ def describe(submission: dict[str, Any]) -> str:
     if verdict := submission.get("verdict"):
         text += f", {verdict['kind']}: {verdict['reason']}"
     return text
+
+
+def _progress(submission: dict[str, Any]) -> str:
+    """Place in the queue, or the number of interim checks."""
+    queue = submission.get("queue") or {}
+    if (ahead := queue.get("position")) is not None:
+        return f"{ahead} ahead of it in the queue"
+    return f"{submission.get('looks') or 0} interim checks so far"
 
 
 def is_resting(submission: dict[str, Any]) -> bool:

@@ -8,6 +8,7 @@ from gainshare.cli.output import CliError, JsonOption, console, print_json, say
 from gainshare.local import stack
 from gainshare.local.paths import Home, home_from_environment
 from gainshare.local.secrets import Secrets, read_secret
+from gainshare.local.services import NO_SANDBOX
 from gainshare.local.state import StackState
 
 PortOption = Annotated[
@@ -59,6 +60,7 @@ def announce(state: StackState, home: Home, as_json: bool) -> None:
         "logs": str(home.logs),
         "model": state.model,
         "sandbox": state.sandbox["level"] or None,
+        "node_sandbox": state.sandbox.get("node") or None,
     }
     if as_json:
         print_json(login)
@@ -70,5 +72,10 @@ def announce(state: StackState, home: Home, as_json: bool) -> None:
     if state.sandbox["problem"]:
         console.print(
             f"  [yellow]no sandbox, so nothing is judged:[/] {state.sandbox['problem']}", soft_wrap=True
+        )
+    if state.sandbox.get("node") == NO_SANDBOX:
+        console.print(
+            "  [yellow]the model node is not confined:[/] merged code in it reaches what your user reaches",
+            soft_wrap=True,
         )
     console.print("  stop with  Ctrl-C, or `gainshare down`\n", highlight=False)

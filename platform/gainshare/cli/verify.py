@@ -52,6 +52,7 @@ def verify(
     """
     from benchmarks.evidence.signing import key_id
     from benchmarks.evidence.verify import verify_evidence
+    from benchmarks.sandbox.readable import readable
 
     document = _load(file)
     trusted = {key_id(public_key): public_key} if public_key else None
@@ -67,11 +68,14 @@ def verify(
             }
         )
     else:
-        rows = [(row["name"], "yes" if row["holds"] else "NO", row["detail"]) for row in checks]
+        # The words in a file that anyone may have made: a terminal would act on some.
+        rows = [
+            (row["name"], "yes" if row["holds"] else "NO", readable(str(row["detail"]))) for row in checks
+        ]
         table(str(file), ("check", "holds", "detail"), rows)
         console.print(
             f"{'verified' if report.ok else 'NOT verified'}, verdict {report.verdict.kind.value}: "
-            f"{report.verdict.reason}",
+            f"{readable(report.verdict.reason)}",
             highlight=False,
             markup=False,
             soft_wrap=True,

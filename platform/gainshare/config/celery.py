@@ -13,6 +13,7 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "gainshare.config.settings")
 
 CALIBRATION_LOOK_S = 60  # how often beat checks whether a runner's A/A run is due
 FORGET_ATTEMPTS_S = 600
+SWEEP_BLOBS_S = 3600
 
 app = Celery("gainshare")
 app.conf.update(
@@ -51,6 +52,10 @@ app.conf.update(
         "forget-attempts": {
             "task": "gainshare.accounts.tasks.forget_attempts",
             "schedule": FORGET_ATTEMPTS_S,
+        },
+        "sweep-blobs": {
+            "task": "bounty.tasks.sweep_blobs",
+            "schedule": SWEEP_BLOBS_S,
         },
         "seal-entries": {
             "task": "gainshare.ledger.tasks.seal_entries",

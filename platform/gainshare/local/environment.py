@@ -23,6 +23,7 @@ PLATFORM_OVERRIDES = (
     "GAINSHARE_BEAT_INTERVAL_S",
     "GAINSHARE_OPEN_SIGNUP",
     "GAINSHARE_SIGN_UPS_PER_HOUR",
+    "GAINSHARE_ALL_SIGN_UPS_PER_HOUR",
     "GAINSHARE_SIGN_INS_PER_HOUR",
     "GAINSHARE_WRONG_PASSWORDS_PER_HOUR",
     "GAINSHARE_ALLOWED_HOSTS",
@@ -32,7 +33,10 @@ PLATFORM_OVERRIDES = (
     *OUTGOING,
 )
 RUNNER_OVERRIDES = ("GAINSHARE_RUNNER_LOG_LEVEL", *FAULTS)
-NODE_OVERRIDES = ("OMP_NUM_THREADS", "GAINSHARE_KERNELS")
+NODE_MEMORY = (
+    "GAINSHARE_NODE_MEMORY_GIB"  # the node's limit of memory; three quarters of the machine's without it
+)
+NODE_OVERRIDES = ("OMP_NUM_THREADS", "GAINSHARE_KERNELS", NODE_MEMORY)
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,7 @@ class Environments:
         }
 
     def node(self) -> dict[str, str]:
-        """Environment of the model node; its token is a file on the command line."""
+        """Environment of the model node's starter; the token is a file on its command line. The node inherits none."""
         return self._base(NODE_OVERRIDES) | {"GAINSHARE_HOME": str(self.home.root)}
 
     def server(self) -> dict[str, str]:

@@ -61,6 +61,21 @@ class Home:
         return self.root / "runner"
 
     @property
+    def node(self) -> Path:
+        """Folder of the confined model node, made by its starter."""
+        return self.root / "node"
+
+    @property
+    def models(self) -> Path:
+        """The local store of models."""
+        return self.root / "models"
+
+    @property
+    def kernels(self) -> Path:
+        """Kernels that were compiled for this home."""
+        return self.root / "native"
+
+    @property
     def static(self) -> Path:
         """Folder of `collectstatic`, which whitenoise requires."""
         return self.root / "static"

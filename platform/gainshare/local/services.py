@@ -17,7 +17,7 @@ from gainshare.local.compatibility import (
     check_migrations,
     write_format,
 )
-from gainshare.local.environment import Environments
+from gainshare.local.environment import NODE_MEMORY, Environments
 from gainshare.local.errors import LocalModeError
 from gainshare.local.model_cache import ensure_model
 from gainshare.local.paths import Home
@@ -28,6 +28,7 @@ from gainshare.local.supervision.logs import tail
 from gainshare.local.supervision.spec import LogSays, PlanItem, ServiceSpec, Step
 
 HARDWARE = "cpu"
+NO_SANDBOX = "none"
 RUNNER_QUEUE = f"runner.{HARDWARE}"
 QUIET_CELERY = ("--without-gossip", "--without-mingle", "--without-heartbeat")
 
@@ -46,6 +47,11 @@ class StackOptions:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def node_level(self) -> str:
+        """Sandbox level of the model node; `none` where this machine has no sandbox."""
+        return self.sandbox_level or NO_SANDBOX
 
     @property
     def node_url(self) -> str | None:
@@ -172,15 +178,32 @@ class LocalStack:
         )
 
     def _node(self) -> ServiceSpec:
-        where = ("--host", "127.0.0.1", "--port", str(self.options.node_port))
-        token = ("--token-file", str(self.secrets.node_token))
         return ServiceSpec(
             name="node",
-            argv=_python("model.serving.node", "--model", self.options.model, *where, *token),
+            argv=_python("benchmarks.confined_node", *self._node_arguments()),
             env=self.environments.node(),
             is_ready=lambda _: _answers(f"{self.options.node_url}/health", below=300),
             ready_timeout_s=300,
         )
+
+    def _node_arguments(self) -> tuple[str, ...]:
+        """The node's sandbox is of the samples' level; where none works it runs without, and the site's owner is told."""
+        env, model = self.environments.node(), self.options.model
+        kernels = env.get("GAINSHARE_KERNELS") or str(self.home.kernels)
+        options = {
+            "--level": self.options.node_level,
+            "--folder": str(self.home.node),
+            "--host": "127.0.0.1",
+            "--port": str(self.options.node_port),
+            "--token-file": str(self.secrets.node_token),
+            "--models": str(self.home.models),
+            "--kernels": kernels,
+            "--memory-gib": env.get(NODE_MEMORY, ""),
+            "--device": "cuda" if any(Path("/dev").glob("nvidia[0-9]*")) else "",
+            "--readable": model if Path(model).is_dir() else "",
+        }
+        given = [word for name, value in options.items() if value for word in (name, value)]
+        return (*given, "--", "--model", model)
 
     def _runner(self) -> ServiceSpec:
         return ServiceSpec(

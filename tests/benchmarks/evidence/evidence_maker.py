@@ -10,6 +10,7 @@ from benchmarks.evidence.decision import make_plan
 from benchmarks.evidence.document import build_document
 from benchmarks.evidence.schema import SCHEMA
 from benchmarks.patch.policy import harness_hash, load_policy
+from benchmarks.runner.toolchain import compiler, packages
 from benchmarks.sandbox.accounting.groups import COUNTED_BY
 
 CALLS = 5
@@ -25,22 +26,30 @@ def make_pairs(
     sd: float = 0.005,
     slowdown: float = 1.0,
     controls: bool = True,
+    every: int = 2,
+    seat: float = 1.0,
+    spread: float = 0.0,
     seed: int = 1,
 ) -> list[dict[str, Any]]:
-    """`count` pairs of each case; base takes `effect` times candidate's time, and `slowdown` times its own next to it."""
+    """`count` pairs of each case; base takes `effect` times candidate's time, and `slowdown` times its own next to it.
+
+    Every so many pairs has a control pair before it. Base takes `seat` times its own time in base's place, and scatters by
+    `spread` from pair to pair.
+    """
     rng = random.Random(seed)
     pairs: list[dict[str, Any]] = []
     for number in range(count):
         for case in cases:
-            for control in [True, False] if controls and number % 6 == 0 else [False]:
+            for control in [True, False] if controls and number % every == 0 else [False]:
                 factor = 1.0 if control else (effects or {}).get(case, effect)
                 bias = rng.gauss(0, sd)
+                pace = math.exp(rng.gauss(0, spread)) if spread else 1.0
                 calls = []
                 for _ in range(CALLS):
-                    base = 20e6 * (1.0 if control else slowdown)
+                    own = 20e6 * pace * (1.0 if control else slowdown)
                     turn = [
-                        ["base", round(base * math.exp(rng.gauss(0, 0.002)))],
-                        ["candidate", round(base / factor * math.exp(rng.gauss(0, 0.002) + bias))],
+                        ["base", round(own * seat * math.exp(rng.gauss(0, 0.002)))],
+                        ["candidate", round(own / factor * math.exp(rng.gauss(0, 0.002) + bias))],
                     ]
                     rng.shuffle(turn)
                     calls += turn
@@ -48,6 +57,8 @@ def make_pairs(
                     {
                         "index": len(pairs),
                         "control": control,
+                        "tree": "base" if control else "candidate",
+                        "beside": len(pairs) + 1 if control else None,
                         "case": case,
                         "shape": {"tokens": 256},
                         "spawn_order": rng.sample(["base", "candidate"], 2),
@@ -59,6 +70,14 @@ def make_pairs(
                     }
                 )
     return pairs
+
+
+def renumbered(pairs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same pairs with new numbers, in this order; each control pair stays beside the pair after it."""
+    return [
+        {**pair, "index": number, "beside": number + 1 if pair["control"] else None}
+        for number, pair in enumerate(pairs)
+    ]
 
 
 def make_parts(pairs: list[dict[str, Any]], kind: str = "gate", **changed: Any) -> dict[str, Any]:
@@ -83,7 +102,7 @@ def make_parts(pairs: list[dict[str, Any]], kind: str = "gate", **changed: Any) 
         "trees": {"base": "0" * 64, "candidate": "1" * 64},
         "harness": {"hash": harness_hash(), "version": "1"},
         "policy_hash": load_policy().hash,
-        "environment": {"cpu": "test"},
+        "environment": {"cpu": "test", "packages": packages(), "compiler": compiler()},
         "sandbox": {
             "level": "bubblewrap",
             "award_eligible": True,
@@ -95,6 +114,10 @@ def make_parts(pairs: list[dict[str, Any]], kind: str = "gate", **changed: Any) 
         "checks": {"outputs_checked": 10_000, "oracle_checked": 3, "outputs_differing": 0, "failures": []},
         "phases_ns": {"measuring": 1},
         "events": [],
+        "trials": [],
+        "base_checks": [],
+        "continues": [],
+        "old": None,
         "started_at": "2025-01-01T00:00:00+00:00",
         "finished_at": "2025-01-01T00:01:00+00:00",
     }

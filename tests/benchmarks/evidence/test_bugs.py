@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.evidence.decision import decide, decide_so_far, next_pairs
 from benchmarks.evidence.document import build_document, seal
-from benchmarks.evidence.schema import EvidenceError, validate
+from benchmarks.evidence.schema import SCHEMA, EvidenceError, validate
 from benchmarks.evidence.signing import generate_key
 from benchmarks.evidence.verify import verify_evidence
 from benchmarks.judging.reproduction import NotAReproduction
@@ -49,7 +49,7 @@ def parts(kind: str, trials: list[dict[str, Any]], pairs: int = 0, **changed: An
 
 
 def document(kind: str, trials: list[dict[str, Any]], pairs: int = 0, **changed: Any) -> dict[str, Any]:
-    return {"schema": "gainshare.evidence/2", **parts(kind, trials, pairs, **changed)}
+    return {"schema": SCHEMA, **parts(kind, trials, pairs, **changed)}
 
 
 @pytest.mark.parametrize(

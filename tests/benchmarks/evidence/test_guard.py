@@ -53,8 +53,8 @@ def test_a_case_that_is_unclear_is_measured_on_alone() -> None:
         pair["index"] = number
     document = undecided(pairs)
     assert decide_so_far(document) is None
-    assert next_pairs(document) == {"decode/small": 12, "prefill/small": 0}
-    assert decide(undecided(guarded(48, decode=0.97))).kind is VerdictKind.REGRESSION  # it could not be shown
+    assert next_pairs(document) == {"decode/small": 14, "prefill/small": 0}
+    assert decide(undecided(guarded(96, decode=0.97))).kind is VerdictKind.REGRESSION  # it could not be shown
 
 
 def test_more_memory_is_a_regression() -> None:

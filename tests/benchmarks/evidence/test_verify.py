@@ -113,7 +113,7 @@ def test_a_resigned_lie_never_raises(path: tuple[Any, ...], value: Any) -> None:
 def resigned(document: dict[str, Any], key: Any = KEY) -> dict[str, Any]:
     """Sealed without any check, as a dishonest runner could do."""
     public = public_key(key)
-    message = b"gainshare.evidence/2\n" + canonical_bytes(document)
+    message = str(document["schema"]).encode() + b"\n" + canonical_bytes(document)
     signature = {
         "algorithm": "ed25519",
         "key_id": key_id(public),

@@ -98,15 +98,19 @@ class Record:
         self.commitment = ""
         self.told: list[str] = []
         self.log = ""
-        self._on_pair = on_pair
+        self.pairs: list[dict[str, Any]] = []
+        self._on_progress = on_pair
 
     def on_commitment(self, commitment: str) -> None:
         self.commitment = commitment
         self.told.append("commitment")
 
+    def on_pair(self, sealed: dict[str, Any]) -> None:
+        self.pairs.append(sealed)
+
     def on_progress(self, stage: str, pairs_done: int, pairs_max: int) -> bool:
         self.told.append(f"{stage} {pairs_done}")
-        self._on_pair(pairs_done)
+        self._on_progress(pairs_done)
         return False
 
     def on_log(self, text: str) -> None:

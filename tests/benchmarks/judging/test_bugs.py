@@ -331,3 +331,14 @@ def test_a_fix_is_looked_at_by_every_suite_with_exact_answers() -> None:
     assert "quality" not in names and suite.name == "bug"
     with pytest.raises(UnknownSuite, match="standard"):
         bug_suite("demo")
+
+
+@pytest.mark.parametrize("depth", [10, 900, 940, 960, 980, 990, 1_000, 5_000])
+def test_what_is_nested_deeply_is_sent_on_or_refused(depth: int) -> None:
+    data = b'{"a":' + b"[" * depth + b"]" * depth + b"}"
+    try:
+        seen = parse_seen(data)
+    except ValueError as error:
+        assert depth > 500 and "nested too deeply" in str(error)
+    else:
+        assert json.dumps({"source": "", "seen": seen})

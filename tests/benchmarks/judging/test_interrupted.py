@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -96,6 +97,8 @@ class Silent:
 
     def on_progress(self, stage: str, pairs_done: int, pairs_max: int) -> bool:
         return False
+
+    def on_pair(self, sealed: dict[str, Any]) -> None: ...
 
     def on_log(self, text: str) -> None: ...
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.evidence.decision import SURE_COMPARISONS
+from benchmarks.evidence.partner import SURE_COMPARISONS
 from benchmarks.judging.cancellation import Cancellation, Cancelled
 from benchmarks.judging.job import Job
 from benchmarks.judging.judge import judge
@@ -68,7 +68,7 @@ def test_a_gain_at_the_plan_s_end_takes_the_control_pairs_that_it_lacks(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "benchmarks.evidence.decision.UNITS_PER_CONTROL", 2
+        "benchmarks.evidence.partner.UNITS_PER_CONTROL", 2
     )  # three for the 6 pairs of one look
     document = bench.judge(bench.wrapped(EIGHTFOLD, bench.textbook()), bench.shipped, looks=1)
     assert document["verdict"]["kind"] in ("gain", "suspicious"), document["verdict"]["reason"]

@@ -43,7 +43,8 @@ def prepared_pair(
 ) -> Iterator[Pair]:
     """A pair of the suite's first case, both sides built and loaded; trees are written below `folder`."""
     seeds = seeds or Seeds.fresh()[1]
-    plan = PairPlan(0, is_control, suite.cases[0].name, suite.cases[0].draw(seeds.numbers("shape")))
+    tree = "base" if is_control else "candidate"
+    plan = PairPlan(0, suite.cases[0].name, suite.cases[0].draw(seeds.numbers("shape")), tree)
     setup = SideSetup(suite, best_level(), choose_cores())
     with tree_folders((base, candidate), store, folder / "trees") as folders:
         trees = {"base": folders[base.hash], "candidate": folders[candidate.hash]}

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from benchmarks.pairs.builds import build as build_module
-from benchmarks.pairs.builds.build import FLAGS, LIBRARY, build_tree
+from benchmarks.pairs.builds.build import FLAGS, LIBRARY, build_tree, place
 from benchmarks.pairs.side import SideFailed
 from benchmarks.sandbox import Completed, Limits, Mount, best_level, python_runtime, run
 from model import native
@@ -344,3 +344,11 @@ def test_the_program_inside_says_what_is_wrong_without_a_sandbox_too(folder: Pat
     (root / "odd.py").unlink()
     built = subprocess.run([sys.executable, str(program), str(root), "g++", *FLAGS], capture_output=True)
     assert built.returncode == 0 and built.stdout.startswith(b"\x7fELF")
+
+
+@pytest.mark.parametrize("folder", ["_native.so", "_native.candidate"])
+def test_a_folder_where_the_library_goes_is_the_tree_s_fault(folder: str, tmp_path: Path) -> None:
+    (tmp_path / "model" / folder).mkdir(parents=True)
+    with pytest.raises(SideFailed, match="may not have a folder") as refusal:
+        place(tmp_path, b"library", "candidate")
+    assert (refusal.value.kind, refusal.value.side) == ("build_failed", "candidate")

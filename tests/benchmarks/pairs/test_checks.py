@@ -115,3 +115,9 @@ def test_a_base_over_the_margin_is_base_s_own_fault() -> None:
 def test_half_precision_inside_is_refused() -> None:
     rounded = EXACT.astype(np.float16).astype(np.float64)
     assert beside_base(EXACT, rounded) is not None
+
+
+def test_answers_whose_squares_overflow_are_wrong_and_not_an_error() -> None:
+    huge: Array = np.array([1.7e308, -1.7e308])
+    assert distance(huge, -huge).rms_ppb > 10**14
+    assert distance(np.array([1.0, 1.0]), huge).rms_ppb >= 0

@@ -144,3 +144,11 @@ def test_our_own_frames_are_capped_too() -> None:
 def test_headers_are_canonical() -> None:
     assert protocol.encode_header({"b": 1, "a": "\u00e9"}) == b'{"a":"\\u00e9","b":1}'
     assert json.loads(protocol.encode_header({"b": 1, "a": 2})) == {"a": 2, "b": 1}
+
+
+@pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a":', "}")])
+def test_a_header_that_nests_is_refused(opening: str, closing: str) -> None:
+    for depth in (20, 500, 900, 960, 5_000):
+        text = f'{{"error":{opening * depth}1{closing * depth}}}'
+        with pytest.raises(ProtocolError, match=r"nests|not JSON"):
+            protocol.decode_header(text.encode())

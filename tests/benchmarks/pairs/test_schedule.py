@@ -1,10 +1,11 @@
 """Seeds, the order of pairs, phases, quiet, cores: what surrounds a pair."""
 
-import itertools
+import importlib.metadata
 import os
 import threading
 import time
 from collections import Counter
+from hashlib import sha256
 from pathlib import Path
 from typing import Never
 
@@ -15,7 +16,7 @@ from benchmarks.pairs.cores import CacheScrubber, Cores, choose_cores, judge_on,
 from benchmarks.pairs.phases import PHASES, Phases
 from benchmarks.pairs.quiet import Quiet
 from benchmarks.pairs.roofline import floor_ns, peak_flops
-from benchmarks.pairs.schedule import BLOCK, PairPlan, schedule
+from benchmarks.pairs.schedule import BLOCK, PairPlan, Schedule
 from benchmarks.pairs.seeds import Seeds
 from benchmarks.runner.fingerprint import cpu_name, environment
 from benchmarks.suites import Suite, get_suite
@@ -24,8 +25,20 @@ TINY = get_suite("moe_forward", "tiny")
 STANDARD = get_suite("moe_forward", "standard")
 
 
-def plans(suite: Suite, count: int, secret: bytes = bytes(32)) -> list[PairPlan]:
-    return list(itertools.islice(schedule(suite, Seeds(secret)), count))
+def record_digest(package: str) -> str:
+    """SHA-256 of the list of files that the package's installer wrote."""
+    files = importlib.metadata.files(package) or []
+    record = next(file for file in files if file.name == "RECORD" and "dist-info" in str(file))
+    return sha256(record.read_binary()).hexdigest()
+
+
+def plans(
+    suite: Suite, blocks: int, secret: bytes = bytes(32), *, controls: int = 1, old: int = 0
+) -> list[PairPlan]:
+    """The pairs of so many full blocks."""
+    schedule = Schedule(suite, Seeds(secret))
+    many = {case.name: 1_000 for case in suite.cases}
+    return [plan for _ in range(blocks) for plan in schedule.block(many, controls=controls, old=old)]
 
 
 def test_generators_of_different_purposes_are_unrelated_and_repeatable() -> None:
@@ -44,33 +57,67 @@ def test_fresh_secrets_differ_and_short_ones_are_refused() -> None:
 
 
 def test_each_block_has_six_pairs_and_one_control_at_a_secret_place() -> None:
-    taken = plans(TINY, 7 * 40)
+    taken = plans(TINY, 40)
     places = []
     for block in range(40):
         controls = [plan.is_control for plan in taken[block * (BLOCK + 1) : (block + 1) * (BLOCK + 1)]]
         assert sum(controls) == 1
         places.append(controls.index(True))
-    assert len(set(places)) == BLOCK  # every place before a look occurs, none is fixed
+    assert len(set(places)) == BLOCK + 1  # every place occurs, none is fixed
     assert [plan.index for plan in taken] == list(range(len(taken)))
 
 
-def test_a_control_pair_has_the_shape_of_the_pair_after_it() -> None:
-    taken = plans(TINY, 70)
-    for plan, following in itertools.pairwise(taken):
-        if plan.is_control:
-            assert (following.case, following.shape, following.is_control) == (plan.case, plan.shape, False)
+@pytest.mark.parametrize("controls", [1, 3, 6])
+def test_a_control_pair_is_next_to_a_measured_pair_of_its_shape(controls: int) -> None:
+    taken = {plan.index: plan for plan in plans(STANDARD, 30, controls=controls, old=2)}
+    beside = [plan.beside for plan in taken.values() if plan.beside is not None]
+    assert len(beside) == len(set(beside)) == 30 * controls
+    steps = set()
+    for plan in taken.values():
+        assert plan.is_control == (plan.beside is not None)
+        if plan.beside is not None:
+            twin = taken[plan.beside]
+            assert (twin.case, twin.shape, twin.tree) == (plan.case, plan.shape, "candidate")
+            steps.add(twin.index - plan.index)
+    assert steps == {-1, 1}  # before or after, at random
+
+
+def test_control_pairs_without_measured_ones_go_beside_the_latest() -> None:
+    schedule = Schedule(TINY, Seeds(bytes(32)))
+    name = TINY.cases[0].name
+    first = schedule.block({name: 6}, controls=4)
+    bare = [plan.index for plan in first if plan.tree == "candidate"]
+    bare = sorted(set(bare) - {plan.beside for plan in first})
+    late = schedule.block({name: 0}, controls=5)
+    assert [plan.beside for plan in late] == bare[::-1]  # two were left
+    assert [plan.index for plan in late] == [10, 11]
+    assert schedule.block({name: -2}, controls=1) == []
+
+
+def test_old_pairs_are_spread_and_all_cases_have_them() -> None:
+    taken = plans(STANDARD, 20, old=3)
+    old = [plan for plan in taken if plan.tree == "old"]
+    assert len(old) == 60 and {plan.case for plan in old} == {case.name for case in STANDARD.cases}
+    places = {(plan.index % (BLOCK + 4)) for plan in old}
+    assert len(places) > BLOCK
+
+
+def test_a_block_measures_only_what_is_short() -> None:
+    first, second = (case.name for case in STANDARD.cases)
+    block = Schedule(STANDARD, Seeds(bytes(32))).block({first: 0, second: 4})
+    assert [plan.case for plan in block] == [second] * 4
 
 
 def test_cases_come_by_turns() -> None:
-    measured = [plan.case for plan in plans(STANDARD, 70) if not plan.is_control]
+    measured = [plan.case for plan in plans(STANDARD, 10) if not plan.is_control]
     for number in range(0, len(measured), 2):
         assert sorted(measured[number : number + 2]) == sorted(case.name for case in STANDARD.cases)
     assert len(Counter(measured)) == 2
 
 
 def test_another_secret_gives_another_schedule() -> None:
-    assert plans(TINY, 70) != plans(TINY, 70, bytes(31) + b"\1")
-    assert plans(TINY, 70) == plans(TINY, 70)
+    assert plans(TINY, 10) != plans(TINY, 10, bytes(31) + b"\1")
+    assert plans(TINY, 10) == plans(TINY, 10)
 
 
 def test_phases_add_up_and_survive_exceptions() -> Never:
@@ -167,5 +214,10 @@ def test_the_roofline_is_generous_but_not_endless() -> None:
 def test_the_fingerprint_names_the_machine_in_text_and_whole_numbers() -> None:
     found = environment(extra=3)
     assert found["extra"] == 3 and found["cores"] >= 1
-    assert all(type(value) in (str, int) for value in found.values())
+    assert all(type(value) in (str, int, dict) for value in found.values())
+    assert set(found["packages"]) == {"torch", "numpy", "cryptography"}
+    for what in (*found["packages"].values(), found["compiler"]):
+        assert what["version"] and all(type(value) is str for value in what.values())
+        assert len(what["digest"]) in (0, 64)
+    assert found["packages"]["numpy"] == {"version": np.__version__, "digest": record_digest("numpy")}
     assert cpu_name("model name : Fast One\ncpu family : 6\nmodel : 1\nstepping : 2\n") == "Fast One (6/1/2)"

@@ -116,6 +116,7 @@ def test_where_each_module_moved_is_told() -> None:
             assert is_protected(f"model/{now}", mode="deleted"), now
             closed.add(before)
     assert closed == {
+        "serving/engine.py",
         "serving/options.py",
         "serving/unsupported.py",
         "serving/upstream_fields.py",

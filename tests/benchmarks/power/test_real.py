@@ -65,7 +65,7 @@ def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_round_takes_a_no_op_twice_and_each_gain_through_both_stages(
     measuring: Measuring, judge: MadeUpJudge
 ) -> None:
-    measuring.until_done(2)
+    measuring.until_done(measuring.rounds(2))
     kinds = [(kind, base.partition("-")[0], candidate) for kind, base, candidate in judge.calls]
     assert kinds == [
         ("confirmation", "slower", "shipped"),
@@ -83,7 +83,7 @@ def test_a_round_takes_a_no_op_twice_and_each_gain_through_both_stages(
 
 
 def test_the_table_says_what_was_found(measuring: Measuring) -> None:
-    measuring.until_done(3)
+    measuring.until_done(measuring.rounds(3))
     rows = {row.name: row for row in measured_rows(measuring.record)}
     assert rows["rebuilt no-op patches that pass the gate"].value == 0
     assert rows["rebuilt no-op patches that pass the gate"].holds is None  # three runs show nothing
@@ -105,15 +105,41 @@ def test_an_interruption_keeps_what_was_measured(
             raise KeyboardInterrupt
 
     judge.before = interrupt
-    measuring.until_done(5)
+    measuring.until_done(measuring.rounds(5))
     assert [run.what for run in Record.load(measuring.path).runs] == ["calibration", "no-op", "no-op"]
     assert measured_rows(measuring.record)
     assert "interrupted" in capsys.readouterr().err
 
 
+def test_no_ops_alone_go_on_where_a_killed_command_stopped(
+    measuring: Measuring, judge: MadeUpJudge, tmp_path: Path
+) -> None:
+    def killed(number: int) -> None:
+        if number == 3:
+            raise SystemExit(137)
+
+    judge.before = killed
+    with pytest.raises(SystemExit):
+        measuring.until_done(measuring.no_ops(5))
+    judge.before = lambda number: None
+    kept = real.record_to_continue(measuring.path, "moe_forward", "tiny")
+    assert len(kept.of("no-op", "gate")) == 3
+    again = Measuring(kept, measuring.path, tmp_path / "other-trees", judge)
+    again.until_done(again.no_ops(5))
+    assert [candidate for _, _, candidate in judge.calls] == [f"no-op-{number}" for number in range(5)]
+    (row,) = (row for row in measured_rows(again.record) if "pass the gate" in row.name)
+    assert (row.value, row.unit) == (0, "of 5")
+
+
+def test_a_record_of_another_suite_is_not_continued(measuring: Measuring) -> None:
+    measuring.until_done(measuring.no_ops(1))
+    with pytest.raises(RecordError, match="record of moe_forward/tiny"):
+        real.record_to_continue(measuring.path, "decode", "tiny")
+
+
 def test_no_run_starts_after_the_deadline(measuring: Measuring, judge: MadeUpJudge) -> None:
     measuring.deadline = time.monotonic()
-    measuring.until_done(5)
+    measuring.until_done(measuring.rounds(5))
     assert len(judge.calls) == 1
 
 
@@ -138,7 +164,7 @@ def test_trouble_that_does_not_stop_ends_the_measuring(
     measuring.judge = lambda **call: broken("no core was free")
     with pytest.raises(MeasuringFailed, match="no core was free"):
         measuring.run("no-op", "gate", Path("shipped"), Path("no-op-1"))
-    measuring.until_done(1)
+    measuring.until_done(measuring.rounds(1))
     assert "stopped: 3 runs in a row" in capsys.readouterr().err
     assert measuring.record.runs == []
 
@@ -161,7 +187,7 @@ def test_calibration_takes_more_work_until_its_cost_is_measurable(
 ) -> None:
     monkeypatch.setitem(MadeUpJudge.__call__.__globals__, "COST", 1.02)
     measuring.deadline = time.monotonic() + 60
-    measuring.until_done(1)
+    measuring.until_done(measuring.rounds(1))
     assert [base for _kind, base, _ in judge.calls[:3]] == ["slower-1024", "slower-4096", "shipped"]
 
 

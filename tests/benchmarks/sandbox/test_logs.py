@@ -18,7 +18,8 @@ from benchmarks.sandbox import (
     spawn,
 )
 from benchmarks.sandbox.levels import MIB
-from benchmarks.sandbox.log_capture import CUT, MAX_LINE_CHARACTERS, LogCapture, readable
+from benchmarks.sandbox.log_capture import CUT, MAX_LINE_CHARACTERS, LogCapture
+from benchmarks.sandbox.readable import readable
 
 PATIENCE_S = 20.0
 
@@ -118,10 +119,24 @@ def test_an_endless_line_is_not_held_back(pipe: tuple[IO[bytes], IO[bytes]]) -> 
         ("ab\u202edc\u2066", "ab\\u202edc\\u2066"),  # would turn the reading order around
         ("one\u2028two\u2029\ufeff", "one\\u2028two\\u2029\\ufeff"),
         ("größer 漢字 é 👍", "größer 漢字 é 👍"),
+        ("over\rwritten", "over\\rwritten"),
+        ("\ud800\U000e0041", "\\ud800\\U000e0041"),  # a lone surrogate, a tag
+        (
+            "a\u3164b\ufe0f\uffff",
+            "a\\u3164b\\ufe0f\\uffff",
+        ),  # a letter without a shape, a selector, no character
     ],
 )
 def test_what_would_act_on_a_terminal_or_page_is_shown_instead(written: str, shown: str) -> None:
     assert readable(written) == shown
+    shown.encode()
+
+
+@pytest.mark.parametrize("letter", ["x", "\x00", "\U000e0041"])
+def test_a_cleaned_text_is_never_longer_than_asked_for(letter: str) -> None:
+    for length in (1, 99, 100, 101, 5_000):
+        cleaned = readable("begin" + letter * length + "the end", most=100)
+        assert len(cleaned) <= 100 and cleaned.endswith("the end")
 
 
 # -- in a real sandbox -----------------------------------------------------------------------------------------------

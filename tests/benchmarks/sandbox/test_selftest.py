@@ -13,6 +13,9 @@ from gainshare.cli.main import main as gainshare
 
 pytestmark = pytest.mark.sandbox
 
+#: Stands for the attacks on a model node, which have tests of their own.
+OF_A_NODE = Attack("node.network.tcp_to_host", True, "Connection refused")
+
 
 @pytest.fixture(scope="module")
 def attacks() -> list[Attack]:
@@ -93,6 +96,7 @@ def run_gainshare(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str
 ) -> tuple[int, str, str]:
     """`gainshare sandbox-test`: exit status, standard output, standard error."""
+    monkeypatch.setattr("benchmarks.confined_node.selftest.attack_node", lambda _: [OF_A_NODE])
     monkeypatch.setattr(sys, "argv", ["gainshare", "sandbox-test", *arguments])
     status = 0
     try:
@@ -113,7 +117,7 @@ def test_gainshare_lists_attacks_and_levels(
     assert document["contained"] is True
     assert document["level"] == best_level()
     assert document["accounting"] in ("cgroup-v1", "cgroup-v2", "polled")
-    assert document["attacks"] == [vars(attack) for attack in attacks]
+    assert document["attacks"] == [vars(attack) for attack in [*attacks, OF_A_NODE]]
     listed = {row["level"]: row for row in document["levels"]}
     assert set(listed) == {"bubblewrap", "bubblewrap-user", "container"}
     assert listed[best_level()] == {"level": best_level(), "available": True, "reason": None}
@@ -122,7 +126,7 @@ def test_gainshare_lists_attacks_and_levels(
 
     status, output, _ = run_gainshare(monkeypatch, capsys)
     assert status == 0
-    assert f"{len(attacks)} of {len(attacks)} attacks contained" in output
+    assert f"{len(attacks) + 1} of {len(attacks) + 1} attacks contained" in output
     assert "Levels of this machine" in output
 
 
@@ -135,7 +139,7 @@ def test_gainshare_fails_when_anything_got_through(
     status, output, _ = run_gainshare(monkeypatch, capsys)
     assert status == 1
     assert "read the secret" in output
-    assert f"{len(attacks)} of {len(attacks) + 1} attacks contained" in output
+    assert f"{len(attacks) + 1} of {len(attacks) + 2} attacks contained" in output
 
 
 @pytest.mark.parametrize(

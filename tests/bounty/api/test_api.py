@@ -146,13 +146,15 @@ def test_a_submission_from_queue_to_award_over_rest(world: World) -> None:
     ann, ruth, anybody = client_of(world.ann), client_of(world.ruth), APIClient()
     made = post(ann, "submissions/", 201, bounty=str(world.bounty.pk), diff=DIFF)
     path = f"submissions/{made['id']}/"
-    assert (made["state"], made["verdict"], made["award"]) == ("queued", None, None)
+    assert (made["state"], made["verdict"], made["award"]) == ("being_judged", None, None)
     assert made["queue"]["position"] == 0
     assert made["base_tree"] == world.tree.pk != made["candidate_tree"]
     submission = find_submission(made["id"])
 
     world.gate(submission, 0.3)
     seen = get(anybody, path)
+    assert (seen["state"], seen["looks"], seen["runs"]) == ("being_judged", 1, [])
+    seen = get(ruth, path)
     assert (seen["state"], seen["verdict"], seen["award"]) == ("confirming", None, None)
     assert [(run["kind"], run["state"]) for run in seen["runs"]] == [
         ("gate", "finished"),
@@ -160,8 +162,9 @@ def test_a_submission_from_queue_to_award_over_rest(world: World) -> None:
     ]
 
     world.gate(submission, 0.3)
-    seen = get(anybody, path)
+    seen = get(ruth, path)
     assert (seen["state"], seen["stage"]) == ("confirming", "confirming: guard rails")
+    assert get(anybody, path)["stage"] == "being_judged"
     assert (seen["verdict"], seen["award"]) == (None, None)
 
     world.guard(submission)
@@ -237,8 +240,9 @@ def test_figures_of_a_run_are_hidden_until_its_verdict(world: World) -> None:
     submission = world.submit(world.ann, DIFF)
     run = submission.runs.get()
     world.commit(world.lease())
-    seen = get(APIClient(), f"runs/{run.pk}/")
+    seen = get(client_of(world.ruth), f"runs/{run.pk}/")
     assert (seen["verdict"], seen["evidence"], seen["samples"]) == (None, None, [])
+    assert code(get(APIClient(), f"runs/{run.pk}/", 403)) == "sealed"
     for person in (APIClient(), client_of(world.ann), client_of(world.ruth)):
         assert code(get(person, f"runs/{run.pk}/evidence/", 403)) == "sealed"
         assert code(get(person, f"submissions/{submission.pk}/evidence/", 403)) == "sealed"
@@ -258,7 +262,7 @@ def test_no_secret_of_a_run_is_ever_shown(world: World) -> None:
     run = world.lease()
     assert run.lease is not None
     pages = [
-        get(APIClient(), path)
+        get(client_of(world.ruth), path)
         for path in (f"runs/{run.pk}/", f"submissions/{submission.pk}/", "runs/", "runners/")
     ]
     for page in pages:
@@ -293,12 +297,13 @@ def test_diff_tree_and_archive_come_back_as_they_are(world: World) -> None:
 def test_lists_are_filtered(world: World) -> None:
     mine = world.submit(world.ann, DIFF)
     world.submit(world.bob, diff_of_line(5, "step_5 = 55"))
-    ann = client_of(world.ann)
+    ann, ruth = client_of(world.ann), client_of(world.ruth)
     assert [row["id"] for row in get(ann, "submissions/", submitter="me")["results"]] == [str(mine.pk)]
-    assert get(ann, "submissions/", bounty=str(world.bounty.pk), state="queued")["count"] == 2
+    assert get(ann, "submissions/", bounty=str(world.bounty.pk), state="being_judged")["count"] == 2
+    assert get(ruth, "submissions/", bounty=str(world.bounty.pk), state="queued")["count"] == 2
     assert get(ann, "submissions/", bounty=str(uuid4()))["count"] == 0
     assert get(ann, "submissions/", 400, bounty="x")["error"]["code"] == "invalid"
-    assert get(ann, "runs/", kind="gate", state="queued")["count"] == 2
+    assert get(ruth, "runs/", kind="gate", state="queued")["count"] == 2
     assert get(ann, "awards/", 400, bounty="x")["error"]["code"] == "invalid"
 
 

@@ -172,3 +172,35 @@ def test_malformed_posts_are_refused(world: World, call: str, body: dict[str, ob
     assert answer.status_code == 400, answer.content
     run.refresh_from_db()
     assert run.state == RunState.LEASED
+
+
+def test_a_confirmation_s_job_names_the_old_tree_and_brings_it(world: World, runner: RunnerClient) -> None:
+    paid = world.vested(world.ann, DIFF)
+    later = world.submit(world.bob, diff_of_line(7, "step_7 = 77"))
+    measure(world, runner, 0.2)
+    advance_submission(submission_id=later.pk)
+    run = runner.lease(str(uuid4()))
+    assert (run.kind, run.old_tree) == ("confirmation", world.tree.pk)
+    assert run.old_paid_log_ppm == paid.awards.get().log_ppm_bound
+    assert run.trees[run.old_tree].hash == world.tree.pk
+    for entry in run.trees[run.old_tree].entries:
+        assert runner.blob(entry.blob)
+
+
+def test_maintainers_read_and_decide_about_a_slow_base(world: World) -> None:
+    world.vested(world.ann, DIFF)
+    later = world.submit(world.bob, diff_of_line(7, "step_7 = 77"))
+    world.gate(later, 0.2)
+    world.gate(later, 0.2, old_gain_log=-0.2)
+    client = APIClient()
+    assert client.get("/api/v1/slow-bases/").status_code in (401, 403)
+    client.force_authenticate(world.bob)
+    assert client.get("/api/v1/slow-bases/").status_code == 403
+    client.force_authenticate(world.ruth)
+    (row,) = client.get("/api/v1/slow-bases/?state=open").json()["results"]
+    assert (row["lineage"], row["state"], row["answered_by"]) == (world.lineage.name, "open", None)
+    path = f"/api/v1/slow-bases/{row['id']}/answer/"
+    assert client.post(path, {"answer": "perhaps", "text": "x"}, format="json").status_code == 400
+    answered = client.post(path, {"answer": "slow", "text": "slow since Monday"}, format="json")
+    assert (answered.status_code, answered.json()["state"]) == (200, "slow")
+    assert answered.json()["answered_by"] == world.ruth.username

@@ -51,7 +51,8 @@ def test_a_dispute_is_filed_answered_and_read_over_rest(world: World) -> None:
         "Let us see.",
         world.mira.username,
     )
-    seen = anybody.get(path).json()
+    assert anybody.get(path).json()["state"] == "being_judged"
+    seen = mira.get(path).json()
     assert seen["state"] == "queued" and [one["id"] for one in seen["disputes"]] == [dispute["id"]]
     assert done["ordered_run"] in [run["id"] for run in seen["runs"]]
     assert anybody.get(f"{API}disputes/{dispute['id']}/").json()["state"] == "remeasured"

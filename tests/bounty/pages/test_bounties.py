@@ -59,8 +59,9 @@ def test_a_bounty_shows_leaderboard_and_submissions(world: World) -> None:
 def test_results_of_a_passed_gate_stay_hidden_until_the_confirmation(world: World) -> None:
     submission = world.submit(world.ann, diff_of_line(1, "fast = 1"))
     world.gate(submission, 0.3)
-    html = page(f"/bounties/{world.bounty.pk}/")
-    assert "confirming" in html and "not yet" in html
+    for person, state in ((None, "being judged"), (world.ann, "being judged"), (world.ruth, "confirming")):
+        html = page(f"/bounties/{world.bounty.pk}/", person)
+        assert f">{state}</span>" in html and "not yet" in html
 
 
 def test_a_closed_bounty_takes_nothing(world: World) -> None:

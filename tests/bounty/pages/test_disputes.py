@@ -34,8 +34,8 @@ def press(user: User, submission: Submission, action: str, text: str = "") -> st
     return response.content.decode()
 
 
-def live(submission: Submission) -> dict[str, object]:
-    found: dict[str, object] = client_of().get(f"/submissions/{submission.pk}/live/").json()
+def live(submission: Submission, user: User | None = None) -> dict[str, object]:
+    found: dict[str, object] = client_of(user).get(f"/submissions/{submission.pk}/live/").json()
     return found
 
 
@@ -43,15 +43,16 @@ def test_guard_rails_are_named_while_they_are_measured(world: World) -> None:
     submission = world.submit(world.ann, DIFF)
     world.gate(submission, 0.3)
     submission = world.gate(submission, 0.3)
-    html = page(submission)
+    html = page(submission, world.ruth)
     assert "Confirming: guard rails: waiting for a runner" in html
     assert "Verdict:" not in html  # nothing is decided before they hold
     run = world.lease()
     run.state, run.pairs_done, run.pairs_max = "measuring", 4, 24
     run.save()
-    html = page(submission)
+    html = page(submission, world.ruth)
     assert "Confirming: guard rails: measuring pairs" in html and "nothing else may become worse" in html
-    assert (live(submission)["pairs_done"], live(submission)["is_settled"]) == (4, False)
+    seen = live(submission, world.ruth)
+    assert (seen["pairs_done"], seen["is_settled"]) == (4, False)
 
 
 def test_reviewers_see_that_a_gain_is_measured_again_and_what_it_found(

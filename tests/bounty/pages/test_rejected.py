@@ -65,14 +65,16 @@ def test_one_person_fills_no_list(world: World, settings: Settings) -> None:
     html = refused.content.decode()
     assert refused.status_code == 429 and 1100 <= int(refused.headers["Retry-After"]) <= 1200
     assert "Too many rejected diffs in an hour. Try again in 20 minutes" in html
-    assert "This diff was rejected and not stored" in html and junk(4) in html  # what was typed stays
+    assert "This diff was not read and not stored" in html and junk(4) in html  # what was typed stays
     with pytest.raises(TooManyAttempts):
         world.submit(world.ann, junk(5), world.open(title="Another"))  # of a person, not of a bounty
     assert Submission.objects.count() == 3
-    # Others, and one's own good diffs, are taken as ever.
+    # Others' diffs are read as ever; one's own wait, the good ones too, because none is read.
     assert world.submit(world.bob, junk(6)).state == "rejected"
-    assert world.submit(world.ann, diff_of_line(1, "fast = 1")).state == "queued"
+    with pytest.raises(TooManyAttempts):
+        world.submit(world.ann, diff_of_line(1, "fast = 1"))
     Allowance.objects.update(full_at=timezone.now() + timedelta(minutes=39))
+    assert world.submit(world.ann, diff_of_line(1, "fast = 1")).state == "queued"
     assert world.submit(world.ann, junk(7)).state == "rejected"
 
 
@@ -89,4 +91,4 @@ def test_over_rest_the_refusal_says_when_to_come_back(world: World, settings: Se
     refused = send(junk(2))
     assert (refused.status_code, refused.json()["error"]["code"]) == (429, "rate_limited")
     assert 3500 <= int(refused.headers["Retry-After"]) <= 3600
-    assert "This diff was rejected and not stored" in refused.json()["error"]["message"]
+    assert "This diff was not read and not stored" in refused.json()["error"]["message"]

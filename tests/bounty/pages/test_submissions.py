@@ -48,7 +48,8 @@ def test_a_pasted_diff_with_a_browsers_line_ends_is_queued(world: World) -> None
     assert response.headers["Location"] == url(submission)
     assert submission.state == SubmissionState.QUEUED
     html = page(url(submission))
-    assert "Gate run: waiting for a runner" in html and "It is next." in html
+    assert "Being judged" in html and "It waits for a runner. It is next." in html
+    assert "Gate run: waiting for a runner" in page(url(submission), world.ruth)
 
 
 def test_an_uploaded_diff_is_queued(world: World) -> None:
@@ -105,18 +106,19 @@ def test_progress_and_log_are_followed_without_results(world: World) -> None:
     ann = client_of(world.ann)
     assert json.loads(client_of().get(url(submission, "live/")).content)["log"] is None
     live = json.loads(ann.get(url(submission, "live/")).content)
-    assert (live["state"], live["is_settled"], live["pairs_max"]) == ("queued", False, 0)
+    assert (live["state"], live["is_settled"], live["pairs_max"]) == ("being_judged", False, 0)
     assert "queued" in live["log"]["text"]
     rest = json.loads(ann.get(url(submission, f"live/?offset={live['log']['next_offset']}")).content)
     assert rest["log"]["text"] == ""
     assert client_of().get(url(submission, "live/?offset=-1")).status_code == 400
     run = world.lease()
-    run.state, run.pairs_done, run.pairs_max = "gating", 4, 48
+    run.state, run.pairs_done, run.pairs_max = "gating", 13, 48
     run.save()
     submission.refresh_from_db()
-    html = page(url(submission))
+    assert "Interim checks so far: 2" in page(url(submission))
+    html = page(url(submission), world.ruth)
     assert "Gate run: measuring pairs" in html
-    assert "4 pairs; the next interim check is at 48" in html
+    assert "13 pairs; the next interim check is at 48" in html
     assert "Results stay hidden" in html
     assert '<svg class="plot"' not in html
 

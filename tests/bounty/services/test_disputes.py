@@ -256,8 +256,10 @@ def test_no_one_overturns_a_confirmed_price(world: World) -> None:
 
 
 def test_a_supposed_copy_is_judged_after_all(world: World) -> None:
-    world.submit(world.bob, DIFF)
+    original = world.submit(world.bob, DIFF)
     copy = world.submit(world.ann, DIFF)
+    world.gate(original, 0.0)
+    copy = advance_submission(submission_id=copy.pk)  # rejected with its original
     made = answer(world, dispute(world, copy, "I sent it by mail before."), "remeasure")
     copy = find_submission(copy.pk)
     assert (copy.state, copy.copy_of, made.ordered_run) == (SubmissionState.QUEUED, None, copy.runs.get())

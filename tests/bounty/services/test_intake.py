@@ -6,6 +6,7 @@ from importlib import import_module
 
 import pytest
 from django.apps import apps
+from django.test import Client
 from django.utils import timezone
 
 from bounty.errors import (
@@ -23,12 +24,13 @@ from bounty.models import Bounty, BountyState, Lineage, RunKind, RunState, Submi
 from bounty.services.advance import advance_submission
 from bounty.services.awards import standing_award
 from bounty.services.bounties import close_bounty
+from bounty.services.reconcile import reconcile_runs
 from bounty.services.reviews import review
 from bounty.services.runners import calls as runner_calls
-from bounty.services.submissions import attempts_used, withdraw
+from bounty.services.submissions import attempts_used, find_submission, withdraw
 from bounty.services.transitions import history
 from gainshare.ledger import services as ledger
-from tests.bounty.bounty_world import World, diff_of_line
+from tests.bounty.bounty_world import World, diff_of_line, make_user
 
 HEAD = "diff --git a/model/layers/moe/experts.py b/model/layers/moe/experts.py\n"
 FILES = "--- a/model/layers/moe/experts.py\n+++ b/model/layers/moe/experts.py\n"
@@ -155,14 +157,58 @@ def test_an_unmerged_best_tree_is_what_diffs_must_build_on(world: World) -> None
     assert world.submit(world.bob, diff_of_line(5, "step_5 = 55")).base_tree_id == best.candidate_tree_id
 
 
+def decided_with(world: World, original: Submission, copy: Submission) -> Submission:
+    """A copy waits without a run and without a word on what it copies; it is decided with its original."""
+    assert (copy.state, copy.runs.count()) == ("checked", 0)
+    assert Client().get(f"/api/v1/submissions/{copy.pk}/").json()["copy_of"] is None
+    assert str(original.pk) not in Client().get(f"/submissions/{copy.pk}/").content.decode()
+    reconcile_runs()
+    assert find_submission(copy.pk).state == "checked"
+    world.gate(original, 0.0)
+    reconcile_runs()
+    return find_submission(copy.pk)
+
+
+def test_a_copy_of_what_is_withdrawn_unmeasured_is_judged_itself(world: World) -> None:
+    first = world.submit(world.ann, diff_of_line(3, "step_3 = 33"))
+    copy, third = (
+        world.submit(who, diff_of_line(3, "step_3 = 33 # mine")) for who in (world.bob, make_user("cy"))
+    )
+    withdraw(actor=world.ann, submission_id=first.pk)
+    reconcile_runs()
+    copy, third = find_submission(copy.pk), find_submission(third.pk)
+    assert (copy.state, copy.copy_of, copy.runs.get().kind) == ("queued", None, "gate")
+    assert third.state == "checked"  # now it is the copy of Bob's
+    world.gate(copy, 0.0)
+    reconcile_runs()
+    third = find_submission(third.pk)
+    assert (third.state, third.copy_of_id) == ("rejected", copy.pk)
+
+
+def test_a_copy_of_what_is_withdrawn_after_its_first_sample_earns_nothing(world: World) -> None:
+    first = world.submit(world.ann, diff_of_line(3, "step_3 = 33"))
+    copy = world.submit(world.bob, diff_of_line(3, "step_3 = 33"))
+    world.commit(world.lease())
+    withdraw(actor=world.ann, submission_id=first.pk)
+    reconcile_runs()
+    assert find_submission(copy.pk).state == "rejected"
+
+
+def test_a_copy_that_waits_can_be_withdrawn(world: World) -> None:
+    world.submit(world.ann, diff_of_line(3, "step_3 = 33"))
+    copy = world.submit(world.bob, diff_of_line(3, "step_3 = 33"))
+    assert withdraw(actor=world.bob, submission_id=copy.pk).state == "withdrawn"
+    assert attempts_used(bounty=world.bounty, person=world.bob) == 0
+
+
 def test_a_copy_of_another_persons_submission_earns_nothing(world: World) -> None:
     first = world.submit(world.ann, diff_of_line(3, "step_3 = 33"))
     dressed = "Faster, I promise\n\n" + diff_of_line(3, "step_3 = 33").replace("diff --git", "diff --git", 1)
-    copy = world.submit(world.bob, diff_of_line(3, "step_3 = 33"))
+    copy = decided_with(world, first, world.submit(world.bob, diff_of_line(3, "step_3 = 33")))
     assert (copy.state, copy.verdict_kind, copy.copy_of_id) == ("rejected", "patch_rejected", first.pk)
     assert "submitted earlier by another person" in copy.verdict_reason
     assert dressed != diff_of_line(3, "step_3 = 33")
-    again = world.submit(world.bob, dressed)
+    again = world.submit(world.bob, dressed)  # the original is decided: at once
     assert again.state == SubmissionState.REJECTED
     assert not Submission.objects.filter(submitter=world.bob).exclude(state="rejected").exists()
 
@@ -170,7 +216,7 @@ def test_a_copy_of_another_persons_submission_earns_nothing(world: World) -> Non
 def test_the_same_tree_by_another_diff_is_a_copy_too(world: World) -> None:
     first = world.submit(world.ann, diff_of_line(3, "step_3 = 33"))
     with_context = HEAD + FILES + "@@ -2,3 +2,3 @@\n step_2 = 2\n-step_3 = 3\n+step_3 = 33\n step_4 = 4\n"
-    copy = world.submit(world.bob, with_context)
+    copy = decided_with(world, first, world.submit(world.bob, with_context))
     assert (copy.state, copy.copy_of_id) == ("rejected", first.pk)
     assert copy.patch_digest != first.patch_digest
 
@@ -183,7 +229,7 @@ def test_the_same_code_in_another_dress_is_a_copy_too(world: World, dress: str) 
     first = world.submit(world.ann, diff_of_line(3, "step_3 = 33"))
     added = 1 + dress.count("\n")
     diff = diff_of_line(3, dress).replace("+3,1 @@", f"+3,{added} @@")
-    copy = world.submit(world.bob, diff)
+    copy = decided_with(world, first, world.submit(world.bob, diff))
     assert (copy.state, copy.copy_of_id) == ("rejected", first.pk)
     assert copy.patch_digest != first.patch_digest and copy.candidate_tree_id != first.candidate_tree_id
 
@@ -210,7 +256,7 @@ def test_an_added_statement_without_effect_or_another_name_makes_no_other_candid
     world: World, body: str, parameter: str
 ) -> None:
     first = world.submit(world.ann, new_function("    total = x + 1\n    return total\n"))
-    copy = world.submit(world.bob, new_function(body, parameter))
+    copy = decided_with(world, first, world.submit(world.bob, new_function(body, parameter)))
     assert (copy.state, copy.copy_of_id) == ("rejected", first.pk)
 
 
@@ -374,9 +420,7 @@ def test_only_the_author_withdraws_and_not_what_is_decided(world: World) -> None
 def test_a_gate_in_flight_keeps_its_base_and_the_confirmation_takes_the_best_tree(world: World) -> None:
     first = world.submit(world.ann, diff_of_line(3, "step_3 = 33"))
     second = world.submit(world.bob, diff_of_line(5, "step_5 = 55"))
-    assert world.lease().submission_id == first.pk  # restarted below: the runner asks again
-    first = world.gate(first, 0.3)
-    second = world.gate(second, 0.4)
+    first, second = world.gate_all(0.4, first, second)
     assert (first.state, second.state) == ("confirming", "confirming")
     waiting = second.runs.filter(state=RunState.QUEUED)
     waiting.update(hardware="elsewhere")  # so that the first one is through before

@@ -10,8 +10,11 @@ from urllib.parse import quote
 import pytest
 from django.conf import settings
 from django.db import connection
+from django.utils import timezone
 
-from bounty.models import Award, Run, RunKind, RunVerdict
+from benchmarks.evidence.signing import generate_key
+from bounty.limits import ORDER_WAIT
+from bounty.models import Award, OutOfOrder, Run, RunKind, RunVerdict
 from bounty.services.awards import standing_award
 from bounty.services.reconcile import reconcile_runs
 from bounty.services.reviews import review
@@ -127,4 +130,62 @@ def test_a_killed_new_price_is_finished_once(fault: str, at_step: int, tmp_path:
     assert award is not None and second.awards.count() == 2
     assert ledger.balance(world.bob).unvested == award.amount_microcredits
     assert second.runs.filter(kind=RunKind.RECHECK).count() == 1
+    assert [invariant.name for invariant in audit() if not invariant.holds] == []
+
+
+@pytest.mark.parametrize(
+    "fault", ["control.comparison_ordered", "control.guards_held", "control.award_booked"]
+)
+def test_a_killed_comparison_is_made_once(fault: str, tmp_path: Path) -> None:
+    """A nearly equal gain of another series: gate, price, comparison and guard rails, with a kill at one of the steps."""
+    world = World()
+    other = world.open(title="Other suite", suite="decode")
+    world.confirmed(world.ann, diff_of_line(3, "step_3 = f(3)"))
+    second = world.submit(
+        world.bob, diff_of_line(3, "step_3 = f(3)\n+step_more = f(4)").replace("+3,1 @@", "+3,2 @@"), other
+    )
+    was_killed = 0
+    for _ in range(4):
+        world.judge(0.2)
+        was_killed += in_a_worker(RECONCILE, fault=fault, marks=tmp_path / "marks") == -signal.SIGKILL
+        assert reconcile_runs().failed == []
+    assert was_killed == 1
+    second = find_submission(second.pk)
+    assert second.state == "confirmed"
+    assert [run.kind for run in second.runs.order_by("queued_at")] == [
+        "gate",
+        "confirmation",
+        "comparison",
+        "guard",
+    ]
+    assert [invariant.name for invariant in audit() if not invariant.holds] == []
+
+
+@pytest.mark.parametrize("fault", ["control.guards_held", "control.award_booked"])
+def test_a_killed_booking_out_of_order_is_booked_and_noted_once(fault: str, tmp_path: Path) -> None:
+    """Bob has waited two hours for Ann, and the worker dies before or after it books him."""
+    world = World()
+    runner, _ = world.add_runner(generate_key())
+    ann, bob = (
+        world.submit(who, diff_of_line(line, f"step_{line} = 0"))
+        for who, line in ((world.ann, 3), (world.bob, 7))
+    )
+    for run in (world.lease(), world.lease(runner)):
+        world.commit(run)
+        world.finish(run, 0.3)
+    reconcile_runs()
+    assert world.lease().submission_id == ann.pk
+    for _ in range(2):
+        run = world.lease(runner)
+        world.commit(run)
+        world.finish(run, 0.2)
+        reconcile_runs()
+    assert find_submission(bob.pk).state == "confirming"
+    Run.objects.filter(submission=bob).update(finished_at=timezone.now() - ORDER_WAIT)
+    assert in_a_worker(RECONCILE, fault=fault, marks=tmp_path / "marks") == -signal.SIGKILL
+    assert reconcile_runs().failed == []
+    award = standing_award(find_submission(bob.pk))
+    assert award is not None and bob.awards.count() == 1
+    assert ledger.balance(world.bob).unvested == award.amount_microcredits
+    assert [(row.later_id, row.earlier_id) for row in OutOfOrder.objects.all()] == [(bob.pk, ann.pk)]
     assert [invariant.name for invariant in audit() if not invariant.holds] == []

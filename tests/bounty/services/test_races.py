@@ -104,7 +104,8 @@ def test_one_of_two_identical_submissions_is_the_copy() -> None:
     world = World()
     results = at_once([lambda: world.submit(world.ann, DIFF), lambda: world.submit(world.bob, DIFF)])
     states = sorted(result.state for result in results)
-    assert states == ["queued", "rejected"]
+    assert states == ["checked", "queued"]  # the copy waits and is decided with the other one
+    assert Submission.objects.get(state="checked").copy_of == Submission.objects.get(state="queued")
 
 
 def test_one_person_at_once_does_not_get_more_attempts() -> None:

@@ -10,6 +10,7 @@ from pytest_django import DjangoCaptureOnCommitCallbacks
 
 from benchmarks.evidence.signing import generate_key
 from bounty import tasks
+from bounty.limits import ORDER_WAIT
 from bounty.models import Bounty, BountyState, Run, Submission
 from bounty.services import reconcile as reconcile_module
 from bounty.services.advance import advance_submission
@@ -86,6 +87,9 @@ def test_one_broken_submission_does_not_stop_the_others(
         return advance_submission(submission_id=sound.pk)
 
     monkeypatch.setattr(reconcile_module, "advance_submission", step)
+    Run.objects.update(
+        finished_at=timezone.now() - ORDER_WAIT
+    )  # the later of a series waits no longer than that
     repairs = reconcile_runs()
     assert repairs.failed == [f"submission {broken.pk}"]
     assert find_submission(sound.pk).state == "confirming"

@@ -173,8 +173,8 @@ def test_present_lineages_and_their_submissions_are_left_alone(world: World) -> 
 def test_what_waits_for_escrow_ends_too() -> None:
     with older_version():
         world = old_world(escrow=5_000_000)
-        second = world.submit(world.bob, OTHER)
         first = world.submit(world.ann, DIFF)
+        second = world.submit(world.bob, OTHER)
         for _ in (first, second):
             world.judge(0.3)
         for submission in (first, second):

@@ -188,8 +188,7 @@ def test_a_gain_that_finds_no_escrow_waits_for_it_in_sealed_order(db: None) -> N
         world.submit(who, diff_of_line(line, f"step_{line} = 0"))
         for who, line in ((world.ann, 3), (world.bob, 4), (carol, 5))
     )
-    world.gate(first, 0.3)
-    second, third = world.gate(second, 0.3), world.gate(third, 0.3)
+    first, second, third = world.gate_all(0.3, first, second, third)
     assert [(s.state, s.next_step) for s in (second, third)] == [("judged", "await_escrow")] * 2
     assert second.has_verdict
     world.gate(first, 0.0)  # not confirmed: the reservation comes back
@@ -201,7 +200,7 @@ def test_a_gain_that_finds_no_escrow_waits_for_it_in_sealed_order(db: None) -> N
 def test_two_confirmations_against_one_base_pay_one_gain_once(world: World) -> None:
     first = world.submit(world.ann, diff_of_line(3, "step_3 = 33"))
     second = world.submit(world.bob, diff_of_line(5, "step_5 = 55"))
-    first, second = world.gate(first, 0.3), world.gate(second, 0.3)
+    first, second = world.gate_all(0.3, first, second)
     other_key = generate_key()
     runner_two, _ = world.add_runner(other_key)
     run_one, run_two = world.lease(), world.lease(runner_two)

@@ -249,3 +249,48 @@ def test_names_and_addresses_are_not_stored(ann: User) -> None:
     keys_by_password("wrong", address=STRANGER, username="a password typed as a name")
     stored = str([*Allowance.objects.values(), *SignInPlace.objects.values()])
     assert not [text for text in (HOME, STRANGER, "typed", "ann") if text in stored]
+
+
+@pytest.mark.django_db
+def test_above_the_rate_over_all_addresses_accounts_wait_their_turn(settings: Any, clock: Clock) -> None:
+    settings.ALL_SIGN_UPS_PER_HOUR = 2
+    made = [signed_up(f"new{i}", address=f"192.0.2.{i}") for i in range(4)]
+    assert [answer.status_code for answer in made] == [201] * 4  # no one is refused
+    due = [answer.json()["active_from"] for answer in made]
+    assert due[:2] == [None, None]
+    waits = [datetime.fromisoformat(text) - clock.now for text in due[2:]]
+    assert waits == [timedelta(minutes=30), timedelta(hours=1)]
+
+    answer = keys_by_password(address=AWAY, username="new3")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (403, "account_waits")
+    message = answer.json()["error"]["message"]
+    assert f"{clock.now + timedelta(hours=1):%Y-%m-%d %H:%M} UTC" in message and "1 are before it" in message
+    assert keys_by_password("wrong", address=AWAY, username="new3").status_code == 401
+    page = Client(REMOTE_ADDR=AWAY).post("/login/", {"username": "new3", "password": PASSWORD})
+    assert page.status_code == 403 and "waits its turn" in page.content.decode()
+
+    clock.pass_by(minutes=30)
+    assert keys_by_password(address=AWAY, username="new2").status_code == 200
+    assert keys_by_password(address=AWAY, username="new3").status_code == 403
+    clock.pass_by(minutes=30)
+    assert keys_by_password(address=AWAY, username="new3").status_code == 200
+
+
+@pytest.mark.django_db
+def test_the_sign_up_page_tells_when_a_waiting_account_becomes_active(settings: Any) -> None:
+    settings.ALL_SIGN_UPS_PER_HOUR = 1
+    signed_up("first", address=AWAY)
+    client = Client(REMOTE_ADDR=HOME)
+    page = client.post("/signup/", {"username": "second", "password": PASSWORD, "password_again": PASSWORD})
+    person = User.objects.get(username="second")
+    assert page.status_code == 202 and person.active_from is not None
+    text = page.content.decode()
+    assert "waits its turn" in text and f"{person.active_from:%H:%M}" in text
+    assert client.get("/account/").status_code == 302  # not logged in
+
+
+@pytest.mark.django_db
+def test_a_name_that_is_taken_takes_no_turn_from_others(settings: Any, ann: User) -> None:
+    settings.ALL_SIGN_UPS_PER_HOUR = 1
+    assert [signed_up("ann").status_code for _ in range(3)] == [409] * 3
+    assert signed_up("new").json()["active_from"] is None

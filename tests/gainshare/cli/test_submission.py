@@ -149,6 +149,10 @@ def test_a_submission_does_not_rest_while_a_run_of_it_is_open() -> None:
 
 def test_progress_is_described_in_pairs_not_results() -> None:
     assert describe(QUEUED) == "queued"
+    sealed = {**QUEUED, "state": "being_judged", "queue": {"position": 2}}
+    assert describe(sealed) == "being judged, 2 ahead of it in the queue" and not is_resting(sealed)
+    running = {**sealed, "queue": {"position": None}, "looks": 3}
+    assert describe(running) == "being judged, 3 interim checks so far"
     assert describe(JUDGING) == "judging, gate run measuring (3 of 48 pairs)"
     assert describe(JUDGED) == "judged, no_gain: not [bold]faster[/]"
     assert [is_resting(row) for row in (QUEUED, JUDGING, JUDGED)] == [False, False, True]

@@ -246,3 +246,36 @@ def test_a_refused_registration_is_an_error_with_the_sites_words(
     with pytest.raises(LocalModeError, match="maintainers only"):
         register_runner(url=runner_site.url, hardware="cpu", secrets=secrets)
     assert not secrets.runner_token.exists()
+
+
+def test_the_node_is_started_in_the_samples_sandbox_and_inherits_nothing(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GAINSHARE_NODE_MEMORY_GIB", "3")
+    monkeypatch.delenv("GAINSHARE_KERNELS", raising=False)
+    stack = LocalStack.create(home, OPTIONS, "tag")
+    argv = services(stack)["node"].argv
+    assert argv[1:3] == ("-m", "benchmarks.confined_node")
+    options = dict(zip(argv[3::2], argv[4::2], strict=False))
+    assert options["--level"] == "bubblewrap"
+    assert options["--memory-gib"] == "3"
+    assert options["--folder"] == str(home.root / "node")
+    assert options["--models"] == str(home.root / "models")
+    assert options["--kernels"] == str(home.root / "native")
+    assert argv[-3:] == ("--", "--model", "tiny")
+
+
+def test_without_a_sandbox_the_node_is_named_as_not_confined(home: Home) -> None:
+    options = StackOptions(port=8123, model="tiny", node_port=8124, sandbox_problem="no namespaces")
+    argv = services(LocalStack.create(home, options, "tag"))["node"].argv
+    assert argv[argv.index("--level") + 1] == "none"
+    assert options.node_level == "none"
+
+
+def test_a_model_of_a_folder_is_readable_for_the_node(home: Home, open_folder: Path) -> None:
+    folder = open_folder / "checkpoint"
+    folder.mkdir()
+    options = StackOptions(port=8123, model=str(folder), node_port=8124, sandbox_level="bubblewrap")
+    argv = services(LocalStack.create(home, options, "tag"))["node"].argv
+    assert argv[argv.index("--readable") + 1] == str(folder)
+    assert argv[-1] == str(folder)

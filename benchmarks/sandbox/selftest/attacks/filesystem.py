@@ -82,11 +82,13 @@ def host_through_proc(targets: Targets) -> str | None:
 
 @attack
 def project_importable(targets: Targets) -> str | None:
-    """The editable install in the mounted packages points to the checkout of this project."""
+    """The editable install in the mounted packages points to the checkout of this project. A node has its tree."""
     found = []
     for name in ("gainshare", "bounty", "benchmarks", "model"):
         spec = importlib.util.find_spec(name)
-        if spec is not None and spec.origin is not None:  # an empty covering folder has no origin
+        if spec is None or spec.origin is None:  # an empty covering folder has no origin
+            continue
+        if not targets["served"] or not spec.origin.startswith(targets["served"]):
             found.append(spec.origin)
     return ", ".join(found) or None
 

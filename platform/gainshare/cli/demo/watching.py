@@ -8,7 +8,7 @@ from rich.markup import escape
 
 from gainshare.cli.demo.people import Person
 from gainshare.cli.output import CliError
-from gainshare.cli.submission import is_resting
+from gainshare.cli.submission import BEING_JUDGED, is_resting
 
 POLL_S = 0.5
 LIMIT_S = 1500.0  # enough for a gain with guard rails on a slow, noisy machine; usually 5 minutes
@@ -54,10 +54,6 @@ def wait_for_verdict(person: Person, submission: str, progress: Progress) -> dic
 
 
 def describe(submission: dict[str, Any]) -> tuple[str, str]:
-    """The submission's state with its run's stage, and the pairs done so far (empty while nothing is measured)."""
-    for run in submission["runs"]:
-        if run["state"] not in {"finished", "lost", "queued"}:
-            stage = f"{submission['state']}, {run['kind']} {run['state']}"
-            most = run["pairs_max"]
-            return (f"{stage}, at most {most} pairs", f", {run['pairs_done']} done") if most else (stage, "")
-    return str(submission["state"]), ""
+    """The submission's state, and the number of interim checks while it is being judged (empty otherwise)."""
+    state = str(submission["state"])
+    return state.replace("_", " "), f", {submission['looks']} interim checks" if state == BEING_JUDGED else ""

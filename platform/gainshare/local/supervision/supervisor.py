@@ -182,7 +182,11 @@ class Supervisor:
             boot_id=boot_id(),
             started_at=datetime.now(UTC).isoformat(timespec="seconds"),
             node_url=self._options.node_url,
-            sandbox={"level": self._options.sandbox_level, "problem": self._options.sandbox_problem},
+            sandbox={
+                "level": self._options.sandbox_level,
+                "problem": self._options.sandbox_problem,
+                "node": "" if self._options.model == "none" else self._options.node_level,
+            },
             sockets={"postgres": str(stack.cluster.sockets), "valkey": str(stack.broker.socket)},
             files={
                 "admin_password": str(stack.secrets.admin_password),

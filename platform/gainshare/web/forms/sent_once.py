@@ -22,6 +22,11 @@ class SentOnceForm(forms.Form):
 
     call_id = forms.UUIDField(required=False, initial=uuid4, widget=forms.HiddenInput)
 
+    @property
+    def is_undone_by_errors(self) -> bool:
+        """Whether `made_once` runs ``make`` in a transaction that its errors roll back: a checked form with an id."""
+        return self.cleaned_data["call_id"] is not None
+
     def made_once(self, *, user: User, what: str, make: Callable[[], str], of: object = "") -> str:
         """Call ``make`` once for this form and return the key of its object. ``of`` is the subject of the form.
 

@@ -10,6 +10,7 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 from django.views import defaults
 
+from gainshare.accounts.entrance_limits import AccountWaits
 from gainshare.accounts.errors import UnusableValue, error_body
 from gainshare.accounts.rate_limits import TooManyAttempts
 from gainshare.web.http.unknown import is_for_programs, unknown_address
@@ -17,7 +18,7 @@ from gainshare.web.paging import NoSuchPage
 
 
 class RefusalsMiddleware:
-    """Converts rate limits and unusable values from page views to 429 (with Retry-After) and 400."""
+    """Converts rate limits, waiting accounts and unusable values from page views to 429 (with Retry-After), 403 and 400."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self._get_response = get_response
@@ -28,7 +29,7 @@ class RefusalsMiddleware:
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
         if isinstance(exception, DataError):
             exception = UnusableValue.of(exception)
-        if not isinstance(exception, TooManyAttempts | UnusableValue):
+        if not isinstance(exception, TooManyAttempts | AccountWaits | UnusableValue):
             return None
         response = render(request, "web/refusal.html", {"error": exception}, status=exception.status)
         for name, value in exception.headers.items():

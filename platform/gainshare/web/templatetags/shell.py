@@ -31,7 +31,7 @@ BAD = {
 }  # fmt: skip
 BUSY = {
     "running", "pending", "queued", "leased", "preparing", "gating", "measuring", "judging", "confirming", "received",
-    "checked", "draining",
+    "checked", "draining", "being_judged",
 }  # fmt: skip
 WARN = {"suspicious", "infrastructure_error", "expired", "cancelled", "exhausted", "declined", "quarantined"}
 

@@ -13,10 +13,11 @@ from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_GET, require_http_methods
 
-from gainshare.accounts.entrance_limits import allow_sign_up
+from gainshare.accounts.entrance_limits import place_in_line
+from gainshare.accounts.entrance_limits import sign_up as sign_up_account
 from gainshare.accounts.errors import DomainError
 from gainshare.accounts.models import User
-from gainshare.accounts.services import create_user
+from gainshare.accounts.rate_limits import TooManyAttempts
 from gainshare.ledger.services import balance
 from gainshare.web.forms.account import SignUpForm
 from gainshare.web.home_parts import parts_for, steps_for
@@ -43,23 +44,28 @@ class LogIn(LoginView):
 @sensitive_post_parameters("password", "password_again")
 @require_http_methods(["GET", "POST"])
 def sign_up(request: HttpRequest) -> HttpResponse:
-    """Sign-up page, if sign-up is open: make an account and log in."""
+    """Sign-up page, if sign-up is open: make an account, and log in unless the account waits its turn."""
     if request.user.is_authenticated:
         return redirect("home")
     if not settings.OPEN_SIGNUP:
         return render(request, "web/signup_closed.html", status=403)
     form = SignUpForm(request.POST if request.method == "POST" else None)
     if request.method == "POST" and form.is_valid():
-        allow_sign_up(request)
         try:
-            user = create_user(
+            user = sign_up_account(
+                request=request,
                 username=form.cleaned_data["username"],
                 password=form.cleaned_data["password"],
                 email=form.cleaned_data["email"],
             )
+        except TooManyAttempts:
+            raise
         except DomainError as error:
             form.add_error("username" if error.code == "username_taken" else None, error.message)
         else:
+            if user.is_waiting:
+                waits = {"person": user, "ahead": place_in_line(user)}
+                return render(request, "web/signup_waits.html", waits, status=202)
             login(request, user)
             messages.success(
                 request, f"Welcome, {user.username}. Make an API key to use models or submit patches."

@@ -32,7 +32,7 @@ def test_a_queue_says_that_its_runner_waits_instead_of_a_time_that_never_comes(w
     judged_in(world, 7)
     at_work(world.runner)
     submission = world.submit(world.ann, DIFF)
-    assert progress_of(submission).detail == "It is next. Starts now, ends in about 7 s."
+    assert progress_of(submission, world.mira).detail == "It is next. Starts now, ends in about 7 s."
     assert says_that_it_waits(world) == 204
     place = queue_place(submission.runs.get())
     assert place is not None
@@ -42,7 +42,7 @@ def test_a_queue_says_that_its_runner_waits_instead_of_a_time_that_never_comes(w
         None,
         1,
     )
-    assert progress_of(submission).detail == (
+    assert progress_of(submission, world.mira).detail == (
         "It is next. The runner waits for its device: other work on the same machine uses it. The start cannot be "
         "estimated."
     )
@@ -72,7 +72,10 @@ def test_another_runner_is_still_counted_on(world: World) -> None:
     assert place is not None and (place.runners, place.starts_in_s, place.ends_in_s) == (2, 0, 40)
     says_that_it_waits(world, token)
     submission = run.submission
-    assert submission is not None and "All 2 runners wait for their devices" in progress_of(submission).detail
+    assert (
+        submission is not None
+        and "All 2 runners wait for their devices" in progress_of(submission, world.mira).detail
+    )
 
 
 def test_the_wait_ends_with_the_next_request_for_work(world: World) -> None:
@@ -118,7 +121,7 @@ def test_a_run_that_takes_longer_than_usual_has_no_estimate(world: World) -> Non
     running = world.lease()
     Run.objects.filter(pk=running.pk).update(leased_at=timezone.now() - timedelta(minutes=6))
     waiting = world.submit(world.bob, diff_of_line(2, "step_2 = 0"))
-    assert progress_of(waiting).detail == "It is next."
+    assert progress_of(waiting, world.mira).detail == "It is next."
     running.refresh_from_db()
     place = queue_place(running)
     assert place is not None and place.ends_in_s is None

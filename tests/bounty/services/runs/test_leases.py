@@ -73,7 +73,8 @@ def test_a_quarantined_runner_gets_no_work(world: World) -> None:
 def test_people_take_turns(world: World) -> None:
     for line in (1, 2, 3):
         world.submit(world.ann, diff_of_line(line, f"step_{line} = 0"))
-    late = world.submit(world.bob, diff_of_line(4, "step_4 = 0"))
+    other = world.open(title="Another series", suite="decode")  # in one series, sealed order decides
+    late = world.submit(world.bob, diff_of_line(4, "step_4 = 0"), other)
     place = queue_place(late.runs.get())
     assert place is not None and place.position == 1
     order = []

@@ -1,17 +1,21 @@
 """A run's place in the queue, and the estimates of its start and end."""
 
 from datetime import timedelta
+from uuid import uuid4
 
 from django.utils import timezone
 from rest_framework.test import APIClient
 
 from benchmarks.evidence.signing import generate_key
+from bounty.limits import NEW_ACCOUNT_WAIT
 from bounty.models import Run, Runner, RunState
 from bounty.pages.progress import progress_of
 from bounty.services.emergency import stop
 from bounty.services.runners.maintenance import calibrate
-from bounty.services.runs.queues import order_for, queue_place
-from tests.bounty.bounty_world import World, diff_of_line
+from bounty.services.runs.queues import order_for, queue_place, waiting_order
+from bounty.services.submissions import withdraw
+from gainshare.accounts.models import User
+from tests.bounty.bounty_world import World, diff_of_line, make_user
 
 
 def took(run: Run, seconds: float) -> None:
@@ -101,22 +105,75 @@ def test_a_runner_is_given_its_own_runs_first(world: World) -> None:
     assert place is not None and (place.position, place.runners) == (0, 1)
 
 
+def known(person: User) -> None:
+    """Let a person have had a run long ago."""
+    run = Run.objects.get(submission__submitter=person)
+    run.pk, run.sequence, run.state, run.attempt = uuid4(), 2, RunState.LOST, 1
+    run.lease_expires_at = timezone.now() - timedelta(days=1)
+    run.save(force_insert=True)
+
+
+def test_lost_and_withdrawn_runs_count_in_a_persons_load(world: World) -> None:
+    """Starting runs and taking them back is no way to be next again."""
+    other = world.open(title="Elsewhere", suite="decode")
+    for line in (1, 2):
+        submission = world.submit(world.ann, diff_of_line(line, f"step_{line} = 0"))
+        world.commit(world.lease())
+        withdraw(actor=world.ann, submission_id=submission.pk)
+    again = world.submit(world.ann, diff_of_line(3, "step_3 = 0"))
+    bob = world.submit(world.bob, diff_of_line(4, "step_4 = 0"), other)
+    known(world.bob)
+    assert waiting_order(hardware="cpu") == [bob.runs.get(sequence=1).pk, again.runs.get().pk]
+    Run.objects.filter(state=RunState.LOST).update(forgiven=1)  # the platform itself ended them
+    assert waiting_order(hardware="cpu")[0] == again.runs.get().pk
+
+
+def test_new_accounts_let_those_who_already_wait_go_first_but_only_so_far(world: World) -> None:
+    bounties = [world.open(title=suite, suite=suite) for suite in ("decode", "prefill", "moe_backward")]
+    judged = world.submit(world.ann, diff_of_line(1, "step_1 = 0"))
+    world.gate(judged, 0.0)
+    ann = world.submit(world.ann, diff_of_line(2, "step_2 = 0")).runs.get()
+    new = [
+        world.submit(make_user("new"), diff_of_line(line, f"step_{line} = 0"), bounty).runs.get()
+        for line, bounty in enumerate(bounties, 3)
+    ]
+    assert waiting_order(hardware="cpu") == [ann.pk, *(run.pk for run in new)]
+    assert world.lease().pk == ann.pk
+    assert set(Run.objects.filter(pk__in=[run.pk for run in new]).values_list("let_by", flat=True)) == {1}
+
+
+def test_a_new_account_waits_ten_minutes_at_most(world: World) -> None:
+    other = world.open(title="Elsewhere", suite="decode")
+    world.gate(world.submit(world.ann, diff_of_line(1, "step_1 = 0")), 0.0)
+    ann = world.submit(world.ann, diff_of_line(2, "step_2 = 0")).runs.get()
+    new = world.submit(world.bob, diff_of_line(3, "step_3 = 0"), other).runs.get()
+    assert waiting_order(hardware="cpu") == [ann.pk, new.pk]
+    Run.objects.filter(pk=new.pk).update(let_by=1, let_by_since=timezone.now() - NEW_ACCOUNT_WAIT)
+    assert waiting_order(hardware="cpu") == [new.pk, ann.pk]
+    Run.objects.filter(pk=new.pk).update(let_by=5, let_by_since=timezone.now())
+    assert waiting_order(hardware="cpu") == [new.pk, ann.pk]
+
+
 def test_rest_and_the_page_tell_place_and_time(world: World) -> None:
     judged_in(world, 40)
     at_work(world.runner)
     submission = world.submit(world.ann, diff_of_line(1, "step_1 = 0"))
     later = world.submit(world.ann, diff_of_line(2, "step_2 = 0"))
-    client = APIClient()
+    client, anybody = APIClient(), APIClient()
+    client.force_authenticate(world.mira)
     expected = {"position": 1, "runners": 1, "starts_in_s": 40, "ends_in_s": 80, "waiting_for_device": 0}
     assert client.get(f"/api/v1/submissions/{later.pk}/").json()["queue"] == expected
     assert client.get(f"/api/v1/runs/{later.runs.get().pk}/").json()["queue"] == expected
-    assert progress_of(submission).detail == "It is next. Starts now, ends in about 40 s."
+    shown = anybody.get(f"/api/v1/submissions/{later.pk}/").json()["queue"]
+    assert shown == {**expected, "ends_in_s": None}  # how long it takes would tell which run it is
+    assert progress_of(submission, world.mira).detail == "It is next. Starts now, ends in about 40 s."
     assert (
-        progress_of(later).detail == "1 ahead of it in the queue. Starts in about 40 s, ends in about 80 s."
+        progress_of(later, world.mira).detail
+        == "1 ahead of it in the queue. Starts in about 40 s, ends in about 80 s."
     )
     run = world.lease()
     assert run.state == RunState.LEASED
-    assert "It ends in about" in progress_of(submission).detail
+    assert "It ends in about" in progress_of(submission, world.mira).detail
     assert client.get(f"/api/v1/submissions/{submission.pk}/").json()["queue"]["position"] is None
 
 

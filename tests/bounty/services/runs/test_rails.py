@@ -94,10 +94,12 @@ def test_rest_lists_the_rails_too_once_there_is_a_verdict(world: World) -> None:
     world.gate(submission, 0.3)
     world.gate(submission, 0.3)
     run = world.lease()
-    assert APIClient().get(f"/api/v1/runs/{run.pk}/").json()["rails"] == []
+    client = APIClient()
+    client.force_authenticate(world.ruth)
+    assert client.get(f"/api/v1/runs/{run.pk}/").json()["rails"] == []
     world.commit(run)
     world.record(run, guard_evidence(world, run, CASES))
-    assert APIClient().get(f"/api/v1/runs/{run.pk}/").json()["rails"] == []  # the award is not booked yet
+    assert client.get(f"/api/v1/runs/{run.pk}/").json()["rails"] == []  # the award is not booked yet
     advance_submission(submission_id=submission.pk)
     rails = APIClient().get(f"/api/v1/runs/{run.pk}/").json()["rails"]
     assert len(rails) == 7

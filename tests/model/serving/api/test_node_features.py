@@ -11,7 +11,7 @@ import jsonschema
 import openai
 import pytest
 
-from model.serving.engine.engine import Engine
+from model.serving.metering.engine import Engine
 from tests.model.serving.node.node_in_process import ServedNode, bundled, serving
 
 pytestmark = pytest.mark.slow

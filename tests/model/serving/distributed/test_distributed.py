@@ -32,11 +32,11 @@ from model.serving.api.tokenizer import TOKENIZER_FILE, byte_alphabet
 from model.serving.distributed.executor import DistributedExecutor, start
 from model.serving.distributed.shard import Degrees
 from model.serving.engine.blocks import GONE
-from model.serving.engine.engine import Engine, EngineLimits, Event, Generation
 from model.serving.engine.expert_load import expert_load_of
 from model.serving.executors.base import Part
 from model.serving.executors.choice import BLOCK_TOKENS
 from model.serving.executors.plain_torch import TorchExecutor
+from model.serving.metering.engine import Engine, EngineLimits, Event, Generation
 from model.serving.node.served import ServedModel, tiny
 from tests.model.random_models import SMALL, random_transformer, relative_error
 from tests.model.serving.engine.paged_steps import served_mix

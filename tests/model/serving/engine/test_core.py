@@ -13,11 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from model.sampling import Chosen, Sampler, SamplingSettings
+from model.sampling import Sampler, SamplingSettings
 from model.serving.engine.stats import StepReport
 from model.serving.executors.base import Part
 from model.serving.metering.generation import EngineLimits, Event, Finish, Generation
 from model.serving.metering.job import Job
+from model.serving.metering.tokens import AnswerToken
 from model.serving.node.served import ServedModel, tiny
 from model.transformer import Transformer
 from tests.model.serving.engine.core_bench import GREEDY, STEP_NS, Bench, speculating
@@ -371,4 +372,4 @@ def test_chosen_is_none_only_where_an_end_brings_no_token(served: ServedModel) -
     job = bench.ask([1], 9)
     bench.core.step()
     bench.core.end(job, Finish.CANCELLED)
-    assert [isinstance(event.chosen, Chosen) for event in bench.events[job]] == [True, False]
+    assert [isinstance(event.chosen, AnswerToken) for event in bench.events[job]] == [True, False]

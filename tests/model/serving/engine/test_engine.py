@@ -12,7 +12,10 @@ import torch
 
 from model.sampling import SamplingSettings
 from model.serving.api.text import TextStream
-from model.serving.engine.engine import (
+from model.serving.engine.min_tokens import MinTokens
+from model.serving.executors.choice import blocks_within
+from model.serving.executors.plain_torch import TorchExecutor
+from model.serving.metering.engine import (
     Engine,
     EngineLimits,
     EngineStoppedError,
@@ -22,9 +25,6 @@ from model.serving.engine.engine import (
     NeverFitsError,
     QueueFullError,
 )
-from model.serving.engine.min_tokens import MinTokens
-from model.serving.executors.choice import blocks_within
-from model.serving.executors.plain_torch import TorchExecutor
 from model.serving.node.served import ServedModel, tiny
 
 pytestmark = pytest.mark.slow

@@ -12,8 +12,8 @@ from model.config import LatentConfig, ModelConfig
 from model.presets import PRESETS
 from model.sampling import SamplingSettings
 from model.serving.api.text import TextStream
-from model.serving.engine.engine import Engine, EngineLimits, Event, Finish, Generation
 from model.serving.executors.plain_torch import TorchExecutor
+from model.serving.metering.engine import Engine, EngineLimits, Event, Finish, Generation
 from model.serving.node.served import ServedModel, tiny
 from tests.model.random_models import random_transformer
 

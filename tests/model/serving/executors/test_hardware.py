@@ -19,7 +19,6 @@ from model import native
 from model.parallel.mesh.mesh import MeshError
 from model.parallel.placement.device_model import DeviceModel, DeviceModelError, to_json
 from model.parallel.placement.parts import PlacementError
-from model.serving.engine.engine import EngineLimits
 from model.serving.executors import hardware
 from model.serving.executors.accelerated import accelerated_executor
 from model.serving.executors.choice import BLOCK_TOKENS
@@ -28,6 +27,7 @@ from model.serving.executors.hardware import Hardware, add_options, load_on, rea
 from model.serving.executors.native import NativeExecutor
 from model.serving.executors.packed import Weights
 from model.serving.executors.plain_torch import TorchExecutor
+from model.serving.metering.engine import EngineLimits
 from model.serving.node.served import ServedModel, load_served, tiny
 from model.serving.offload.executor import OffloadExecutor
 from tests.model.conftest import NodeProcess

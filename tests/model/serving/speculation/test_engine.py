@@ -15,10 +15,10 @@ import pytest
 from model.presets import PRESETS
 from model.sampling import SamplingError, SamplingSettings
 from model.serving.engine.constrained import JSONGrammars
-from model.serving.engine.engine import Engine, EngineLimits, Event, Finish, Generation
 from model.serving.executors.base import Executor
 from model.serving.executors.plain_torch import TorchExecutor
 from model.serving.metering.core import MakeProposer
+from model.serving.metering.engine import Engine, EngineLimits, Event, Finish, Generation
 from model.serving.node.served import ServedModel, tiny
 from model.serving.node.service import Service
 from model.serving.speculation.choice import proposers

@@ -1,0 +1,112 @@
+"""Folders of a confined node: its code and its state on this machine.
+
+The node's user may write into `run` and the folders of `state` only. They are made here once and never written into
+again, because whoever may write there could lead a starter that is root astray by links.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.patch.trees import BlobStore, shipped_tree, write_tree
+from benchmarks.sandbox.isolation.identity import sandbox_uid
+
+#: Of the sandboxes' slots the last one, in the range that belongs to no process: a node keeps its files, so its uid
+#: must stay the same.
+NODE_SLOT = 15
+NODE_PID = 0
+TOKEN = "token"  # noqa: S105 - a file's name
+KERNELS, PACKED = "native", "packed"  # folders of `state`, named as in a home
+SOCKET = "http.sock"
+
+
+@dataclass(frozen=True)
+class NodeFolders:
+    """`code` is what the node executes (it holds `model/`), `state` what it keeps, `run` its socket and token."""
+
+    code: Path
+    state: Path
+    run: Path
+
+
+def node_uid() -> int | None:
+    """The node's own uid, where this process may give it one: as root."""
+    return sandbox_uid(NODE_SLOT, pid=NODE_PID) if os.geteuid() == 0 else None
+
+
+def make_folders(parent: Path, *, code: Path | None, kernels: Path | None, token: str | None) -> NodeFolders:
+    """Make the folders below `parent`, which is private to this user.
+
+    `code` is a folder with the tree to serve, else the installed tree is copied. `kernels` holds this user's compiled
+    libraries, which the node begins with.
+    """
+    parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    state = parent / "state"
+    state.mkdir(mode=0o755, exist_ok=True)
+    libraries = sorted(kernels.glob("*.so")) if kernels is not None and kernels.is_dir() else []
+    _keep(state / KERNELS, libraries)
+    _keep(state / PACKED, [])
+    run = Path(tempfile.mkdtemp(prefix="run-", dir=parent))
+    if token is not None:
+        file = os.open(run / TOKEN, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o400)
+        with os.fdopen(file, "w", encoding="utf-8") as out:
+            out.write(token)
+    _hand_over(run)
+    return NodeFolders(code or installed_tree(Path(tempfile.mkdtemp(prefix="code-", dir=parent))), state, run)
+
+
+def remove_old(parent: Path) -> None:
+    """Remove what earlier starts left: they were killed, or made room. Links are removed, never followed."""
+    for pattern in ("run-*", "code-*", "new-*"):
+        for folder in parent.glob(pattern):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _keep(folder: Path, files: Sequence[Path]) -> None:
+    """Keep a folder of the node's where it has all of these files; else begin it again with them."""
+    if folder.exists() and all((folder / file.name).exists() for file in files):
+        return
+    new = Path(tempfile.mkdtemp(prefix="new-", dir=folder.parent.parent))
+    for file in files:
+        shutil.copy(file, new / file.name)
+    _hand_over(new)
+    if folder.exists():
+        folder.rename(folder.parent.parent / f"{new.name}-old")
+    new.rename(folder)
+
+
+def _hand_over(folder: Path) -> None:
+    """Give a folder to the node's user. `folder` was made by this process, and no one else can write below it yet."""
+    uid = node_uid()
+    if uid is not None:
+        for path in (*folder.rglob("*"), folder):
+            os.chown(path, uid, uid, follow_symlinks=False)
+    folder.chmod(0o755)  # its parent is private; a mount must be readable
+
+
+def installed_tree(target: Path) -> Path:
+    """A copy of the installed tree in an empty folder, readable for every user."""
+    with tempfile.TemporaryDirectory(prefix="new-", dir=target.parent) as blobs:
+        store = BlobStore(Path(blobs))
+        write_tree(shipped_tree(store), store, target)
+    for path in (target, *target.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o444)
+    return target
+
+
+def make_readable(folder: Path) -> None:
+    """Let every user read what is below a folder of this user's, whose parent is private or holds no secret."""
+    if os.geteuid() != 0:
+        return  # then the node's user is this one
+    for path in (folder, *folder.rglob("*")):
+        if path.is_symlink():
+            continue
+        mode = path.stat().st_mode
+        needed = mode | (0o555 if path.is_dir() else 0o444)
+        if needed != mode:  # a change of mode, even to the same one, would make packed weights outdated
+            path.chmod(needed)

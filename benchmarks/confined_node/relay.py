@@ -1,0 +1,71 @@
+"""Passes connections of a loopback port on to a unix socket, both ways, until either side ends."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from contextlib import suppress
+
+CHUNK_BYTES = 64 * 1024
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """The listening socket. Raises OSError that says what to do where the port is taken."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(128)
+    except OSError as error:
+        listener.close()
+        raise OSError(
+            f"cannot listen on {host}:{port} ({error.strerror}): choose another port with --port"
+        ) from error
+    return listener
+
+
+class Relay:
+    """Serves `listener` by the socket at `path`. A connection is closed at once while nothing listens there."""
+
+    def __init__(self, listener: socket.socket, path: str) -> None:
+        self._listener, self._path = listener, path
+        self._server: asyncio.Server | None = None
+
+    async def start(self) -> None:
+        self._server = await asyncio.start_server(self._serve, sock=self._listener)
+
+    def close(self) -> None:
+        """Stop listening; connections that are open stay."""
+        if self._server is not None:
+            self._server.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            from_node, to_node = await asyncio.open_unix_connection(self._path)
+        except OSError:
+            writer.close()
+            return
+        passing = [
+            asyncio.create_task(_pass_on(reader, to_node)),
+            asyncio.create_task(_pass_on(from_node, writer)),
+        ]
+        try:
+            # The node's end ends the connection; the client's may be only of its request.
+            await asyncio.wait({passing[1]})
+        finally:
+            for task in passing:
+                task.cancel()
+            for end in (writer, to_node):
+                end.close()
+
+
+async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Copy until the end, and pass the end on. A broken connection is an end, too."""
+    with suppress(OSError):
+        while chunk := await reader.read(CHUNK_BYTES):
+            writer.write(chunk)
+            await writer.drain()
+    with suppress(OSError):
+        if writer.can_write_eof():
+            writer.write_eof()

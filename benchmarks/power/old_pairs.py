@@ -1,0 +1,68 @@
+"""Rows: how often old pairs call a base slow that is not, and how often they find one that is."""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from benchmarks.power.batch import Flags, Values
+from benchmarks.power.cells import Cell, noise_cells
+from benchmarks.power.intervals import at_most, binomial_upper
+from benchmarks.report import Row
+from benchmarks.statistics.old import ALL_PAIRS, FIRST_PAIRS, MOST_ABOVE, STOP_ERROR
+
+PAID = (0.01, 0.02, 0.05, 0.10)
+FALSE_TARGET = 0.001
+
+
+def old_rows(runs: int) -> Iterator[Row]:
+    """Every noise: a base that is worth exactly what was paid for it, and one that is as slow as the tree before it."""
+    yield Row(
+        "false stop, base worth half of what was paid, exactly",
+        round(float(STOP_ERROR), 6),
+        "",
+        f"<= {FALSE_TARGET}",
+        float(STOP_ERROR) <= FALSE_TARGET,
+        f"{ALL_PAIRS - MOST_ABOVE} of {ALL_PAIRS} old pairs below half; {FIRST_PAIRS} pairs are enough to see that it is not so",
+    )
+    false, found = [], []
+    for seed, cell in enumerate(noise_cells()):
+        worst = max(_stopped(cell, paid, paid, runs, 19_000 + seed) for paid in PAID)
+        false.append(
+            Row(
+                f"false stop, base worth what was paid: {cell.name}",
+                binomial_upper(worst, runs),
+                "",
+                f"<= {FALSE_TARGET}",
+                at_most(worst, runs, FALSE_TARGET),
+                f"{worst} of {runs} at the worst of {', '.join(f'{paid:.0%}' for paid in PAID)} paid; upper 95 % bound",
+            )
+        )
+        shares = [_stopped(cell, paid, 0.0, runs, 19_500 + seed) / runs for paid in PAID]
+        told = ", ".join(
+            f"{share:.2f} where {paid:.0%} was paid" for share, paid in zip(shares, PAID, strict=True)
+        )
+        found.append(
+            Row(
+                f"a base that lost a paid 5 % found by one confirmation: {cell.name}",
+                shares[PAID.index(0.05)],
+                "",
+                None,
+                None,
+                told,
+            )
+        )
+    yield from false
+    yield from found
+
+
+def _stopped(cell: Cell, paid: float, worth: float, runs: int, seed: int) -> int:
+    values = cell.draw(np.random.default_rng(seed), runs, ALL_PAIRS, worth)
+    return int(called_slow(values, math.log1p(paid)).sum())
+
+
+def called_slow(values: Values, paid_log: float) -> Flags:
+    """`benchmarks.statistics.old.old_decision` on many rows of ln(old / base): True where base is called slow."""
+    above = 2 * values >= paid_log
+    slow: Flags = (above[:, :FIRST_PAIRS].sum(axis=1) <= MOST_ABOVE) & (above.sum(axis=1) <= MOST_ABOVE)
+    return slow

@@ -1,0 +1,92 @@
+"""Trees that a price is measured against in addition to its base: the lowest of all bounds is what an award pays.
+
+- The best tree of the series, where it was merged and the tip is another tree since: a merge from another suite may have
+  made the tip faster here, or slower. Base is then the tip, and a gain has to beat both.
+- The tree of a nearly equal submission of another person that has its award in another series and is not merged.
+
+Each is a confirmation's measurement of its own (`RunKind.COMPARISON`), ordered after the price.
+"""
+
+from dataclasses import dataclass
+
+from django.db import transaction
+
+from benchmarks.faults import fault_point
+from bounty.models import Run, RunKind, RunVerdict, StoredTree, Submission, SubmissionState
+from bounty.services.likenesses import nearly_equal_awarded
+from bounty.services.runs.guard_rails import pricing_run
+from bounty.services.runs.lifecycle import queue_run
+from bounty.services.series import measured_base, merged_best
+from bounty.services.trees import has_present_layout
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A tree to beat, why, and the run that measures against it, once it is ordered."""
+
+    tree: StoredTree
+    why: str
+    run: Run | None
+
+    @property
+    def verdict(self) -> RunVerdict | None:
+        return None if self.run is None else RunVerdict.objects.filter(run=self.run).first()
+
+
+def comparisons(submission: Submission, priced: Run) -> list[Comparison]:
+    """What a price has to be compared with now, besides its base."""
+    trees: dict[str, tuple[StoredTree, str]] = {}
+    best = merged_best(bounty=submission.bounty, of=submission)
+    if best is not None:
+        trees[best.pk] = best, "the best tree of the series, which was merged before the tip moved"
+    for other in nearly_equal_awarded(submission):
+        run = other.award.confirmation_run
+        if (
+            run is None
+            or other.submission.merged_at is not None
+            or _is_same_series(submission, other.submission)
+        ):
+            continue  # base has it already
+        why = (
+            f"submission {other.submission.pk}, of which {other.percent} % of the changed lines are the same"
+        )
+        trees.setdefault(run.candidate_tree_id, (run.candidate_tree, why))
+    against = measured_base(bounty=submission.bounty, of=submission)
+    return [
+        Comparison(tree, why, _run_against(tree, priced))
+        for tree, why in trees.values()
+        if tree.pk not in (against.pk, priced.candidate_tree_id) and has_present_layout(tree.pk)
+    ]
+
+
+def order_comparison(*, submission: Submission, priced: Run, tree: StoredTree) -> bool:
+    """Order the measurement against one more tree, once. Always False: there is nothing more to do now."""
+    with transaction.atomic():
+        # A second worker waits here, and then finds the run.
+        locked = Submission.objects.select_for_update(no_key=True).get(pk=submission.pk)
+        newest = pricing_run(locked)
+        if locked.state != SubmissionState.CONFIRMING or newest is None or newest.pk != priced.pk:
+            return False
+        if _run_against(tree, priced) is None:
+            queue_run(submission=submission, kind=RunKind.COMPARISON, base=tree)
+    fault_point("control.comparison_ordered")
+    return False
+
+
+def _run_against(tree: StoredTree, priced: Run) -> Run | None:
+    return (
+        Run.objects.filter(
+            submission=priced.submission_id,
+            kind=RunKind.COMPARISON,
+            base_tree=tree,
+            candidate_tree=priced.candidate_tree_id,
+            queued_at__gt=priced.queued_at,
+        )
+        .order_by("-queued_at")
+        .first()
+    )
+
+
+def _is_same_series(one: Submission, other: Submission) -> bool:
+    series = [(row.bounty.lineage_id, row.bounty.suite, row.bounty.hardware) for row in (one, other)]
+    return series[0] == series[1]
