@@ -86,7 +86,7 @@ def test_held_out_text_is_nowhere_to_be_looked_up(trees: Trees, cheats: dict[str
     try:
         losses = dict(trees.measure(get_suite(cheat.suite, "tiny"), patched(trees, cheat)).calls)
     except SideFailed as failed:  # it searches for longer than scoring may take
-        assert (failed.kind, failed.side) == ("suspicious", "candidate")
+        assert failed.kind in ("suspicious", "timeout") and failed.side == "candidate"
     else:
         assert (
             losses["candidate"] > 0.7 * losses["base"]
