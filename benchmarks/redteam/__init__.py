@@ -36,6 +36,10 @@ a ratio of 0. Those there are:
     fresh_inputs    the same with another input for every call; only the first answer is compared
     engine_steps    times repeated steps of one sequence by the executor that the tree serves a model with; compares
                     the first logits by torch.allclose
+    message_of_steps  times steps of many sequences, one after the other, all of which are in the caller's frames at once
+    loads_again     times loads of one checkpoint, again and again in one process
+    process_memory  scores memory by what a process has of its own, files in /tmp left out
+    step_count      scores serving by the number of steps, whatever is in a step
     verdict_file    the timing process leaves result.json in its folder; the scorer believes the file it finds at the end
     printed         the timing process prints its result; the scorer believes the first line that is one
     interleaved     base and candidate are two live processes under one user whose calls alternate; the scorer's own

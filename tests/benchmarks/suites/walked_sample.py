@@ -31,7 +31,7 @@ from tests.benchmarks.suites.suite_pairs import Trees
 LEAST_BYTES = 16  # of a piece: shorter ones may be anywhere by chance
 PIECE_BYTES = 256  # 32 ids of text: a few of them are in every text
 NOT_SECRET = ("lengths", "places", "is_new")  # the same in many calls
-DEADLINE_S = 60.0
+WALL_S = 1800.0
 CHUNK_BYTES = 1 << 24
 
 # Whole numbers as lists, which raw memory does not show; everything else is found there.
@@ -115,7 +115,7 @@ class WalkedSample:
         with tree_folders((self._tree,), trees.store, trees.folder / "walked") as folders:
             folder = folders[self._tree.hash]
             REMEMBERED.build("candidate", folder, level=level, slot=0)
-            setup = SideSetup(self.suite, level, choose_cores())
+            setup = SideSetup(self.suite, level, choose_cores(), wall_s=WALL_S)
             self._side = Side("candidate", folder, self.suite, setup, 0)
             try:
                 self._side.await_ready()
