@@ -16,7 +16,7 @@ from bounty.models import Bounty, BountyState, Severity
 from bounty.services.bounties import add_funds, close_bounty, find_bounty, shown_escrow
 from bounty.services.leaderboards import Place, leaderboard
 from bounty.services.reproductions import adopted, open_by_terms
-from bounty.services.series import measured_base, patch_base
+from bounty.services.series.best import measured_base, patch_base
 from gainshare.accounts.permissions import IsMaintainer
 from gainshare.accounts.queries import ListQuery, OneOf
 from gainshare.accounts.schema import refused

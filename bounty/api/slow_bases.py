@@ -13,7 +13,7 @@ from rest_framework.views import APIView
 from bounty.api.parsing import caller, validated
 from bounty.limits import MAX_DISPUTE_CHARS
 from bounty.models import SlowBase, SlowBaseState
-from bounty.services.slow_bases import ANSWERS, decide_slow_base, slow_bases
+from bounty.services.series.slow_bases import ANSWERS, decide_slow_base, slow_bases
 from gainshare.accounts.permissions import IsMaintainer
 from gainshare.accounts.queries import ListQuery, OneOf
 

@@ -14,8 +14,8 @@ from bounty.api.submissions import SubmissionDetailOut, rendered
 from bounty.models import ReviewDecision
 from bounty.services.awards import reverse
 from bounty.services.merges import merge
-from bounty.services.remeasure import remeasure
 from bounty.services.reviews import rejudge, review
+from bounty.services.series.remeasure import remeasure
 from bounty.services.submissions import find_submission, withdraw
 from gainshare.accounts.permissions import HasScope, IsMaintainer
 

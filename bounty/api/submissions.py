@@ -46,7 +46,7 @@ from bounty.services.course import (
 )
 from bounty.services.runs.logs import submission_log
 from bounty.services.runs.rechecks import CheckOutcome, check_of
-from bounty.services.sealed_order import order_of
+from bounty.services.series.sealed_order import order_of
 from bounty.services.submissions import find_submission, submit
 from bounty.services.trees import blob_store
 from bounty.stages import stage

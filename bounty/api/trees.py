@@ -17,8 +17,8 @@ from bounty.api.parsing import RawTextField, StatedReason, asked_by, caller, val
 from bounty.limits import TREES_PER_HOUR
 from bounty.models import BaseStop, Lineage, StoredTree
 from bounty.services.access import require_tree_sight
-from bounty.services.base_stops import release_lineage, stop_evidence
 from bounty.services.renewal import renew_lineages
+from bounty.services.series.base_stops import release_lineage, stop_evidence
 from bounty.services.transitions import history
 from bounty.services.trees import (
     blob_store,

@@ -10,9 +10,10 @@ from django.http import Http404
 
 from bounty.errors import NotFound
 from bounty.models import Dispute, DisputeState, Submission, SubmissionState
-from bounty.services import awards, merges, remeasure, reviews
+from bounty.services import awards, merges, reviews
 from bounty.services.disputes import ANSWERS, answer_dispute, file_dispute, may_dispute
 from bounty.services.runs.rechecks import blocks_payment
+from bounty.services.series import remeasure
 from bounty.services.submissions import find_submission, may_withdraw, withdraw
 from bounty.services.trees import has_present_layout
 from gainshare.accounts.models import User

@@ -23,7 +23,7 @@ from bounty.rewards import TEN_PER_CENT, award_microcredits
 from bounty.services.bounties import add_funds, close_bounty, shown_escrow
 from bounty.services.leaderboards import leaderboard, series_speeds
 from bounty.services.reproductions import open_by_terms
-from bounty.services.series import merged_best, patch_base
+from bounty.services.series.best import merged_best, patch_base
 from bounty.services.submissions import attempts_used
 from gainshare.accounts.errors import DomainError, IdConflict
 from gainshare.accounts.models import User

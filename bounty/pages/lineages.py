@@ -12,8 +12,8 @@ from django.views.decorators.http import require_GET, require_http_methods
 
 from bounty.models import Bounty, Lineage, StateChange, Submission
 from bounty.pages.forms import LineageForm
-from bounty.services.base_stops import release_lineage, standing_stops
 from bounty.services.renewal import outdated_lineages
+from bounty.services.series.base_stops import release_lineage, standing_stops
 from bounty.services.transitions import history
 from bounty.services.trees import start_lineage
 from gainshare.accounts.errors import DomainError, IdConflict

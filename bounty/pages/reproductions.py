@@ -12,7 +12,7 @@ from bounty.models import Bounty
 from bounty.pages.bounties import bounty_page
 from bounty.pages.bug_forms import ReproductionForm
 from bounty.services.reproductions import adopted, decline, find_reproduction, reproduce
-from bounty.services.series import patch_base
+from bounty.services.series.best import patch_base
 from gainshare.accounts.errors import DomainError, IdConflict
 from gainshare.accounts.models import User
 from gainshare.web.forms.sent_once import refuse_resent

@@ -25,8 +25,8 @@ from bounty.services.awards import standing_award, standing_awards
 from bounty.services.course import shown_history, shown_state
 from bounty.services.runs.logs import submission_log
 from bounty.services.runs.rechecks import Check, check_of
-from bounty.services.sealed_order import order_of
-from bounty.services.series import patch_base
+from bounty.services.series.best import patch_base
+from bounty.services.series.sealed_order import order_of
 from bounty.services.submissions import attempts_used, find_submission, submit
 from bounty.services.trees import blob_store
 from bounty.services.tries import spend_again

@@ -27,7 +27,7 @@ from bounty.rewards import required_reviewers, wanted_reservation
 from bounty.services.bounties import available_escrow, follow_funds, step_id
 from bounty.services.emergency import is_stopped
 from bounty.services.runs.lifecycle import queue_run
-from bounty.services.series import measured_base, wake_left_behind
+from bounty.services.series.best import measured_base, wake_left_behind
 from bounty.services.transitions import move, must_move, note
 from gainshare.accounts.models import User
 from gainshare.ledger import services as ledger

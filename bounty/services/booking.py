@@ -26,13 +26,13 @@ from bounty.models import (
 from bounty.rewards import AwardAmount, confirmed_award
 from bounty.services.awards import standing_award, void_award
 from bounty.services.bounties import available_escrow, follow_funds, step_id
-from bounty.services.comparisons import comparisons
 from bounty.services.emergency import is_stopped
-from bounty.services.likenesses import words_on_likeness
 from bounty.services.runs.guard_rails import pricing_run
 from bounty.services.runs.rechecks import order_if_drawn
-from bounty.services.sealed_order import note_out_of_order
-from bounty.services.series import measured_present_trees, wake_left_behind
+from bounty.services.series.best import measured_present_trees, wake_left_behind
+from bounty.services.series.comparisons import comparisons
+from bounty.services.series.likenesses import words_on_likeness
+from bounty.services.series.sealed_order import note_out_of_order
 from bounty.services.transitions import move, note
 from gainshare.ledger import services as ledger
 
@@ -40,7 +40,7 @@ from gainshare.ledger import services as ledger
 def book(*, submission: Submission, verdict: RunVerdict) -> bool:
     """Book the confirmed award as unvested; its candidate becomes the series' best tree.
 
-    It pays the lowest bound, of the price and of every comparison (`bounty.services.comparisons`).
+    It pays the lowest bound, of the price and of every comparison (`bounty.services.series.comparisons`).
     An award that was booked before is voided and booked again at the new price; it keeps its place in the series.
     False if the best tree has moved since the run was leased: nothing was booked, and another price is due.
     """

@@ -28,9 +28,9 @@ from bounty.models import (
 )
 from bounty.services.awards import standing_award
 from bounty.services.permissions import require_maintainer
-from bounty.services.remeasure import order_price
 from bounty.services.runs.lifecycle import queue_run
-from bounty.services.series import measured_base
+from bounty.services.series.best import measured_base
+from bounty.services.series.remeasure import order_price
 from bounty.services.submissions import find_submission
 from bounty.services.transitions import move, must_move, note
 from bounty.services.trees import AGAINST_TIP, has_present_layout, require_present_layout

@@ -8,13 +8,13 @@ from bounty.models import RunKind, Submission, SubmissionState, Switch
 from bounty.rewards import award_microcredits
 from bounty.services.awards import reserve, standing_award, vest
 from bounty.services.booking import book, refuse
-from bounty.services.comparisons import comparisons, order_comparison
 from bounty.services.emergency import is_stopped
-from bounty.services.remeasure import follow_best, order_price_again
 from bounty.services.runs.guard_rails import guard_of, order_guard, pricing_run
 from bounty.services.runs.lineage_losses import overspent
-from bounty.services.sealed_order import awaiting_escrow_before, booking_waits, reservation_waits
-from bounty.services.series import is_left_behind, measured_present_trees
+from bounty.services.series.best import is_left_behind, measured_present_trees
+from bounty.services.series.comparisons import comparisons, order_comparison
+from bounty.services.series.remeasure import follow_best, order_price_again
+from bounty.services.series.sealed_order import awaiting_escrow_before, booking_waits, reservation_waits
 from bounty.services.steps import Path, judged_run, refusal_of, verdict_of
 from bounty.services.transitions import move
 from bounty.services.trees import has_present_layout

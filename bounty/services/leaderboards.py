@@ -8,7 +8,7 @@ from uuid import UUID
 from django.db.models import Sum
 
 from bounty.models import Award, AwardRole, Bounty
-from bounty.services.series import STANDING, series_awards
+from bounty.services.series.best import STANDING, series_awards
 from bounty.standings import Step, standings
 
 LENGTH = 100

@@ -13,10 +13,10 @@ from bounty.services.advance import advance_submission
 from bounty.services.awards import standing_award
 from bounty.services.emergency import is_stopped
 from bounty.services.permissions import require_maintainer
-from bounty.services.remeasure import applied_to
 from bounty.services.runs.old_trees import stops_merges
 from bounty.services.runs.rechecks import blocks_payment
-from bounty.services.series import wake_left_behind
+from bounty.services.series.best import wake_left_behind
+from bounty.services.series.remeasure import applied_to
 from bounty.services.submissions import find_submission
 from bounty.services.transitions import note
 from bounty.services.trees import AGAINST_TIP, has_present_layout, require_present_layout

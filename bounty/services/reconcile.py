@@ -36,7 +36,7 @@ from bounty.services.reproductions import settle, unsettled_reproductions
 from bounty.services.runners.maintenance import settle_drains
 from bounty.services.runs.lifecycle import lose_run, recall_all, recall_untrusted
 from bounty.services.runs.queues import own_order, waiting_order
-from bounty.services.series import MAY_BE_LEFT_BEHIND
+from bounty.services.series.best import MAY_BE_LEFT_BEHIND
 from bounty.services.wakeups import wake_runner
 
 logger = logging.getLogger(__name__)

@@ -34,10 +34,10 @@ from bounty.services.awards import standing_award
 from bounty.services.bounties import follow_funds
 from bounty.services.emergency import require_running
 from bounty.services.permissions import require_maintainer
-from bounty.services.remeasure import end_runs, end_uncounted
 from bounty.services.reproductions import settle
 from bounty.services.runs.lifecycle import end_lost
-from bounty.services.series import wake_left_behind
+from bounty.services.series.best import wake_left_behind
+from bounty.services.series.remeasure import end_runs, end_uncounted
 from bounty.services.submissions import find_submission
 from bounty.services.transitions import move, note
 from bounty.services.trees import (

@@ -39,10 +39,10 @@ from bounty.models import (
     RunVerdict,
     Submission,
 )
-from bounty.services.base_stops import require_sound_base
 from bounty.services.bounties import UNSETTLED, find_bounty, open_bounty
 from bounty.services.runs.logs import say
-from bounty.services.series import patch_base
+from bounty.services.series.base_stops import require_sound_base
+from bounty.services.series.best import patch_base
 from bounty.services.transitions import move, note
 from bounty.services.trees import WAIT_FOR_RENEWAL, blob_store, require_present_layout
 from bounty.services.wakeups import wake_runner

@@ -22,7 +22,7 @@ from bounty.services.awards import has_enough_acceptances, void_award
 from bounty.services.bounties import follow_funds
 from bounty.services.permissions import require_maintainer
 from bounty.services.runs.lifecycle import queue_run
-from bounty.services.series import measured_base, wake_left_behind
+from bounty.services.series.best import measured_base, wake_left_behind
 from bounty.services.submissions import find_submission
 from bounty.services.transitions import move, must_move
 from bounty.services.trees import AGAINST_TIP, has_present_layout, require_present_layout

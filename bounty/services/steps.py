@@ -12,10 +12,10 @@ from django.utils import timezone
 from benchmarks.judging.verdicts import VerdictKind
 from bounty.models import NextStep, Run, RunKind, RunVerdict, Submission, SubmissionState
 from bounty.services.awards import has_enough_acceptances, standing_award
-from bounty.services.copies import settle_copy
-from bounty.services.remeasure import follow_best
 from bounty.services.runs.rechecks import CheckOutcome, blocks_payment, check_of
-from bounty.services.series import is_left_behind
+from bounty.services.series.best import is_left_behind
+from bounty.services.series.copies import settle_copy
+from bounty.services.series.remeasure import follow_best
 from bounty.services.transitions import move
 
 UNTRUSTED = (

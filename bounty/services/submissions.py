@@ -45,13 +45,13 @@ from bounty.models import (
     SubmissionState,
 )
 from bounty.services.awards import void_award
-from bounty.services.base_stops import require_sound_base
 from bounty.services.bounties import available_escrow, find_bounty, follow_funds
-from bounty.services.copies import earlier_copy, is_awaited, reason_of_copy
-from bounty.services.likenesses import note_likeness
 from bounty.services.reproductions import require_adopted
 from bounty.services.runs.lifecycle import queue_run
-from bounty.services.series import measured_base, patch_base
+from bounty.services.series.base_stops import require_sound_base
+from bounty.services.series.best import measured_base, patch_base
+from bounty.services.series.copies import earlier_copy, is_awaited, reason_of_copy
+from bounty.services.series.likenesses import note_likeness
 from bounty.services.transitions import move, must_move, note
 from bounty.services.trees import WAIT_FOR_RENEWAL, blob_store, load_tree, require_present_layout, store_tree
 from bounty.services.tries import return_try, spend_try

@@ -26,10 +26,10 @@ from bounty.models import (
     StoredTree,
     Switch,
 )
-from bounty.services.base_stops import stopped_lineages
 from bounty.services.emergency import is_stopped
 from bounty.services.runs.lifecycle import queue_aa_run
 from bounty.services.runs.queues import waiting_order
+from bounty.services.series.base_stops import stopped_lineages
 from bounty.services.trees import has_present_layout
 from gainshare.accounts.models import User
 

@@ -41,7 +41,7 @@ from bounty.services.runs.logs import say
 from bounty.services.runs.old_trees import old_award_of
 from bounty.services.runs.pooling import pairs_to_continue
 from bounty.services.runs.queues import note_let_by, order_for
-from bounty.services.series import measured_base
+from bounty.services.series.best import measured_base
 from bounty.services.transitions import move
 
 STAGES = {"preparing": RunState.PREPARING, "gating": RunState.GATING, "measuring": RunState.MEASURING}

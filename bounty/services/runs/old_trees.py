@@ -1,7 +1,7 @@
 """Old trees of confirmations: the tree that base's own award was priced against, which is timed as well.
 
 The judge finds base slow or not (`benchmarks.statistics.old`). A slow base is written down here and stops the lineage's merges
-until a maintainer decides (`bounty.services.slow_bases`).
+until a maintainer decides (`bounty.services.series.slow_bases`).
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ from benchmarks.evidence.samples import read_samples
 from benchmarks.judging.verdicts import Verdict, VerdictKind
 from benchmarks.statistics.old import OldOutcome
 from bounty.models import Award, Run, SlowBase, SlowBaseState, StoredTree, Submission
-from bounty.services.series import best_award
+from bounty.services.series.best import best_award
 from bounty.services.transitions import note
 from bounty.services.trees import has_present_layout
 

@@ -19,12 +19,12 @@ from benchmarks.judging.verdicts import Verdict, VerdictKind
 from benchmarks.statistics.units import pair_log_ppb
 from bounty.errors import EvidenceConflict, EvidenceRefused, LeaseLost, NotFound
 from bounty.models import OPEN_RUN_STATES, Evidence, Run, Runner, RunState, RunVerdict
-from bounty.services.base_stops import stop_lineages
 from bounty.services.runners.calibration import note_outcome
 from bounty.services.runs.leases import NOT_HELD, holds, require_lease
 from bounty.services.runs.lifecycle import lose_run, wake_after
 from bounty.services.runs.logs import say
 from bounty.services.runs.old_trees import note_slow_base
+from bounty.services.series.base_stops import stop_lineages
 from bounty.services.transitions import move
 from bounty.services.trees import blob_store
 

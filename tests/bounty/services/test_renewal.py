@@ -31,13 +31,13 @@ from bounty.services.disputes import answer_dispute, file_dispute
 from bounty.services.emergency import lift, stop
 from bounty.services.merges import merge
 from bounty.services.reconcile import reconcile_runs
-from bounty.services.remeasure import remeasure
 from bounty.services.renewal import Renewal, renew_lineages
 from bounty.services.reviews import rejudge, review
 from bounty.services.runners.calibration_schedule import calibrations_of
 from bounty.services.runners.calls import heartbeat
 from bounty.services.runs.lifecycle import order_aa_run
-from bounty.services.series import measured_base, patch_base
+from bounty.services.series.best import measured_base, patch_base
+from bounty.services.series.remeasure import remeasure
 from bounty.services.submissions import attempts_used, find_submission, withdraw
 from bounty.services.trees import blob_store, create_lineage
 from gainshare.ledger import services as ledger

@@ -15,7 +15,7 @@ from bounty.services.bounties import close_bounty
 from bounty.services.merges import merge
 from bounty.services.reconcile import reconcile_runs
 from bounty.services.reviews import rejudge, review
-from bounty.services.series import measured_base
+from bounty.services.series.best import measured_base
 from bounty.services.submissions import find_submission
 from gainshare.ledger import services as ledger
 from gainshare.ledger.audit import audit

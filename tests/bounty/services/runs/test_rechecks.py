@@ -18,7 +18,7 @@ from bounty.services.merges import merge
 from bounty.services.reconcile import reconcile_runs
 from bounty.services.reviews import rejudge, review
 from bounty.services.runs.rechecks import CheckOutcome, check_of
-from bounty.services.series import measured_base
+from bounty.services.series.best import measured_base
 from bounty.services.submissions import find_submission
 from gainshare.accounts.models import User
 from gainshare.ledger import services as ledger

@@ -1,7 +1,7 @@
 """Submissions that are nearly equal to another person's: noted when the later one is sealed, for as long as both last.
 
 Nobody is called a copier for it. A price counts only what a patch adds to a nearly equal one that has its award, in any
-series of the lineage (`bounty.services.comparisons`).
+series of the lineage (`bounty.services.series.comparisons`).
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from django.db.models import Q, QuerySet
 from benchmarks.patch.trees import Tree
 from bounty.likeness import NEARLY_EQUAL_PERCENT, changed_lines, percent_equal
 from bounty.models import Award, ChangedLines, Likeness, Submission, SubmissionState
-from bounty.services.series import STANDING
+from bounty.services.series.best import STANDING
 from bounty.services.trees import blob_store
 
 ENDED = (

@@ -28,8 +28,8 @@ from bounty.models import (
     Submission,
     SubmissionState,
 )
-from bounty.services.likenesses import nearly_equal_earlier
-from bounty.services.series import STANDING
+from bounty.services.series.best import STANDING
+from bounty.services.series.likenesses import nearly_equal_earlier
 from bounty.services.wakeups import wake_control
 
 S = SubmissionState

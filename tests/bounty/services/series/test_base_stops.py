@@ -11,10 +11,10 @@ from django.test import Client
 from benchmarks.evidence.signing import generate_key
 from bounty.errors import BadRequest, BaseFailed, NotAllowed, NotFound, NotLeasable, WrongState
 from bounty.models import BaseStop, QuarantineCause, Run, RunnerFailure, RunState
-from bounty.services.base_stops import release_lineage, stop_evidence
 from bounty.services.blob_sweep import named_blobs
 from bounty.services.runners.calibration_schedule import calibrations_of
 from bounty.services.runs.lifecycle import queue_aa_run
+from bounty.services.series.base_stops import release_lineage, stop_evidence
 from bounty.services.submissions import attempts_used
 from bounty.services.trees import create_lineage
 from tests.bounty.bounty_world import World, diff_of_line

@@ -10,8 +10,8 @@ from bounty.services.awards import standing_award
 from bounty.services.merges import merge, merge_waiting
 from bounty.services.reviews import review
 from bounty.services.runs.old_trees import stops_merges
-from bounty.services.series import measured_base
-from bounty.services.slow_bases import decide_slow_base, find_slow_base
+from bounty.services.series.best import measured_base
+from bounty.services.series.slow_bases import decide_slow_base, find_slow_base
 from bounty.services.submissions import find_submission
 from gainshare.ledger.audit import audit
 from tests.bounty.bounty_world import World, diff_of_line, job_of, make_user

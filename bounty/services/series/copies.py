@@ -24,7 +24,7 @@ from bounty.models import (
 )
 from bounty.services.access import is_decided, phase_of
 from bounty.services.runs.lifecycle import queue_run
-from bounty.services.series import measured_base
+from bounty.services.series.best import measured_base
 from bounty.services.transitions import move
 from bounty.visibility import Phase
 from gainshare.accounts.models import User

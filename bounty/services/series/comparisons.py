@@ -13,10 +13,10 @@ from django.db import transaction
 
 from benchmarks.faults import fault_point
 from bounty.models import Run, RunKind, RunVerdict, StoredTree, Submission, SubmissionState
-from bounty.services.likenesses import nearly_equal_awarded
 from bounty.services.runs.guard_rails import pricing_run
 from bounty.services.runs.lifecycle import queue_run
-from bounty.services.series import measured_base, merged_best
+from bounty.services.series.best import measured_base, merged_best
+from bounty.services.series.likenesses import nearly_equal_awarded
 from bounty.services.trees import has_present_layout
 
 

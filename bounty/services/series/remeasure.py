@@ -33,7 +33,7 @@ from bounty.services.bounties import follow_funds
 from bounty.services.runs.guard_rails import pricing_run
 from bounty.services.runs.lifecycle import queue_run
 from bounty.services.runs.logs import say
-from bounty.services.series import (
+from bounty.services.series.best import (
     is_left_behind,
     measured_base,
     measured_present_trees,

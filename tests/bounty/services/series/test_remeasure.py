@@ -8,9 +8,9 @@ from bounty.services.advance import advance_submission
 from bounty.services.awards import reverse, standing_award
 from bounty.services.merges import merge
 from bounty.services.reconcile import reconcile_runs
-from bounty.services.remeasure import follow_best, remeasure
 from bounty.services.reviews import review
-from bounty.services.series import is_left_behind, measured_base
+from bounty.services.series.best import is_left_behind, measured_base
+from bounty.services.series.remeasure import follow_best, remeasure
 from bounty.services.submissions import attempts_used, find_submission
 from gainshare.ledger import services as ledger
 from gainshare.ledger.audit import audit
