@@ -45,4 +45,9 @@ urlpatterns = [
     path("lineages/", lineages.lineage_list, name="lineages"),
     path("lineages/<slug:name>/", lineages.lineage_detail, name="lineage"),
     path("lineages/<slug:name>/release/", lineages.release, name="lineage-release"),
+    path(
+        "lineages/<slug:name>/base/<uuid:slow_base_id>/<slug:answer>/",
+        lineages.decide_base,
+        name="lineage-decide-base",
+    ),
 ]

@@ -13,9 +13,19 @@ from django.urls import reverse
 from django.views.decorators.http import require_GET
 
 from benchmarks.judging.verdicts import VerdictKind
-from bounty.models import Dispute, DisputeState, QuarantineCause, Runner, Submission, SubmissionState
+from bounty.models import (
+    Dispute,
+    DisputeState,
+    QuarantineCause,
+    Runner,
+    SlowBase,
+    SlowBaseState,
+    Submission,
+    SubmissionState,
+)
 from bounty.services.disputes import disputes
 from bounty.services.reviews import JUDGED_AGAIN
+from bounty.services.series.slow_bases import slow_bases
 from bounty.services.trees import of_older_layout
 from gainshare.accounts.models import User
 from gainshare.web.signed_in import SignedInRequest, signed_in
@@ -82,12 +92,19 @@ def kinds_for(user: User) -> list[Kind]:
     failed = Q(verdict_kind=VerdictKind.INFRASTRUCTURE_ERROR.value)
     doubtful = doubtful.exclude(failed & Q(base_tree__in=_old_bases(doubtful)))
     objections = disputes(state=DisputeState.OPEN).exclude(author=user).order_by("created_at")
+    in_doubt = slow_bases().filter(state=SlowBaseState.OPEN).exclude(award__submission__submitter=user)
     ill = Runner.objects.exclude(quarantine_cause=QuarantineCause.NONE).order_by("quarantined_at", "name")
     return [
         Kind("To review", "Read the patch, then accept or decline it.", unreviewed, _submission),
         Kind("To merge", "Merge it: this pays the award.", ready, _submission),
         Kind("Open disputes", "Answer the author: uphold, measure again, or overturn.", objections, _dispute),
         Kind("Verdicts to check", "Judge it again, or decline it.", doubtful, _submission),
+        Kind(
+            "Bases in doubt",
+            "Decide whether the base kept its gain. Merges of its lineage wait.",
+            in_doubt.exclude(run__submission__submitter=user).order_by("created_at"),
+            _base,
+        ),
         Kind("Runners in quarantine", "Find out what changed, then release the runner.", ill, _runner),
     ]
 
@@ -110,6 +127,12 @@ def _submission(row: Submission) -> Waiting:
 def _dispute(row: Dispute) -> Waiting:
     url = f"{reverse('submission', args=[row.submission_id])}#disputes"
     return Waiting(url, row.submission.bounty.title, row.author.username, row.verdict_kind, row.created_at)
+
+
+def _base(row: SlowBase) -> Waiting:
+    lineage, paid = row.award.submission.bounty.lineage, row.award.submission
+    url = f"{reverse('lineage', args=[lineage.name])}#slow-base"
+    return Waiting(url, lineage.name, paid.submitter.username, row.state, row.created_at)
 
 
 def _runner(row: Runner) -> Waiting:

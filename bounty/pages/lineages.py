@@ -1,19 +1,22 @@
 """Pages of lineages: lines of trees that grow by merging measured patches."""
 
 import re
+from uuid import UUID
 
 from django.contrib import messages
 from django.core.exceptions import PermissionDenied
 from django.db.models import Count
-from django.http import HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.views.decorators.http import require_GET, require_http_methods
 
-from bounty.models import Bounty, Lineage, StateChange, Submission
+from bounty.errors import NotFound
+from bounty.models import Bounty, Lineage, SlowBase, SlowBaseState, StateChange, Submission
 from bounty.pages.forms import LineageForm
 from bounty.services.renewal import outdated_lineages
 from bounty.services.series.base_stops import release_lineage, standing_stops
+from bounty.services.series.slow_bases import ANSWERS, decide_slow_base, slow_bases
 from bounty.services.transitions import history
 from bounty.services.trees import start_lineage
 from gainshare.accounts.errors import DomainError, IdConflict
@@ -121,6 +124,24 @@ def release(request: SignedInRequest, name: str) -> HttpResponse:
     return redirect("lineage", name=name)
 
 
+@signed_in
+def decide_base(request: SignedInRequest, name: str, slow_base_id: UUID, answer: str) -> HttpResponse:
+    """Decide whether a base kept its gain or is slow, and redirect to the lineage's page."""
+    if answer not in ANSWERS:
+        raise Http404("There is no such answer.")
+    if request.method != "POST":
+        return redirect("lineage", name=name)
+    reason = typed_text(request)
+    try:
+        decide_slow_base(actor=request.user, slow_base_id=slow_base_id, answer=answer, text=reason)
+    except NotFound as error:
+        raise Http404(error.message) from None
+    except DomainError as error:
+        return lineage_page(request, name, Refused(f"base-{answer}", reason, error.message))
+    messages.success(request, "Your decision was recorded. Submissions that waited for it are judged again.")
+    return redirect("lineage", name=name)
+
+
 def lineage_page(request: HttpRequest, name: str, refused: Refused | None = None) -> HttpResponse:
     """The lineage's page, with the typed reason of a release that was refused."""
     lineage = get_object_or_404(Lineage, name=name)
@@ -134,10 +155,17 @@ def lineage_page(request: HttpRequest, name: str, refused: Refused | None = None
         "bounties": bounties[:PER_PAGE],
         "more_bounties": max(0, bounties.count() - PER_PAGE),
         "stop": lineage.standing_stop,
+        "slow_base": open_slow_base(lineage),
         "may_release": isinstance(request.user, User) and request.user.is_maintainer,
         "refused": refused,
     }
     return render(request, "bounty/lineage_detail.html", context, status=409 if refused else 200)
+
+
+def open_slow_base(lineage: Lineage) -> SlowBase | None:
+    """The oldest finding about a base that waits for a maintainer."""
+    found = slow_bases().filter(award__submission__bounty__lineage=lineage, state=SlowBaseState.OPEN)
+    return found.order_by("created_at").first()
 
 
 def with_submissions(moves: list[StateChange]) -> list[tuple[StateChange, Submission | None]]:
