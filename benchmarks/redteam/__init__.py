@@ -14,9 +14,11 @@ patches of a folder; a name is unique without its number.
     diff --git a/model/...
 
 A line without a key continues the one above (`#   and more words`). Other keys: `base` (a diff below the repository that
-makes the base tree of the shipped one, as `examples/base/textbook_moe.diff`; the shipped tree where it is left out) and
-`pad` (`model/layers/padding.py 300000`: a new file of so many bytes of comments is added when the patch is read, so
-that no huge diff has to be kept). No key comes twice, none is unknown.
+makes the base tree of the shipped one, as `examples/base/textbook_moe.diff`; the shipped tree where it is left out),
+`paid` (with `base`: the millionths of a nat that were paid for it over the shipped tree, which a confirmation then times
+as the old one) and `pad` (`model/layers/padding.py 300000`: a new file of so many bytes of comments is added when the
+patch is read, so that no huge diff has to be kept). No key comes twice, none is unknown. Bases that cheat are in
+`tests/acceptance/bases/`.
 
 `expect` is a set of `benchmarks.judging.verdicts.VerdictKind` values without `gain` for cheats: what the judge says, or
 `patch_rejected` (the text cannot be read or applied) and `policy_violation` (it touches what it may not) when the patch
@@ -44,7 +46,12 @@ a ratio of 0. Those there are:
     printed         the timing process prints its result; the scorer believes the first line that is one
     interleaved     base and candidate are two live processes under one user whose calls alternate; the scorer's own
                     clock; neither frozen nor pinned
+    stopped         the same, with the idle one's processes stopped by SIGSTOP, as far as they let themselves be stopped
     one_process     base and candidate are loaded into one interpreter and timed by turns
+    until_it_ends   times forked trials of inputs of several sizes; one that crashed is started again with another size
+    not_its_fault   the same, where the stack may not crash, but trials at whose result the harness fails are left out
+    shared_memory   as `same_inputs`, but the answer comes in a mapped file, and a checker that crashes calls nothing wrong
+    train_steps     times the trainer's steps over a list of batches; compares the last loss
     checkout        `git apply`, else `patch -p1`, else twenty lines of Python apply the diff to a checkout (model, benchmarks,
                     tests/model); then the tests *of that checkout*, then calls on one input in a process started there
     checkout_policy     the same, where each `+++` line must name a path that that checkout's policy allows

@@ -132,21 +132,28 @@ class Bench:
             verdict["log_ppm_estimate"],
         )
 
-    def _run(
-        self, kind: JobKind, patch: RedTeamPatch, candidate: Tree, say: Callable[[str], None]
-    ) -> dict[str, Any]:
-        base = self.base(patch)
-        job = Job(
+    def job(self, kind: JobKind, patch: RedTeamPatch, candidate: Tree) -> Job:
+        """The judge's job. A confirmation against a base that was paid for names the shipped tree as the old one."""
+        has_old = kind == "confirmation" and patch.paid_log_ppm > 0
+        return Job(
             run_id=f"redteam-{patch.name}",
             kind=kind,
             suite=patch.suite,
             preset=patch.preset,
-            base_tree=base.hash,
+            base_tree=self.base(patch).hash,
             candidate_tree=candidate.hash,
             nonce=NONCE,
             looks=self._looks,
+            old_tree=self.shipped.hash if has_old else "",
+            old_paid_log_ppm=patch.paid_log_ppm if has_old else 0,
         )
-        with self.written(base, candidate) as folders:
+
+    def _run(
+        self, kind: JobKind, patch: RedTeamPatch, candidate: Tree, say: Callable[[str], None]
+    ) -> dict[str, Any]:
+        job = self.job(kind, patch, candidate)
+        trees = [self.base(patch), candidate, *([self.shipped] if job.old_tree else [])]
+        with self.written(*trees) as folders:
             sealed = judge(
                 job,
                 tree_dirs=folders,

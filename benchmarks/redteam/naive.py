@@ -13,7 +13,7 @@ from pathlib import Path
 from benchmarks.sandbox import Limits, Mount, SandboxLevel, best_level, python_runtime, run
 
 HARNESSES = Path(__file__).with_name("harnesses")
-PARTS = frozenset({"__init__", "layer", "worker", "scoring", "applying"})
+PARTS = frozenset({"__init__", "layer", "worker", "scoring", "applying", "trials"})
 MINIMUM_RATIO = 2.0
 TIMEOUT_S = 150.0
 SLOT = 2  # samples of a judge use 0 and 1

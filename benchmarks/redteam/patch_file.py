@@ -22,7 +22,7 @@ _KEY = re.compile(r"# ([a-z-]+): (.+)")
 _MORE = re.compile(r"# {3,}(.+)")
 _REQUIRED = frozenset({"class", "suite", "expect", "seam", "why"})
 _CHEATS_ONLY = frozenset({"naive", "wins-by"})
-_OPTIONAL = frozenset({"base", "pad"})
+_OPTIONAL = frozenset({"base", "paid", "pad"})
 _BEGINNINGS = (b"diff --git ", b"--- ")
 
 
@@ -47,6 +47,7 @@ class RedTeamPatch:
     seam: str
     why: str
     base: str  # a diff below the repository that makes the base tree; "" for the shipped one
+    paid_log_ppm: int  # what was paid for that base over the shipped tree, its old one; 0 where nothing was
     header: bytes
     diff: bytes
 
@@ -77,6 +78,7 @@ def read_patch_file(path: Path) -> RedTeamPatch:
         seam=fields["seam"],
         why=fields["why"],
         base=fields.get("base", ""),
+        paid_log_ppm=_paid(path.name, fields),
         header=header,
         diff=diff + _padding(path.name, fields.get("pad", "")),
     )
@@ -93,7 +95,9 @@ def read_folder(folder: Path) -> list[RedTeamPatch]:
     """All patches of one folder by number. Raises PatchFileError, also for a missing folder."""
     if not folder.is_dir():
         raise PatchFileError(f"{folder} is missing: the red team's patches are only in a checkout")
-    patches = [read_patch_file(path) for path in sorted(folder.glob("*.diff"))]
+    patches = sorted(
+        map(read_patch_file, folder.glob("*.diff")), key=lambda patch: (patch.number, patch.name)
+    )
     for patch in patches:
         if patch.is_cheat != (folder.name == CHEATS.name):
             raise PatchFileError(
@@ -146,6 +150,15 @@ def _expected(file: str, words: str, *, is_cheat: bool) -> frozenset[str]:
     if not is_cheat and expect & REFUSALS:
         raise PatchFileError(f"{file}: an honest patch never expects to be refused")
     return expect
+
+
+def _paid(file: str, fields: dict[str, str]) -> int:
+    words = fields.get("paid", "")
+    if not words:
+        return 0
+    if "base" not in fields or not words.isdecimal() or int(words) == 0:
+        raise PatchFileError(f"{file}: `paid` is a number of millionths of a nat that was paid for a `base`")
+    return int(words)
 
 
 def _padding(file: str, words: str) -> bytes:

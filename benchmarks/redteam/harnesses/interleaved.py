@@ -30,11 +30,11 @@ def serve(tree: str) -> None:
 
 
 class Server:
-    """One of the two processes."""
+    """One of the two processes, which is `program` with its tree as the argument."""
 
-    def __init__(self, tree: str) -> None:
+    def __init__(self, tree: str, program: str = __file__) -> None:
         FOLDER.mkdir(exist_ok=True)
-        command = [sys.executable, *FLAGS, __file__, tree]
+        command = [sys.executable, *FLAGS, program, tree]
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(command, cwd=FOLDER, stdin=pipe, stdout=pipe, text=True, bufsize=1)
         self.answer = ""

@@ -82,6 +82,9 @@ def test_no_key_may_be_missing(tmp_path: Path, key: str) -> None:
         (HEADER.replace("no_gain,", "gain,"), "never expects a gain"),
         (HONEST_HEADER.replace("gain", "suspicious"), "never expects to be refused"),
         (HEADER + "# pad: model/b.py many\n", "a path and a number"),
+        (HEADER + "# paid: 1000\n", "paid for a `base`"),
+        (HEADER + "# base: b.diff\n# paid: much\n", "paid for a `base`"),
+        (HEADER + "# base: b.diff\n# paid: 0\n", "paid for a `base`"),
     ],
 )
 def test_what_a_header_may_not_say(tmp_path: Path, header: str, words: str) -> None:
@@ -110,10 +113,16 @@ def test_padding_is_a_new_file_of_that_size(tmp_path: Path) -> None:
     assert 5_000 <= len(patch.diff) - len(DIFF) < 5_500
 
 
+def test_what_was_paid_for_a_base_is_read(tmp_path: Path) -> None:
+    header = HEADER + "# base: examples/base/textbook_moe.diff\n# paid: 50000\n"
+    assert read_patch_file(write(tmp_path, header)).paid_log_ppm == 50_000
+    assert read_patch_file(write(tmp_path)).paid_log_ppm == 0
+
+
 def test_a_folder_is_read_by_number(tmp_path: Path) -> None:
-    write(tmp_path / "cheats", name="12-late.diff")
-    write(tmp_path / "cheats", name="03-early.diff")
-    assert [patch.name for patch in read_folder(tmp_path / "cheats")] == ["early", "late"]
+    for name in ("101-last.diff", "12-late.diff", "03-early.diff"):
+        write(tmp_path / "cheats", name=name)
+    assert [patch.name for patch in read_folder(tmp_path / "cheats")] == ["early", "late", "last"]
 
 
 def test_a_cheat_among_the_honest_is_refused(tmp_path: Path) -> None:

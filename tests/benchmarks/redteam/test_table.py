@@ -29,6 +29,7 @@ def patch(
         seam="words",
         why="words",
         base="",
+        paid_log_ppm=0,
         header=b"",
         diff=b"",
     )
