@@ -55,7 +55,7 @@ def is_wrong(memory: mmap.mmap, expected: bytes) -> bool:
 
 
 def main() -> None:
-    from layer import D_MODEL, TOKENS  # type: ignore[import-not-found]
+    from layer import D_MODEL, TOKENS
 
     FOLDER.mkdir(exist_ok=True)
     size = 4 * TOKENS * D_MODEL
