@@ -64,7 +64,7 @@ class SlowBaseList(generics.ListAPIView[SlowBase]):
 
 
 class SlowBaseAnswer(APIView):
-    """Decide that a base kept its gain, or that it is slow: then its award is taken back."""
+    """Decide that a base kept its gain, or that it is slow. A slow base's award is taken back."""
 
     permission_classes = [IsMaintainer]
 

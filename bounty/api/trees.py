@@ -176,7 +176,7 @@ class LineageDetail(generics.RetrieveAPIView[Lineage]):
 
 
 class LineageRelease(APIView):
-    """Release a lineage that was stopped because its base tree failed on its own (maintainers).
+    """Release a lineage that was stopped (maintainers).
 
     Runs that waited are queued again without counting an attempt. If the tree still fails, the lineage stops again.
     """
@@ -196,7 +196,7 @@ class LineageStopShown(serializers.Serializer[Any]):
 
 
 class LineageStop(APIView):
-    """What showed that a stopped lineage's base tree fails on its own: events and attempts without a patch (maintainers)."""
+    """What showed that a lineage's base tree fails (maintainers). Events, and attempts without a patch."""
 
     permission_classes = [IsMaintainer]
 

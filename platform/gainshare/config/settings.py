@@ -167,6 +167,8 @@ SPECTACULAR_SETTINGS = {
         {"name": "trees", "description": "Versions of the stack's files."},
         {"name": "lineages", "description": "Lines of trees that grow by merges."},
         {"name": "runners", "description": "The machines that judge, and maintainers' actions on them."},
+        {"name": "false-awards", "description": "How often runners find a gain that is not there."},
+        {"name": "slow-bases", "description": "Bases in doubt, and decisions about them (maintainers)."},
         {"name": "switches", "description": "Emergency stops of judging, awards and merges."},
         {"name": "treasury", "description": "Credits that belong to the platform (maintainers)."},
         {"name": "grants", "description": "Credits given to people (maintainers)."},

@@ -170,4 +170,4 @@ def test_the_page_takes_few_queries_however_much_there_is(world: World, who: str
         world.open(title=f"bounty {number}", escrow_microcredits=1_000_000)
     world.confirmed(world.bob, diff_of_line(4, "step_4 = 44"))
     world.submit(world.ann, diff_of_line(5, "step_5 = 55"))
-    assert queries(user) == few <= {None: 8, "ann": 17, "mira": 24}[who]
+    assert queries(user) == few <= {None: 9, "ann": 18, "mira": 26}[who]

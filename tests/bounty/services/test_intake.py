@@ -332,11 +332,20 @@ def test_making_it_slower_and_undoing_that_is_measured_against_the_best_tree(wor
     slower = world.submit(world.ann, diff_of_line(3, "step_3 = 3", old="step_3 = 33"), other)
     assert slower.candidate_tree_id == world.tree.pk
     assert slower.runs.get().base_tree_id == best.candidate_tree_id
-    # Even if the slower tree became the tip, what is timed against stays the best tree.
+    withdraw(actor=world.ann, submission_id=slower.pk)
+    # Even if the slower tree became the tip, a price must also beat the best tree.
     Lineage.objects.filter(pk=world.lineage.pk).update(tip=world.tree)
     mended = world.submit(world.bob, diff_of_line(4, "step_4 = 44"), other)
-    assert mended.base_tree_id == world.tree.pk
-    assert mended.runs.get().base_tree_id == best.candidate_tree_id
+    assert mended.base_tree_id == mended.runs.get().base_tree_id == world.tree.pk
+    world.gate(mended, 0.3)
+    world.gate(mended, 0.3)
+    comparison = world.lease()
+    assert (comparison.kind, comparison.base_tree_id) == ("comparison", best.candidate_tree_id)
+    world.commit(comparison)
+    world.finish(comparison, 0.0)
+    mended = world.advance(mended)
+    assert (mended.state, mended.verdict_kind) == ("judged", "no_gain")
+    assert [award.state for award in mended.awards.all()] == ["void"]
 
 
 def test_a_platforms_failure_is_no_attempt_and_may_be_submitted_again(world: World) -> None:

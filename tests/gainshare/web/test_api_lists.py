@@ -35,7 +35,7 @@ def test_all_lists_are_found() -> None:
     named = {path.removeprefix("/api/v1/") for path in LISTS}
     assert named == {
         "awards/", "bounties/", "disputes/", "keys/", "lineages/", "prices/", "reproductions/", "runners/",
-        "runners/{name}/noise/", "runs/", "submissions/", "usage/",
+        "runners/{name}/noise/", "runs/", "slow-bases/", "submissions/", "usage/",
     }  # fmt: skip
 
 

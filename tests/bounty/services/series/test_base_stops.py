@@ -190,7 +190,7 @@ def test_a_key_of_the_runner_is_needed(world: World) -> None:
     world.submit(world.ann, DIFF)
     run = world.lease()
     world.commit(run)
-    world.key = generate_key()
+    world.keys = dict.fromkeys(world.keys, generate_key())
     with pytest.raises(Exception, match="evidence is not valid"):
         world.finish(run, 0.0, **ON_ITS_OWN)
     assert not BaseStop.objects.exists()
