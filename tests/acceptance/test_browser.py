@@ -74,7 +74,7 @@ def test_a_newcomer_walks_from_signing_up_to_the_bill(
     page.locator("input[type=file]").set_input_files(EXAMPLES / "patches" / "slower.diff")
     page.get_by_role("button", name="Submit").click()
     submission = page.url
-    expect(page.locator("#progress-headline")).to_contain_text("Gate run")
+    expect(page.locator("#progress-headline")).to_contain_text("Being judged")
     expect(page.locator("#verdict")).to_contain_text("Verdict: regression", timeout=VERDICT_MS)
     expect(page.locator("svg.plot circle.pair").nth(5)).to_be_visible()
     expect(page.locator("#log")).to_contain_text("verdict")
