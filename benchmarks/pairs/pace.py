@@ -3,8 +3,9 @@
 A side can read a clock before and after it was frozen. So each call of a pair fills a whole number of slots, and the next
 one begins only then. A slot is longer than base's usual call by a secret factor, drawn for each pair: what a side learns is
 in how many slots the other one has answered, and neither how fast it was nor, from the slot's own length, whether it has
-base's speed itself (to a factor of MOST / LEAST). Until base's usual time is known, and for calls that are not timed, slots
-have a fixed length. Trials are not paced: their sides are asked for different things anyway.
+base's speed itself (to a factor of MOST / LEAST). Calls that are not timed fill slots of a
+fixed length. Not paced are pairs without a calibration, as those of guard runs, which set no price, and trials, whose sides
+are asked for different things anyway.
 
 A partner that wants to be noticed can always take more than one slot. Against that stand the control pairs.
 

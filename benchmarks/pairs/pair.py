@@ -105,7 +105,8 @@ class Pair:
             scrubber = CacheScrubber(cores.measuring, size)
             self.record.scrubbed_bytes = scrubber.size_bytes
         order = self._seeds.order("pair", index, "calls")
-        pace = Pace(self._seeds.order("pair", index, "pace"), self._usual_ns) if suite.trial is None else None
+        is_paced = suite.trial is None and self._usual_ns is not None
+        pace = Pace(self._seeds.order("pair", index, "pace"), self._usual_ns) if is_paced else None
         clocked = Clocked(
             self._sides, self.record, scrubber, self._phases, self._quiet, self._pass_on_logs, pace
         )

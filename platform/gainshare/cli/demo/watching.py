@@ -11,7 +11,7 @@ from gainshare.cli.output import CliError
 from gainshare.cli.submission import BEING_JUDGED, is_resting
 
 POLL_S = 0.5
-LIMIT_S = 1500.0  # enough for a gain with guard rails on a slow, noisy machine; usually 5 minutes
+LIMIT_S = 3000.0  # enough for a gain with guard rails on a slow, noisy machine; usually 10 minutes
 
 
 class Progress:
