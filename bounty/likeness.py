@@ -1,7 +1,7 @@
 """How much of what two patches change is the same, by the lines of the normal form. Pure, apart from reading blobs.
 
 A changed line is one that the candidate's normal form of a file has and the base's lacks, or the other way round, each
-time that it occurs. Numbers of locals are counted anew in each line, so that one more local changes no other line.
+time that it occurs. Locals are numbered separately in each line, so that one more local changes no other line.
 """
 
 import hashlib

@@ -2,8 +2,8 @@
 
 Runs of one series keep the sealed order of their submissions. Between series, and between people outside of them, the
 next run is that of the person with the fewest runs now or in the recent past; each run that is placed counts at once,
-so people take turns. Whoever waits behind others of a series lends their turn to it: the series goes on as if each run
-before theirs were their own, so that nobody can hold a series up by filling it.
+so people take turns. A person who waits behind others of a series lends their turn to it: the series continues as if each run
+before theirs were their own, so that no one can block a series by filling it.
 
 The first run of a new account lets the people who already wait go first, with one run each and up to a limit.
 """

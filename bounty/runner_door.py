@@ -1,4 +1,4 @@
-"""ASGI middleware of the runner API: whoever has no runner token is refused before the request's body is read.
+"""ASGI middleware of the runner API: a caller without a runner token is refused before the request's body is read.
 
 Evidence is the largest body that the site takes, and Django stores a whole body before a view can check its sender.
 """

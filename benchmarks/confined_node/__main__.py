@@ -25,12 +25,13 @@ from benchmarks.confined_node.folders import (
     remove_old,
 )
 from benchmarks.confined_node.memory import default_memory_bytes
-from benchmarks.confined_node.relay import Relay, listen
+from benchmarks.confined_node.relay import Relay
 from benchmarks.confined_node.start import NodeOrder, start
 from benchmarks.sandbox import Sample, SandboxError, SandboxLevel, best_level
 from benchmarks.sandbox.devices import CPU, DEVICES
 from benchmarks.sandbox.levels import GIB
 from benchmarks.sandbox.readable import readable
+from model.serving.node.listening import listen
 
 WRONG = 2
 FOREVER_S = 10 * 365 * 86_400.0

@@ -1,7 +1,7 @@
 """Folders of a confined node: its code and its state on this machine.
 
 The node's user may write into `run` and the folders of `state` only. They are made here once and never written into
-again, because whoever may write there could lead a starter that is root astray by links.
+again, because anyone who can write there could redirect a starter that is root through links.
 """
 
 from __future__ import annotations

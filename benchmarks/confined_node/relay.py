@@ -9,22 +9,6 @@ from contextlib import suppress
 CHUNK_BYTES = 64 * 1024
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """The listening socket. Raises OSError that says what to do where the port is taken."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-        listener.listen(128)
-    except OSError as error:
-        listener.close()
-        raise OSError(
-            f"cannot listen on {host}:{port} ({error.strerror}): choose another port with --port"
-        ) from error
-    return listener
-
-
 class Relay:
     """Serves `listener` by the socket at `path`. A connection is closed at once while nothing listens there."""
 

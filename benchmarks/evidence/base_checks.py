@@ -38,7 +38,7 @@ class BaseState(StrEnum):
 
     UNTRIED = "untried"  # another attempt decides
     FAILS = "fails"  # on its own, in every attempt
-    WORKS = "works"  # beside itself
+    WORKS = "works"  # paired with itself
     UNKNOWN = "unknown"  # the machine did not let it be tried
 
 

@@ -41,7 +41,7 @@ def build_document(
 ) -> dict[str, Any]:
     """The document of a run with its verdict. Every part has the shape of docs/reference/evidence.md; raises EvidenceError.
 
-    `continues` holds the signed records of earlier pairs that this run goes on from; `old` names the tree that base's
+    `continues` holds the signed records of earlier pairs that this run continues; `old` names the tree that base's
     award was priced against and what was paid (`tree`, `paid_log_ppm`). The noise floor is put into the environment.
     `secrets` is hex; times of day are ISO 8601 with an offset; all durations are integer nanoseconds.
     """

@@ -57,4 +57,4 @@ def doubt(document: dict[str, Any], found: OldDecision, price: int) -> str:
 def said(document: dict[str, Any]) -> str:
     """A sentence about an old tree that could not be measured, or nothing."""
     what = failure(document)
-    return "" if what is None else f" The tree before base could not be measured beside it ({what})."
+    return "" if what is None else f" The tree before base could not be paired with it ({what})."

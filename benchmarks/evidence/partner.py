@@ -1,4 +1,4 @@
-"""What control pairs say about a gain: how much of it is base's loss beside the patch, or in base's own place.
+"""What control pairs say about a gain: how much of it base lost by being paired with the patch, or in its seat.
 
 The rule is `benchmarks.statistics.controls`; here a document's pairs become its differences, and its answer words.
 """
@@ -25,7 +25,7 @@ SURE_COMPARISONS = 3  # fewer may look bad by chance: more are taken before a pa
 
 @dataclass(frozen=True, slots=True)
 class Partner:
-    """Base's loss beside the patch, and in its own place, over all control pairs."""
+    """What base lost by being paired with the patch, and in its own seat, over all control pairs."""
 
     slowdown: Difference
     seat: Difference
@@ -42,13 +42,13 @@ def partner(samples: Samples) -> Partner:
 
 
 def _slowdowns(samples: Samples) -> Iterator[int]:
-    """ln(base beside the candidate / base beside itself) of each control pair and the measured pair next to it.
+    """ln(base paired with the candidate / base paired with itself) of each control pair and the measured pair next to it.
 
     A measured pair is compared once, and only with a control pair of the same case and shape.
     """
     measured = {pair["index"]: pair for pair in samples.complete}
     for control in samples.control_pairs:
-        pair = measured.pop(control["beside"], None)
+        pair = measured.pop(control["next_to"], None)
         if pair is not None and _kind(pair) == _kind(control):
             yield log_ppb(Fraction(middle_value(pair, "base"), middle_value(control, "base")))
 
@@ -104,9 +104,9 @@ def doubt(document: dict[str, Any], samples: Samples) -> str | None:
         )
     if found.seat.is_suspicious:
         return (
-            "Base was slower in base's place than in the patch's place, with base in both: "
-            f"{_percent(found.seat.estimate_ppb)} ({found.seat.comparisons} control pairs). The base tree may know its "
-            "place. A maintainer will check the base tree."
+            "Base was slower in base's seat than in the patch's seat, with base in both: "
+            f"{_percent(found.seat.estimate_ppb)} ({found.seat.comparisons} control pairs). The base tree may recognise its "
+            "seat. A maintainer will check the base tree."
         )
     return None
 
@@ -123,7 +123,7 @@ def said(document: dict[str, Any], samples: Samples, bound_log_ppm: int) -> str:
     if found.cut_log_ppm:
         sentences += (
             f" The bound was {signed_percent(bound_log_ppm)}; {found.slowdown.comparisons} control pairs show that base lost "
-            f"{signed_percent(found.cut_log_ppm)} of that beside the patch or in its place, and the price is cut by it."
+            f"{signed_percent(found.cut_log_ppm)} of that by being paired with the patch or in its own seat, and the price is cut by it."
         )
     visible = found.slowdown.found_ppb
     if visible is not None and visible > TARGET_LOG_PPB:

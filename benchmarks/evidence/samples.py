@@ -98,11 +98,11 @@ def complete_pairs(document: dict[str, Any]) -> Iterator[tuple[dict[str, Any], b
 
 
 def _renumbered(pair: dict[str, Any], start: int) -> dict[str, Any]:
-    """The pair as one of a longer sequence; its control pair, or the pair that it is beside, moves with it."""
+    """The pair as one of a longer sequence; the number of the pair next to a control pair moves with it."""
     if not start:
         return pair
-    beside = pair.get("beside")
-    return {**pair, "index": start + pair["index"], "beside": None if beside is None else start + beside}
+    next_to = pair.get("next_to")
+    return {**pair, "index": start + pair["index"], "next_to": None if next_to is None else start + next_to}
 
 
 def is_complete(pair: dict[str, Any], calls: int) -> bool:

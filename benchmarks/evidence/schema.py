@@ -104,8 +104,8 @@ def _third(document: dict[str, Any], *, has_verdict: bool) -> None:
         _fields(pair, _PAIR_3, where, is_open=True)
         if pair["control"] != (pair["tree"] == "base"):
             raise EvidenceError(f"{where}.control does not fit its tree")
-        if pair["control"] != (pair["beside"] is not None):
-            raise EvidenceError(f"{where}.beside is for control pairs, and only for them")
+        if pair["control"] != (pair["next_to"] is not None):
+            raise EvidenceError(f"{where}.next_to is for control pairs, and only for them")
         if pair["tree"] == "old" and document["old"] is None:
             raise EvidenceError(f"{where} has the old tree, and the document names none")
 
@@ -390,7 +390,7 @@ _OLD: dict[str, Any] = {
 }
 _PAIR_3: dict[str, Any] = {
     "tree": _is_tree,
-    "beside": lambda value: value is None or _natural(value),
+    "next_to": lambda value: value is None or _natural(value),
 }
 _SEALED: dict[str, Any] = {
     "document": lambda value: isinstance(value, dict),

@@ -43,7 +43,7 @@ class PairRecord:
             "index": self.plan.index,
             "control": self.plan.is_control,
             "tree": self.plan.tree,
-            "beside": self.plan.beside,
+            "next_to": self.plan.next_to,
             "case": self.plan.case,
             "shape": dict(self.plan.shape),
             "spawn_order": list(self.spawn_order),

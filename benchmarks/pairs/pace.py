@@ -4,13 +4,13 @@ A side can read a clock before and after it was frozen. So each call of a pair f
 one begins only then. A slot is longer than base's usual call by a secret factor, drawn for each pair: what a side learns is
 in how many slots the other one has answered, and neither how fast it was nor, from the slot's own length, whether it has
 base's speed itself (to a factor of MOST / LEAST). Calls that are not timed fill slots of a
-fixed length. Not paced are pairs without a calibration, as those of guard runs, which set no price, and trials, whose sides
-are asked for different things anyway.
+fixed length. Pairs without a calibration (guard runs, which set no price) and trials, whose two sides get different calls,
+are not paced.
 
 A partner that wants to be noticed can always take more than one slot. Against that stand the control pairs.
 
 Costs: (LEAST + MOST) / 2 - 1 of base's time for calls, and of a candidate that is faster what it saves; half of LOAD_NS
-for each load. Knows no processes.
+for each load.
 """
 
 import math

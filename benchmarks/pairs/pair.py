@@ -62,7 +62,7 @@ class Pair:
     def of_base_alone(self) -> "Pair":
         """The same pair once more in fresh processes, with the same inputs and base on both sides."""
         return Pair(
-            replace(self.plan, tree="base", beside=self.plan.index),
+            replace(self.plan, tree="base", next_to=self.plan.index),
             self._trees,
             self._setup,
             self._seeds,

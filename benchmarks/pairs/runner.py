@@ -131,7 +131,7 @@ class PairRunner:
         """
         short = {case: pairs - self.measured[case] for case, pairs in wanted.items()}
         plans = self._schedule.block(short, controls=controls, old=old)
-        if not plans:  # all pairs are of earlier attempts: control pairs need a measured one to stand beside
+        if not plans:  # all pairs are of earlier attempts: control pairs need a measured one next to them
             plans = self._schedule.block(dict.fromkeys(wanted, 1), controls=max(1, controls))
         for plan in plans:
             if self.has_ended:

@@ -19,14 +19,14 @@ MOST_DRAWN = 1_000  # cases that are drawn for a block, those that have enough i
 class PairPlan:
     """Plan of one pair. `tree` runs on the candidate's side: in a control pair both sides run base's tree.
 
-    A control pair is `beside` the measured pair of this index, with which it shares case and shape.
+    A control pair is `next_to` the measured pair of this index, with which it shares case and shape.
     """
 
     index: int
     case: str
     shape: dict[str, int]
     tree: str = "candidate"
-    beside: int | None = None
+    next_to: int | None = None
 
     @property
     def is_control(self) -> bool:
@@ -46,7 +46,7 @@ class Schedule:
         """At most `BLOCK` measured pairs of the cases that are `short` of so many, and pairs of the other kinds.
 
         Of the measured pairs `controls` have a control pair immediately before or after them. Where none is measured, the
-        control pairs go beside the latest ones that have none. Old pairs are between the others, their cases by turns.
+        control pairs are paired with the latest ones that have none. Old pairs are between the others, their cases by turns.
         """
         order = self._seeds.order("block", self._block, "order")
         measured = self._measured(short)

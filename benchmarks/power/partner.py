@@ -73,7 +73,7 @@ class Controls:
     seat: Compared
 
     def paid(self, taken: Submissions, *, slowdown: float = 0.0, seat: float = 0.0) -> Values:
-        """What each run is paid, in nats, where base loses so much beside the candidate or in its own place."""
+        """What each run is paid, in nats, where base loses so much by being paired with the candidate, or in its own seat."""
         cut = self.slowdown.cut(slowdown) + self.seat.cut(seat)
         return taken.paid_after(cut, self.slowdown.suspicious(slowdown) | self.seat.suspicious(seat))
 
@@ -95,12 +95,14 @@ def partner_rows(runs: int) -> Iterator[Row]:
                 seat = seats(model, sd, compared_.count, 14_000 + seed)
                 controls = Controls(compared_, seat)
                 paid.append(_paid_row(where, gains, controls))
-                beside = [
+                partner = [
                     controls.paid(taken, slowdown=slow) for taken, slow in zip(tricks, SLOWDOWNS, strict=True)
                 ]
-                earned.append(_earned_row(f"a partner slowed down: {where}", beside, spread <= STEADY_SPREAD))
+                earned.append(
+                    _earned_row(f"a partner slowed down: {where}", partner, spread <= STEADY_SPREAD)
+                )
                 own = [controls.paid(taken, seat=slow) for taken, slow in zip(tricks, SLOWDOWNS, strict=True)]
-                in_place.append(_earned_row(f"a base slow in its own place: {where}", own, is_held=True))
+                in_place.append(_earned_row(f"a base slow in its own seat: {where}", own, is_held=True))
     for rows in (suspected, found, paid, earned, in_place):
         yield from rows
 

@@ -1,4 +1,4 @@
-"""Control pairs: what base lost beside the candidate, and what it lost by knowing its own place.
+"""Control pairs: what base lost by being paired with the candidate, and what it lost by recognising its seat.
 
 A candidate that cannot be fast can make its partner slow (thrash memory, fill shared caches, heat the core), and a base
 that was merged as a cheat can be slow whenever it runs as base: both look like a gain. In a control pair both sides run
@@ -75,7 +75,7 @@ def slowdown(values_ppb: Sequence[int]) -> Difference:
 
 
 def seat(values_ppb: Sequence[int]) -> Difference:
-    """Judge what all control pairs say of base's own place, in billionths of a nat."""
+    """Judge what all control pairs say of base's own seat, in billionths of a nat."""
     return difference(values_ppb, SEAT_FLOOR_LOG, SEAT_CUT_ERROR)
 
 
@@ -110,7 +110,7 @@ def next_controls(so_far: Difference, blocks_left: int) -> int:
     """Control pairs in the next block of a confirmation, which has `blocks_left` blocks to go, this one included.
 
     As many as it takes to find a slow-down of 0.02 nats by the noise seen so far, spread over what is left, so that no
-    part of a run goes without; at most one beside each measured pair.
+    part of a run goes without; at most one for each measured pair.
     """
     if so_far.found_ppb is None:
         return FIRST_CONTROLS

@@ -17,7 +17,7 @@ loading is a gain like others.
                are short, and where the noise asks for it the gate takes 96 or 144 of them
     time       at most 10 s a pair (demo), 15 s (standard), most of it starting processes and drawing weights
 
-Knows numpy and the oracle, no torch.
+Imports numpy and the oracle, not torch.
 """
 
 import json

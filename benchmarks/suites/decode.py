@@ -17,7 +17,7 @@ ids before were is only in the caches: an answer that forgets them, or mixes the
                machine) after 96 turns, by 3 % after 24
     time       at most 10 s a pair (demo), 20 s (standard), most of it starting, drawing and checking
 
-Knows numpy and the oracle, no torch.
+Imports numpy and the oracle, not torch.
 """
 
 from dataclasses import dataclass

@@ -11,7 +11,7 @@ lengths. Nearly every expert is touched at such batches.
     power      as suite `decode`: turns of 3-4 ms (demo), of 20-30 ms (standard)
     time       at most 10 s a pair (demo), 30 s (standard), most of it starting, drawing and checking
 
-Knows numpy and the oracle, no torch.
+Imports numpy and the oracle, not torch.
 """
 
 from benchmarks.catalogue import DECODE_BATCHED

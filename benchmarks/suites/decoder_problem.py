@@ -1,7 +1,7 @@
 """Secret small transformers and secret token ids for them: what the inference suites have in common.
 
 A problem answers with the logits after the last id of each sequence. Ids are drawn so that no token's choice of experts
-depends on rounding, at any layer: else two right implementations could answer differently. Knows numpy and the oracle, no
+depends on rounding, at any layer: else two right implementations could answer differently. Imports numpy and the oracle, no
 torch, and not what is timed.
 """
 

@@ -3,7 +3,7 @@
 Text in it has what a language model has to learn, near and far: spelling (words are made of few syllables), frequent and
 rare words, word order by class, endings that agree over a distance, brackets that close, topics that hold for a document,
 and names that are new in each document and come back in it. Nobody can have read it before: every part of the language is
-drawn, and so is every document. Knows numpy's generators only to be seeded, no models.
+drawn, and so is every document. Imports numpy for its generators, and no models.
 """
 
 import random

@@ -5,7 +5,7 @@ Their loss is computed here, in double precision: nothing that a side says about
 are fresh every time, so none can be learnt by heart, and a model that looks at the future is found by changing the future:
 the logits of what came before must stay. The shipped stack may be patched in all of `model/`, its recipe included.
 
-Knows numpy and the oracle's arithmetic, no torch and no clock.
+Imports numpy and the oracle's arithmetic; neither torch nor a clock.
 """
 
 from dataclasses import dataclass

@@ -19,7 +19,7 @@ answers than `max_running`, a lower priority that goes first, or a request that 
     power      some 15 steps of 25 ms decide a value (demo); the guard's test takes more pairs where they are noisy
     time       at most 15 s a pair (demo), most of it starting, drawing and checking
 
-Knows numpy and the oracle, no torch.
+Imports numpy and the oracle, not torch.
 """
 
 import random

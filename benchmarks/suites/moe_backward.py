@@ -12,7 +12,7 @@ nothing can be left out: every element is compared.
     power      as the kernel suites: calls of 20 ms or longer keep the noise of a pair below 2 %
     time       demo about 3 s a pair on one core, standard about 12 s
 
-Gradients are as large as the weights, so a call moves 3 to 5 MB at demo's sizes. Knows numpy and the oracle, no torch.
+Gradients are as large as the weights, so a call moves 3 to 5 MB at demo's sizes. Imports numpy and the oracle, not torch.
 """
 
 from dataclasses import dataclass

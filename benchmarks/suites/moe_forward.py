@@ -2,7 +2,7 @@
 
 Draws, per pair, secret shapes and weights, and per call secret tokens. How evenly the tokens spread over the experts
 is secret too: an implementation that counts on balance gives wrong answers. Sizes are in
-`benchmarks/catalogue/layers.py`. Knows numpy and the oracle, no torch.
+`benchmarks/catalogue/layers.py`. Imports numpy and the oracle, not torch.
 """
 
 from dataclasses import dataclass

@@ -14,7 +14,7 @@ the evidence says so. On CUDA the figure is still the host's memory.
                less is alive at the peak. So a saving of a few per cent takes the median of several pairs
     time       at most 20 s a pair (demo), 60 s (standard), most of it checking
 
-Knows numpy and the oracle, no torch.
+Imports numpy and the oracle, not torch.
 """
 
 import random

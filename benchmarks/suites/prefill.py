@@ -14,7 +14,7 @@ it through all layers, so what looks at the future or forgets the past is wrong.
     power      turns of 30 ms (demo), of 250 ms (standard)
     time       at most 10 s a pair (demo), 40 s (standard), most of it drawing prompts and checking
 
-Knows numpy and the oracle, no torch.
+Imports numpy and the oracle, not torch.
 """
 
 from dataclasses import dataclass

@@ -15,7 +15,7 @@ included: where another suite's candidate changes numerics, this suite is its gu
                of base's steps the loss falls by 0.1 to 0.2 % a step
     time       demo about 10 s a pair on one core, standard about 90 s
 
-Knows numpy, no torch.
+Imports numpy, not torch.
 """
 
 import random

@@ -5,7 +5,7 @@ language (`benchmarks.suites.grammar`), seeded by the judge's secret: words, wor
 a secret permutation of the characters, and training and held-out documents are drawn apart. What a model can learn is in
 the batches that it is sent; what it could look up is nowhere.
 
-Knows numpy, no torch and no models.
+Imports numpy, neither torch nor models.
 """
 
 import random

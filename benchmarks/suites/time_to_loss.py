@@ -16,7 +16,7 @@ The bigram takes most of the chance of the draw out of a scoring, and holds for 
                are taken otherwise, as little as a kernel suite where they are only faster
     time       demo about 10 s a pair on one core, standard about 90 s
 
-Knows numpy, no torch.
+Imports numpy, not torch.
 """
 
 import random

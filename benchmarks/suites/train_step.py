@@ -14,7 +14,7 @@ nothing is timed.
     time       demo about 4 s a pair on one core, standard about 15 s
 
 The exact answers come from the same steps in double precision (`benchmarks/oracle/training.py`), taken in parallel with the sides.
-Knows numpy and the oracle, no torch.
+Imports numpy and the oracle, not torch.
 """
 
 from dataclasses import asdict, dataclass

@@ -66,7 +66,7 @@ def named_blobs() -> set[str]:
 
 
 def _safe_moment() -> float:
-    """Seconds since the epoch; whoever put a blob before it has committed its row, or never will."""
+    """Seconds since the epoch; a process that put a blob before it has committed its row, or never will."""
     moment = time.time() - KEPT_FOR.total_seconds()
     with connection.cursor() as cursor:
         cursor.execute(

@@ -54,7 +54,7 @@ def _pair(index: int, log_ratio: float, noise: random.Random, *, is_control: boo
         "index": index,
         "control": is_control,
         "tree": "base" if is_control else "candidate",
-        "beside": index - 1 if is_control else None,
+        "next_to": index - 1 if is_control else None,
         "case": "small",
         "spawn_order": ["base", "candidate"],
         "calls": calls,

@@ -1,4 +1,4 @@
-"""Trials of one tree's layer, each in a fork of the process that loaded it and of a size drawn anew.
+"""Trials of one tree's layer, each in a fork of the process that loaded it and of a freshly drawn size.
 
 Shared by the harnesses that go on after a trial has failed. A trial prints one line: {"seconds"} or {"error"}.
 """

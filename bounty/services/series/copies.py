@@ -2,7 +2,7 @@
 
 Two submissions are the same candidate if they have the same normalised diff, the same tree, or the same code
 apart from what its normal form drops. If another person submitted it earlier, this one is a copy and earns nothing.
-While the earlier one is being judged, the copy waits and is decided with it, so that nobody learns what is sealed.
+While the earlier one is being judged, the copy waits and is decided with it, so that no one learns what is sealed.
 A person's own candidate is refused while it is being judged, after it was judged against the same base, and
 after it got its award. Each one that is taken counts as an attempt.
 """

@@ -27,6 +27,7 @@ from model.serving.metering.generation import EngineLimits
 from model.serving.node.app import Node
 from model.serving.node.early_signals import SIGNALS
 from model.serving.node.host import Host, Load, OnDeath
+from model.serving.node.listening import listen, listen_at
 from model.serving.node.loading import check_found, without_running_out
 from model.serving.node.options import above, at_least, whole
 from model.serving.node.process import DrainingServer, serve
@@ -247,35 +248,3 @@ def _read_secret(file: Path | None) -> str | None:
     if not token:
         raise ValueError(f"{file} contains no token")
     return token
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """Bind the port before anything is loaded, so that a taken port is reported at once."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # With an explicit protocol asyncio sets TCP_NODELAY: each streamed token is sent at once.
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-        listener.listen(128)
-    except OSError as error:
-        listener.close()
-        raise OSError(
-            f"cannot listen on {host}:{port} ({error.strerror}): choose another port with --port"
-        ) from error
-    return listener
-
-
-def listen_at(path: Path) -> socket.socket:
-    """Bind a unix socket; one that a killed node left is replaced. Raises OSError."""
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        path.unlink(missing_ok=True)
-        listener.bind(str(path))
-        listener.listen(128)
-    except OSError as error:
-        listener.close()
-        raise OSError(
-            f"cannot listen on {path} ({error.strerror}): choose another path with --socket"
-        ) from error
-    return listener

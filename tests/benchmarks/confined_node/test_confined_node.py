@@ -83,7 +83,7 @@ def test_a_client_that_leaves_ends_its_answer(node: ConfinedNode) -> None:
         "POST", node.url("v1/completions"), headers=bearer(TOKEN), json=body, timeout=120, trust_env=False
     ) as answer:
         next(answer.iter_lines())
-    eventually(lambda: node.get("stats").json()["running"] == 0, "the answer goes on")
+    assert eventually(lambda: node.get("stats").json()["running"] == 0, "the request is still running")
 
 
 def test_it_has_namespaces_an_environment_and_a_user_of_its_own(node: ConfinedNode) -> None:

@@ -58,7 +58,7 @@ def make_pairs(
                         "index": len(pairs),
                         "control": control,
                         "tree": "base" if control else "candidate",
-                        "beside": len(pairs) + 1 if control else None,
+                        "next_to": len(pairs) + 1 if control else None,
                         "case": case,
                         "shape": {"tokens": 256},
                         "spawn_order": rng.sample(["base", "candidate"], 2),
@@ -75,7 +75,7 @@ def make_pairs(
 def renumbered(pairs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The same pairs with new numbers, in this order; each control pair stays beside the pair after it."""
     return [
-        {**pair, "index": number, "beside": number + 1 if pair["control"] else None}
+        {**pair, "index": number, "next_to": number + 1 if pair["control"] else None}
         for number, pair in enumerate(pairs)
     ]
 

@@ -178,7 +178,7 @@ def test_few_control_pairs_that_look_bad_ask_for_more_before_anybody_is_suspecte
 def test_a_gain_waits_for_its_control_pairs() -> None:
     bare = make_pairs(1.5, 6, controls=False)
     assert decide_so_far(undecided(bare)) is None
-    control = {**make_pairs(1.0, 1)[0], "index": len(bare), "beside": len(bare) - 1}
+    control = {**make_pairs(1.0, 1)[0], "index": len(bare), "next_to": len(bare) - 1}
     assert control["control"]
     assert kind_of(undecided([*bare, control])) is VerdictKind.GAIN
     assert kind_of(undecided(bare, "aa")) is VerdictKind.GAIN  # an A/A run is all control

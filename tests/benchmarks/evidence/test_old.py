@@ -87,10 +87,7 @@ def test_an_old_tree_that_fails_is_no_one_s_fault_and_is_said() -> None:
     event = {"kind": "crash", "detail": "it has another layout", "side": "old", "stage": "load", "pair": 3}
     verdict = decide(confirmation(1.1, 1.0, 1, events=[event]))
     assert verdict.kind is VerdictKind.GAIN
-    assert (
-        "The tree before base could not be measured beside it (crash: it has another layout)"
-        in verdict.reason
-    )
+    assert "The tree before base could not be paired with it (crash: it has another layout)" in verdict.reason
     assert next_extras(confirmation(1.1, 1.0, 1, events=[event])).old == 0
 
 

@@ -75,7 +75,7 @@ def test_a_base_that_is_slow_in_its_own_place_is_suspicious() -> None:
     slow = make_pairs(1.0, 30, seat=1.233)
     document = undecided(slow, "confirmation")
     assert decide(document).kind is VerdictKind.SUSPICIOUS
-    assert "may know its place" in decide(document).reason
+    assert "may recognise its seat" in decide(document).reason
     sparse = undecided(make_pairs(1.0, 30, seat=1.233, spread=0.03, every=6), "confirmation")
     assert by_schema_2(sparse).kind is VerdictKind.GAIN
     gate = undecided(make_pairs(1.0, 6, seat=1.233))
@@ -97,7 +97,7 @@ def test_control_pairs_of_another_shape_or_twice_beside_one_pair_compare_nothing
     assert partner(read_samples(undecided(other))).slowdown.comparisons == 14
     first, second = (place for place, pair in enumerate(pairs) if pair["control"] and place < 5)
     other = copy.deepcopy(pairs)
-    other[second]["beside"] = other[first]["beside"]
+    other[second]["next_to"] = other[first]["next_to"]
     assert partner(read_samples(undecided(other))).slowdown.comparisons == 14
 
 
@@ -108,7 +108,7 @@ def test_a_confirmation_without_enough_comparisons_goes_on() -> None:
     lone = make_pairs(1.5, 30)
     for pair in lone:
         if pair["control"]:
-            pair["beside"] = 10_000
+            pair["next_to"] = 10_000
     assert decide_so_far(undecided(lone, "confirmation")) is None
 
 

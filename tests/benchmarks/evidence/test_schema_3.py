@@ -82,8 +82,8 @@ def test_a_confirmation_may_have_pairs_of_the_old_tree() -> None:
         lambda document: document["environment"].pop("noise_floor_log_ppm"),
         lambda document: document["pairs"][0].pop("tree"),
         lambda document: document["pairs"][0].update(tree="candidate"),  # it is a control pair
-        lambda document: document["pairs"][0].update(beside=None),
-        lambda document: document["pairs"][1].update(beside=0),
+        lambda document: document["pairs"][0].update(next_to=None),
+        lambda document: document["pairs"][1].update(next_to=0),
         lambda document: document["pairs"][1].update(tree="another"),
     ],
 )

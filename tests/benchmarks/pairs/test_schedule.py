@@ -80,13 +80,13 @@ def test_each_block_has_six_pairs_and_one_control_at_a_secret_place() -> None:
 @pytest.mark.parametrize("controls", [1, 3, 6])
 def test_a_control_pair_is_next_to_a_measured_pair_of_its_shape(controls: int) -> None:
     taken = {plan.index: plan for plan in plans(STANDARD, 30, controls=controls, old=2)}
-    beside = [plan.beside for plan in taken.values() if plan.beside is not None]
+    beside = [plan.next_to for plan in taken.values() if plan.next_to is not None]
     assert len(beside) == len(set(beside)) == 30 * controls
     steps = set()
     for plan in taken.values():
-        assert plan.is_control == (plan.beside is not None)
-        if plan.beside is not None:
-            twin = taken[plan.beside]
+        assert plan.is_control == (plan.next_to is not None)
+        if plan.next_to is not None:
+            twin = taken[plan.next_to]
             assert (twin.case, twin.shape, twin.tree) == (plan.case, plan.shape, "candidate")
             steps.add(twin.index - plan.index)
     assert steps == {-1, 1}  # before or after, at random
@@ -97,9 +97,9 @@ def test_control_pairs_without_measured_ones_go_beside_the_latest() -> None:
     name = TINY.cases[0].name
     first = schedule.block({name: 6}, controls=4)
     bare = [plan.index for plan in first if plan.tree == "candidate"]
-    bare = sorted(set(bare) - {plan.beside for plan in first})
+    bare = sorted(set(bare) - {plan.next_to for plan in first})
     late = schedule.block({name: 0}, controls=5)
-    assert [plan.beside for plan in late] == bare[::-1]  # two were left
+    assert [plan.next_to for plan in late] == bare[::-1]  # two were left
     assert [plan.index for plan in late] == [10, 11]
     assert schedule.block({name: -2}, controls=1) == []
 

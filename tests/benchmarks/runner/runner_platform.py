@@ -42,6 +42,7 @@ class Platform:
         self.commitments: list[tuple[int, str]] = []
         self.beats: list[dict[str, Any]] = []
         self.log = ""
+        self.pairs: list[dict[str, Any]] = []  # signed records, from which the next attempt continues
         self.evidence: list[dict[str, Any]] = []
         self.failures: list[dict[str, Any]] = []
         self.waits = 0  # how often the runner said that it waits for its device
@@ -100,6 +101,7 @@ class Platform:
             "run": {**self.run, "nonce": self.nonce, "attempt": self.attempt},
             "lease": self.lease,
             "lease_s": self.lease_s,
+            "continues": list(self.pairs),
             "trees": {name: tree.to_manifest() for name, tree in self.trees.items()},
         }
 
@@ -110,6 +112,10 @@ class Platform:
 
     def _commitment(self, body: dict[str, Any]) -> dict[str, Any]:
         self.commitments.append((self.attempt, body["commitment"]))
+        return {}
+
+    def _pairs(self, body: dict[str, Any]) -> dict[str, Any]:
+        self.pairs.append(body["pair"])
         return {}
 
     def _log(self, body: dict[str, Any]) -> dict[str, Any]:

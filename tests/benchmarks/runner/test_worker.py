@@ -98,7 +98,7 @@ def workers(short_folder: Path) -> Iterator[Callable[..., Worker]]:
 def test_a_woken_worker_judges_and_a_killed_pool_process_starts_over(
     platform: Platform, workers: Callable[..., Worker], short_folder: Path
 ) -> None:
-    """kill -9 before the evidence is posted: the redelivered wake-up judges again, under a new attempt."""
+    """kill -9 before the evidence is posted: the next attempt continues from the pairs that the first one posted."""
     faults = short_folder / "faults"
     faults.mkdir()
     worker = workers(platform, GAINSHARE_FAULT="runner.before_evidence", GAINSHARE_FAULT_DIR=str(faults))
@@ -107,6 +107,7 @@ def test_a_woken_worker_judges_and_a_killed_pool_process_starts_over(
     worker.wake(platform.run["id"])
     wait_until((faults / "runner.before_evidence").exists, timeout_s=90, what="the fault has struck")
     assert platform.evidence == []
+    posted = [record["digest"] for record in platform.pairs]  # control pairs, where they came first
 
     wait_until(lambda: platform.requeue_if_lost(), timeout_s=30, what="the lease ran out")
     worker.wake(platform.run["id"])
@@ -114,6 +115,7 @@ def test_a_woken_worker_judges_and_a_killed_pool_process_starts_over(
     (sealed,) = platform.evidence
     assert [attempt for attempt, _ in platform.commitments] == [1, 2]
     assert len({commitment for _, commitment in platform.commitments}) == 2
+    assert [record["digest"] for record in sealed["document"]["continues"]] == posted
     assert sealed["document"]["run"]["nonce"] == platform.nonce
     assert sealed["document"]["commitment"] == platform.commitments[-1][1]
     assert "NOPERM" not in worker.log.read_text()  # the broker's rules let it do all that it tries

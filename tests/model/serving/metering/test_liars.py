@@ -97,6 +97,7 @@ class Watch:
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
         self.paid: dict[str, list[list[int]]] = {}
+        self.n_checked = 0
 
     def ask(self, prompt: Sequence[int], **fields: Any) -> tuple[Job, list[Event]]:
         job = self.bench.ask(prompt, fields.pop("n_tokens", N_TOKENS), **fields)
@@ -108,6 +109,7 @@ class Watch:
             self.bench.core.end(job, Finish.CANCELLED)
         events = self.bench.events[job]
         self.check(job, events)
+        self.n_checked += 1
         return job, events
 
     def check(self, job: Job, events: Sequence[Event]) -> None:
@@ -160,7 +162,7 @@ def test_a_scheduler_that_claims_a_cached_prompt(
     bench = Bench(served)
     monkeypatch.setattr(bench.core.scheduler.turns, "charge", lambda *_: None)  # it adds up what was cached
     monkeypatch.setattr(Scheduler, "computed", without_fairness)
-    three_requests(bench)
+    assert three_requests(bench).n_checked == 3
 
 
 def without_fairness(self: Scheduler, sequence: SequenceState, n_tokens: int) -> None:
@@ -401,7 +403,7 @@ def test_a_sampler_whose_alternatives_are_a_second_answer(
     ids=repr,
 )
 def test_an_executor_that_claims_another_cache(served: ServedModel, fields: dict[str, Any]) -> None:
-    three_requests(Bench(served, executor_fields=fields))
+    assert three_requests(Bench(served, executor_fields=fields)).n_checked == 3
 
 
 def test_an_executor_that_fails_at_the_end_of_an_answer(served: ServedModel) -> None:
@@ -461,7 +463,7 @@ def test_whatever_counts_is_protected(path: str) -> None:
 
 
 def test_a_speculating_engine_bills_every_token(served: ServedModel) -> None:
-    three_requests(speculating(served))
+    assert three_requests(speculating(served)).n_checked == 3
 
 
 def test_greedy_is_what_the_liars_look_at() -> None:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from model.serving.metering.generation import EngineLimits
 from model.serving.node.app import Node
-from model.serving.node.command import listen
 from model.serving.node.host import Host, Load, OnDeath
+from model.serving.node.listening import listen
 from model.serving.node.loading import load
 from model.serving.node.process import DrainingServer
 from model.serving.node.service import Service

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from model.serving.node.command import listen_at
+from model.serving.node.listening import listen_at
 
 START_S = 240.0
 
