@@ -5,7 +5,7 @@ from uuid import UUID
 from celery import shared_task
 
 from benchmarks.runner.lost_broker import end_worker_on_lost_ack
-from bounty.services.advance import advance_submission as advance
+from bounty.services.awards.advance import advance_submission as advance
 from bounty.services.blob_sweep import sweep_blobs as sweep
 from bounty.services.reconcile import reconcile_runs as reconcile
 from bounty.services.reproductions import settle

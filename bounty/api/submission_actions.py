@@ -12,7 +12,7 @@ from rest_framework.views import APIView
 from bounty.api.parsing import caller, validated
 from bounty.api.submissions import SubmissionDetailOut, rendered
 from bounty.models import ReviewDecision
-from bounty.services.awards import reverse
+from bounty.services.awards.lifecycle import reverse
 from bounty.services.merges import merge
 from bounty.services.reviews import rejudge, review
 from bounty.services.series.remeasure import remeasure

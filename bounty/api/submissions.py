@@ -35,7 +35,7 @@ from bounty.errors import NotFound
 from bounty.models import OPEN_RUN_STATES, AwardRole, NextStep, Review, RunState, Submission, SubmissionState
 from bounty.services.access import Person as Asking
 from bounty.services.access import require_sight, sees
-from bounty.services.awards import standing_award, standing_awards
+from bounty.services.awards.lifecycle import standing_award, standing_awards
 from bounty.services.course import (
     looks_done,
     shown_history,

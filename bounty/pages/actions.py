@@ -10,7 +10,8 @@ from django.http import Http404
 
 from bounty.errors import NotFound
 from bounty.models import Dispute, DisputeState, Submission, SubmissionState
-from bounty.services import awards, merges, reviews
+from bounty.services import merges, reviews
+from bounty.services.awards import lifecycle as awards
 from bounty.services.disputes import ANSWERS, answer_dispute, file_dispute, may_dispute
 from bounty.services.runs.rechecks import blocks_payment
 from bounty.services.series import remeasure

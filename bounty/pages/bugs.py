@@ -18,7 +18,7 @@ from bounty.models import (
     Submission,
 )
 from bounty.rewards import bug_shares
-from bounty.services.awards import standing_awards
+from bounty.services.awards.lifecycle import standing_awards
 from bounty.services.reproductions import adopted
 from bounty.services.trees import blob_store
 from gainshare.accounts.models import User

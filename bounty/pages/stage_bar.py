@@ -22,7 +22,7 @@ from bounty.models import (
 from bounty.pages.effect_text import change_text
 from bounty.pages.run_views import RunView
 from bounty.services.access import is_decided
-from bounty.services.awards import acceptances
+from bounty.services.awards.lifecycle import acceptances
 from bounty.services.trees import has_present_layout
 from gainshare.web.formatting import format_credits
 

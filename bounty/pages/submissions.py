@@ -21,7 +21,7 @@ from bounty.pages.progress import progress_of
 from bounty.pages.run_views import run_views
 from bounty.pages.stage_bar import stage_bar
 from bounty.services.access import sees
-from bounty.services.awards import standing_award, standing_awards
+from bounty.services.awards.lifecycle import standing_award, standing_awards
 from bounty.services.course import shown_history, shown_state
 from bounty.services.runs.logs import submission_log
 from bounty.services.runs.rechecks import Check, check_of

@@ -26,7 +26,7 @@ from bounty.models import (
     Submission,
     SubmissionState,
 )
-from bounty.services.awards import standing_award
+from bounty.services.awards.lifecycle import standing_award
 from bounty.services.permissions import require_maintainer
 from bounty.services.runs.lifecycle import queue_run
 from bounty.services.series.best import measured_base

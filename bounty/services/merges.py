@@ -9,8 +9,8 @@ from django.utils import timezone
 from benchmarks.faults import fault_point
 from bounty.errors import BountyError, TipMoved, WrongBase, WrongState
 from bounty.models import Lineage, Submission, SubmissionState, Switch, WaitingMerge
-from bounty.services.advance import advance_submission
-from bounty.services.awards import standing_award
+from bounty.services.awards.advance import advance_submission
+from bounty.services.awards.lifecycle import standing_award
 from bounty.services.emergency import is_stopped
 from bounty.services.permissions import require_maintainer
 from bounty.services.runs.old_trees import stops_merges

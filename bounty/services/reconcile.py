@@ -28,7 +28,7 @@ from bounty.models import (
     SubmissionState,
     Switch,
 )
-from bounty.services.advance import advance_submission
+from bounty.services.awards.advance import advance_submission
 from bounty.services.bounties import close_bounty, follow_funds, return_leftover
 from bounty.services.emergency import is_stopped
 from bounty.services.merges import merge_waiting

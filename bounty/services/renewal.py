@@ -29,8 +29,8 @@ from bounty.models import (
     SubmissionState,
     Switch,
 )
-from bounty.services.advance import advance_submission
-from bounty.services.awards import standing_award
+from bounty.services.awards.advance import advance_submission
+from bounty.services.awards.lifecycle import standing_award
 from bounty.services.bounties import follow_funds
 from bounty.services.emergency import require_running
 from bounty.services.permissions import require_maintainer

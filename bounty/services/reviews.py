@@ -18,7 +18,7 @@ from bounty.models import (
     Submission,
     SubmissionState,
 )
-from bounty.services.awards import has_enough_acceptances, void_award
+from bounty.services.awards.lifecycle import has_enough_acceptances, void_award
 from bounty.services.bounties import follow_funds
 from bounty.services.permissions import require_maintainer
 from bounty.services.runs.lifecycle import queue_run

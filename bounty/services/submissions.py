@@ -44,7 +44,7 @@ from bounty.models import (
     Submission,
     SubmissionState,
 )
-from bounty.services.awards import void_award
+from bounty.services.awards.lifecycle import void_award
 from bounty.services.bounties import available_escrow, find_bounty, follow_funds
 from bounty.services.reproductions import require_adopted
 from bounty.services.runs.lifecycle import queue_run

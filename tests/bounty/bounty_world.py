@@ -13,7 +13,7 @@ from benchmarks.evidence.signing import generate_key, public_key
 from benchmarks.patch.layout import SAMPLE_MODULES
 from benchmarks.patch.trees import Tree, TreeEntry
 from bounty.models import Bounty, Lineage, Run, Runner, StoredTree, Submission
-from bounty.services.advance import advance_submission
+from bounty.services.awards.advance import advance_submission
 from bounty.services.bounties import open_bounty
 from bounty.services.merges import merge
 from bounty.services.reviews import review

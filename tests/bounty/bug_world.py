@@ -5,8 +5,8 @@ from uuid import uuid4
 
 from benchmarks.evidence.document import seal
 from bounty.models import Bounty, Reproduction, Run, RunKind, Submission
-from bounty.services.advance import advance_submission
-from bounty.services.awards import standing_awards
+from bounty.services.awards.advance import advance_submission
+from bounty.services.awards.lifecycle import standing_awards
 from bounty.services.bounties import add_funds
 from bounty.services.merges import merge
 from bounty.services.reproductions import reproduce, settle

@@ -28,7 +28,7 @@ from bounty.models import (
     Submission,
     SubmissionState,
 )
-from bounty.services.awards import standing_award, void_award
+from bounty.services.awards.lifecycle import standing_award, void_award
 from bounty.services.bounties import follow_funds
 from bounty.services.runs.guard_rails import pricing_run
 from bounty.services.runs.lifecycle import queue_run

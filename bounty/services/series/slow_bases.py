@@ -20,7 +20,7 @@ from bounty.models import (
     SlowBaseState,
     SubmissionState,
 )
-from bounty.services.awards import reverse
+from bounty.services.awards.lifecycle import reverse
 from bounty.services.bounties import follow_funds
 from bounty.services.permissions import require_maintainer
 from bounty.services.reviews import decline, judge_from_the_gate

@@ -11,7 +11,7 @@ from rest_framework.test import APIClient
 from benchmarks.evidence.commitment import commit
 from benchmarks.runner.client import LeasedRun, LeaseLost, NotLeasable, PlatformError, RunnerClient
 from bounty.models import Run, RunState, RunVerdict, Submission
-from bounty.services.advance import advance_submission
+from bounty.services.awards.advance import advance_submission
 from tests.bounty.bounty_world import World, diff_of_line
 from tests.bounty.synthetic import SECRET, invented_evidence
 

@@ -6,7 +6,7 @@ import pytest
 from rest_framework.test import APIClient
 
 from bounty.models import Run
-from bounty.services.advance import advance_submission
+from bounty.services.awards.advance import advance_submission
 from gainshare.accounts.models import User
 from tests.bounty.bounty_world import World, diff_of_line
 

@@ -11,7 +11,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from bounty.models import Award, Bounty, Submission, SubmissionState
-from bounty.services.awards import reverse
+from bounty.services.awards.lifecycle import reverse
 from bounty.services.bounties import close_bounty
 from bounty.services.merges import merge
 from bounty.services.overview import latest_gain, overview

@@ -6,8 +6,8 @@ from django.test import Client
 from bounty.models import Submission
 from bounty.pages.actions import allowed_actions
 from bounty.pages.stage_bar import stage_bar
-from bounty.services.advance import advance_submission
-from bounty.services.awards import standing_awards
+from bounty.services.awards.advance import advance_submission
+from bounty.services.awards.lifecycle import standing_awards
 from bounty.services.renewal import renew_lineages
 from bounty.services.reviews import review
 from bounty.services.submissions import find_submission

@@ -3,7 +3,7 @@
 from django.test import Client
 
 from bounty.models import AwardState, SlowBaseState
-from bounty.services.awards import standing_award
+from bounty.services.awards.lifecycle import standing_award
 from bounty.services.series.slow_bases import find_slow_base
 from gainshare.accounts.models import User
 from tests.bounty.bounty_world import World

@@ -10,7 +10,7 @@ from bounty.pages.effect_text import change_text
 from bounty.pages.run_views import run_views
 from bounty.pages.stage_bar import Stage, stage_bar
 from bounty.services.access import is_decided
-from bounty.services.awards import reverse, standing_awards
+from bounty.services.awards.lifecycle import reverse, standing_awards
 from bounty.services.disputes import file_dispute
 from bounty.services.merges import merge
 from bounty.services.reviews import review

@@ -16,7 +16,7 @@ from bounty.errors import (
     WrongState,
 )
 from bounty.models import Reproduction, ReproductionState, Run, RunKind
-from bounty.services.advance import advance_submission
+from bounty.services.awards.advance import advance_submission
 from bounty.services.reconcile import reconcile_runs
 from bounty.services.reproductions import decline, settle
 from bounty.services.reviews import rejudge

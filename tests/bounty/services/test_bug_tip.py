@@ -3,8 +3,8 @@
 import pytest
 
 from bounty.models import Award, AwardState, SubmissionState
-from bounty.services.advance import advance_submission
-from bounty.services.awards import standing_awards
+from bounty.services.awards.advance import advance_submission
+from bounty.services.awards.lifecycle import standing_awards
 from bounty.services.disputes import answer_dispute, file_dispute
 from bounty.services.merges import merge
 from bounty.services.reconcile import reconcile_runs

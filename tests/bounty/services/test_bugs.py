@@ -8,8 +8,8 @@ from django.db import IntegrityError, connection, transaction
 
 from bounty.errors import AlreadyJudged, BadRequest, BountyClosed, EscrowUsedUp, NotAllowed
 from bounty.models import Award, AwardRole, AwardState, Bounty, BountyState, Reproduction, SubmissionState
-from bounty.services.advance import advance_submission
-from bounty.services.awards import reverse, standing_award, standing_awards
+from bounty.services.awards.advance import advance_submission
+from bounty.services.awards.lifecycle import reverse, standing_award, standing_awards
 from bounty.services.leaderboards import leaderboard
 from bounty.services.merges import merge
 from bounty.services.reconcile import reconcile_runs

@@ -21,8 +21,8 @@ from bounty.errors import (
 )
 from bounty.limits import MAX_DISPUTES
 from bounty.models import Dispute, DisputeState, RunKind, Runner, Submission, SubmissionState
-from bounty.services.advance import advance_submission
-from bounty.services.awards import standing_award
+from bounty.services.awards.advance import advance_submission
+from bounty.services.awards.lifecycle import standing_award
 from bounty.services.disputes import answer_dispute, file_dispute, find_dispute, may_dispute
 from bounty.services.merges import merge
 from bounty.services.reviews import review

@@ -5,8 +5,8 @@ from pytest_django import DjangoCaptureOnCommitCallbacks
 
 from bounty.models import AwardState, BountyState, RunKind, RunState, SubmissionState
 from bounty.services import wakeups
-from bounty.services.advance import advance_submission
-from bounty.services.awards import standing_award
+from bounty.services.awards.advance import advance_submission
+from bounty.services.awards.lifecycle import standing_award
 from bounty.services.merges import merge
 from bounty.services.reviews import review
 from gainshare.ledger import services as ledger

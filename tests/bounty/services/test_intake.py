@@ -21,8 +21,8 @@ from bounty.errors import (
     WrongState,
 )
 from bounty.models import Bounty, BountyState, Lineage, RunKind, RunState, Submission, SubmissionState
-from bounty.services.advance import advance_submission
-from bounty.services.awards import standing_award
+from bounty.services.awards.advance import advance_submission
+from bounty.services.awards.lifecycle import standing_award
 from bounty.services.bounties import close_bounty
 from bounty.services.reconcile import reconcile_runs
 from bounty.services.reviews import review

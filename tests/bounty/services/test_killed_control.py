@@ -15,7 +15,7 @@ from django.utils import timezone
 from benchmarks.evidence.signing import generate_key
 from bounty.limits import ORDER_WAIT
 from bounty.models import Award, OutOfOrder, Run, RunKind, RunVerdict
-from bounty.services.awards import standing_award
+from bounty.services.awards.lifecycle import standing_award
 from bounty.services.reconcile import reconcile_runs
 from bounty.services.reviews import review
 from bounty.services.submissions import find_submission

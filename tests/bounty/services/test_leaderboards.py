@@ -10,7 +10,7 @@ from rest_framework.test import APIClient
 
 from bounty.pages.plot_parts import BOTTOM
 from bounty.pages.record_plot import HEIGHT, RecordPoint, plot_record, speed_ticks
-from bounty.services.awards import void_award
+from bounty.services.awards.lifecycle import void_award
 from bounty.services.leaderboards import leaderboard, series_speeds
 from tests.bounty.bounty_world import World, diff_of_line
 

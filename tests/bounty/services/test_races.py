@@ -10,8 +10,8 @@ from django.db import connection
 from benchmarks.evidence.signing import generate_key
 from bounty.errors import BountyError
 from bounty.models import Award, Run, RunState, RunVerdict, StateChange, Submission
-from bounty.services.advance import advance_submission
-from bounty.services.awards import reverse, standing_award
+from bounty.services.awards.advance import advance_submission
+from bounty.services.awards.lifecycle import reverse, standing_award
 from bounty.services.merges import merge
 from bounty.services.reconcile import reconcile_runs
 from bounty.services.reviews import review

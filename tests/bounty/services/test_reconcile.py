@@ -13,7 +13,7 @@ from bounty import tasks
 from bounty.limits import ORDER_WAIT
 from bounty.models import Bounty, BountyState, Run, Submission
 from bounty.services import reconcile as reconcile_module
-from bounty.services.advance import advance_submission
+from bounty.services.awards.advance import advance_submission
 from bounty.services.reconcile import reconcile_runs
 from bounty.services.submissions import find_submission
 from gainshare.accounts.models import User

@@ -24,8 +24,8 @@ from bounty.models import (
     Submission,
     SubmissionState,
 )
-from bounty.services.advance import advance_submission
-from bounty.services.awards import reserve, reverse, standing_award
+from bounty.services.awards.advance import advance_submission
+from bounty.services.awards.lifecycle import reserve, reverse, standing_award
 from bounty.services.bounties import find_bounty
 from bounty.services.disputes import answer_dispute, file_dispute
 from bounty.services.emergency import lift, stop

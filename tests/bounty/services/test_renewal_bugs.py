@@ -4,8 +4,8 @@ import pytest
 
 from bounty.errors import OldLayout
 from bounty.models import BountyState, ReproductionState, SubmissionState
-from bounty.services.advance import advance_submission
-from bounty.services.awards import standing_awards
+from bounty.services.awards.advance import advance_submission
+from bounty.services.awards.lifecycle import standing_awards
 from bounty.services.bounties import find_bounty
 from bounty.services.renewal import renew_lineages
 from bounty.services.reviews import review

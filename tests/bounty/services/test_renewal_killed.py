@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bounty.models import Lineage, ReproductionState, RunVerdict, StateChange
-from bounty.services.awards import standing_award
+from bounty.services.awards.lifecycle import standing_award
 from bounty.services.merges import merge
 from bounty.services.reconcile import reconcile_runs
 from bounty.services.renewal import renew_lineages

@@ -3,7 +3,7 @@
 import pytest
 
 from bounty.models import Award, AwardState, StateChange
-from bounty.services.awards import standing_award
+from bounty.services.awards.lifecycle import standing_award
 from bounty.services.merges import merge
 from bounty.services.reconcile import reconcile_runs
 from bounty.services.renewal import renew_lineages

@@ -9,8 +9,8 @@ from django.utils import timezone
 from benchmarks.evidence.signing import generate_key
 from bounty.errors import BadRequest, NotAllowed, WrongState
 from bounty.models import AwardState, Lineage, Run, RunKind, Submission, SubmissionState
-from bounty.services.advance import advance_submission
-from bounty.services.awards import reverse, standing_award
+from bounty.services.awards.advance import advance_submission
+from bounty.services.awards.lifecycle import reverse, standing_award
 from bounty.services.bounties import close_bounty
 from bounty.services.merges import merge
 from bounty.services.reconcile import reconcile_runs

@@ -20,8 +20,8 @@ from bounty.models import (
     WaitingMerge,
 )
 from bounty.services import emergency as switches
-from bounty.services.advance import advance_submission
-from bounty.services.awards import standing_award
+from bounty.services.awards.advance import advance_submission
+from bounty.services.awards.lifecycle import standing_award
 from bounty.services.emergency import is_stopped, lift, require_running, stop
 from bounty.services.merges import merge
 from bounty.services.reconcile import reconcile_runs

@@ -15,7 +15,7 @@ from benchmarks.evidence.signing import generate_key
 from benchmarks.evidence.verify import verify_evidence
 from bounty.errors import EvidenceConflict, EvidenceRefused, LeaseLost
 from bounty.models import Evidence, Run, Runner, RunState, RunVerdict, StateChange
-from bounty.services.advance import advance_submission
+from bounty.services.awards.advance import advance_submission
 from bounty.services.runners import calls as runner_calls
 from bounty.services.runners.maintenance import set_runner_state
 from bounty.services.trees import blob_store

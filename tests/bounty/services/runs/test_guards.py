@@ -6,8 +6,8 @@ import pytest
 from django.db import IntegrityError, connection, transaction
 
 from bounty.models import Award, AwardState, Run, RunKind, SubmissionState
-from bounty.services.advance import advance_submission
-from bounty.services.awards import standing_award
+from bounty.services.awards.advance import advance_submission
+from bounty.services.awards.lifecycle import standing_award
 from bounty.services.reviews import rejudge
 from bounty.services.runs.guard_rails import guard_of, order_guard, pricing_run
 from bounty.services.transitions import move

@@ -11,7 +11,7 @@ from benchmarks.evidence.signing import generate_key
 from bounty.errors import LeaseLost, LogGap, NotLeasable
 from bounty.limits import MAX_LOG_CHARS
 from bounty.models import LogChunk, Run, Runner, RunState, RunVerdict, SubmissionState
-from bounty.services.advance import advance_submission
+from bounty.services.awards.advance import advance_submission
 from bounty.services.reconcile import reconcile_runs
 from bounty.services.runners import calls as runner_calls
 from bounty.services.runners.maintenance import set_runner_state

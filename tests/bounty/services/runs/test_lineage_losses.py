@@ -1,9 +1,9 @@
 """Losses of a lineage's gains in the suites that guard them: bounded for all together, not only for each."""
 
 from bounty.models import Award, AwardState, RunKind, Submission
+from bounty.services.awards.steps import verdict_of
 from bounty.services.reviews import review
 from bounty.services.runs.lineage_losses import MARGINS, overspent
-from bounty.services.steps import verdict_of
 from bounty.services.submissions import find_submission
 from tests.bounty.bounty_world import World, diff_of_line
 from tests.bounty.services.runs.test_rails import guard_evidence

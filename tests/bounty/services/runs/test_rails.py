@@ -11,7 +11,7 @@ from benchmarks.evidence.document import build_document, seal
 from benchmarks.judging.judge import planned_pairs
 from bounty.models import Evidence, Run, RunKind, Submission
 from bounty.pages.run_views import run_view, verdict_words
-from bounty.services.advance import advance_submission
+from bounty.services.awards.advance import advance_submission
 from bounty.services.runs.guard_rails import RailResult, rails_of
 from bounty.stages import pairs_words
 from tests.bounty.bounty_world import World, diff_of_line, job_of

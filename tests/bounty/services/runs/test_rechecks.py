@@ -11,8 +11,8 @@ from rest_framework.test import APIClient
 from benchmarks.evidence.signing import generate_key
 from bounty.errors import NotLeasable, WrongState
 from bounty.models import AwardState, RunKind, Runner, RunState, StateChange, Submission, SubmissionState
-from bounty.services.advance import advance_submission
-from bounty.services.awards import standing_award
+from bounty.services.awards.advance import advance_submission
+from bounty.services.awards.lifecycle import standing_award
 from bounty.services.bounties import close_bounty
 from bounty.services.merges import merge
 from bounty.services.reconcile import reconcile_runs

@@ -6,8 +6,8 @@ import pytest
 
 from bounty.errors import BadRequest, NotAllowed, WrongState
 from bounty.models import Run, RunKind, RunState, RunVerdict, StateChange, Submission
-from bounty.services.advance import advance_submission
-from bounty.services.awards import standing_award
+from bounty.services.awards.advance import advance_submission
+from bounty.services.awards.lifecycle import standing_award
 from bounty.services.runners.calls import heartbeat
 from bounty.services.runners.maintenance import calibrate
 from bounty.services.runs.maintenance import cancel_run, rerun

@@ -10,7 +10,7 @@ from benchmarks.evidence.signing import generate_key
 from bounty.limits import ORDER_WAIT
 from bounty.models import Likeness, OutOfOrder, Run, RunKind, Runner, RunState, Submission
 from bounty.models import SubmissionState as S
-from bounty.services.awards import standing_award
+from bounty.services.awards.lifecycle import standing_award
 from bounty.services.merges import merge
 from bounty.services.reconcile import reconcile_runs
 from bounty.services.reviews import review

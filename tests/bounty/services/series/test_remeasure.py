@@ -4,8 +4,8 @@ import pytest
 
 from bounty.errors import NotAllowed, TipMoved, WrongState
 from bounty.models import Award, AwardState, Lineage, RunKind, RunState, Submission, SubmissionState
-from bounty.services.advance import advance_submission
-from bounty.services.awards import reverse, standing_award
+from bounty.services.awards.advance import advance_submission
+from bounty.services.awards.lifecycle import reverse, standing_award
 from bounty.services.merges import merge
 from bounty.services.reconcile import reconcile_runs
 from bounty.services.reviews import review

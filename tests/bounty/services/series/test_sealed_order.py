@@ -10,7 +10,7 @@ from benchmarks.evidence.signing import generate_key
 from bounty.limits import ORDER_WAIT
 from bounty.models import Award, AwardState, NextStep, OutOfOrder, Run, RunKind, Runner, RunState, Submission
 from bounty.models import SubmissionState as S
-from bounty.services.awards import standing_award
+from bounty.services.awards.lifecycle import standing_award
 from bounty.services.disputes import file_dispute
 from bounty.services.reconcile import reconcile_runs
 from bounty.services.runners.maintenance import quarantine

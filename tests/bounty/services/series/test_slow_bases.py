@@ -6,7 +6,7 @@ import pytest
 
 from bounty.errors import BadRequest, EvidenceRefused, NotAllowed, WrongState
 from bounty.models import AwardState, Lineage, Run, RunKind, SlowBase, SlowBaseState, Submission
-from bounty.services.awards import standing_award
+from bounty.services.awards.lifecycle import standing_award
 from bounty.services.merges import merge, merge_waiting
 from bounty.services.reviews import review
 from bounty.services.runs.old_trees import stops_merges

@@ -3,10 +3,10 @@
 from uuid import UUID
 
 from bounty.models import Submission, SubmissionState
-from bounty.services.fixes import FIX
-from bounty.services.gains import GAIN
+from bounty.services.awards.fixes import FIX
+from bounty.services.awards.gains import GAIN
+from bounty.services.awards.steps import take_step
 from bounty.services.series.sealed_order import wake_later
-from bounty.services.steps import take_step
 from bounty.services.submissions import find_submission
 from bounty.services.wakeups import wake_control
 

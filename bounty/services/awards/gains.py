@@ -6,8 +6,9 @@ from benchmarks.faults import fault_point
 from benchmarks.judging.verdicts import VerdictKind
 from bounty.models import RunKind, Submission, SubmissionState, Switch
 from bounty.rewards import award_microcredits
-from bounty.services.awards import reserve, standing_award, vest
-from bounty.services.booking import book, refuse
+from bounty.services.awards.booking import book, refuse
+from bounty.services.awards.lifecycle import reserve, standing_award, vest
+from bounty.services.awards.steps import Path, judged_run, refusal_of, verdict_of
 from bounty.services.emergency import is_stopped
 from bounty.services.runs.guard_rails import guard_of, order_guard, pricing_run
 from bounty.services.runs.lineage_losses import overspent
@@ -15,7 +16,6 @@ from bounty.services.series.best import is_left_behind, measured_present_trees
 from bounty.services.series.comparisons import comparisons, order_comparison
 from bounty.services.series.remeasure import follow_best, order_price_again
 from bounty.services.series.sealed_order import awaiting_escrow_before, booking_waits, reservation_waits
-from bounty.services.steps import Path, judged_run, refusal_of, verdict_of
 from bounty.services.transitions import move
 from bounty.services.trees import has_present_layout
 

@@ -24,7 +24,7 @@ from bounty.models import (
     Switch,
 )
 from bounty.rewards import AwardAmount, confirmed_award
-from bounty.services.awards import standing_award, void_award
+from bounty.services.awards.lifecycle import standing_award, void_award
 from bounty.services.bounties import available_escrow, follow_funds, step_id
 from bounty.services.emergency import is_stopped
 from bounty.services.runs.guard_rails import pricing_run

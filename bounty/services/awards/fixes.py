@@ -32,13 +32,13 @@ from bounty.models import (
     Switch,
 )
 from bounty.rewards import bug_shares
-from bounty.services.awards import vest, void_award
-from bounty.services.booking import refuse
+from bounty.services.awards.booking import refuse
+from bounty.services.awards.lifecycle import vest, void_award
+from bounty.services.awards.steps import Path, follow_tip, judged_run, refusal_of, verdict_of
 from bounty.services.bounties import available_escrow, follow_funds, step_id
 from bounty.services.emergency import is_stopped
 from bounty.services.runs.lifecycle import queue_run
 from bounty.services.series.best import measured_base
-from bounty.services.steps import Path, follow_tip, judged_run, refusal_of, verdict_of
 from bounty.services.submissions import find_submission
 from bounty.services.transitions import move, note
 from bounty.services.trees import has_present_layout

@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from benchmarks.judging.verdicts import VerdictKind
 from bounty.models import NextStep, Run, RunKind, RunVerdict, Submission, SubmissionState
-from bounty.services.awards import has_enough_acceptances, standing_award
+from bounty.services.awards.lifecycle import has_enough_acceptances, standing_award
 from bounty.services.runs.rechecks import CheckOutcome, blocks_payment, check_of
 from bounty.services.series.best import is_left_behind
 from bounty.services.series.copies import settle_copy
