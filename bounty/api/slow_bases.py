@@ -12,10 +12,25 @@ from rest_framework.views import APIView
 
 from bounty.api.parsing import caller, validated
 from bounty.limits import MAX_DISPUTE_CHARS
-from bounty.models import SlowBase, SlowBaseState
+from bounty.models import Repricing, SlowBase, SlowBaseState
+from bounty.services.awards.repricing import shown_repricings
 from bounty.services.series.slow_bases import ANSWERS, decide_slow_base, slow_bases
 from gainshare.accounts.permissions import IsMaintainer
 from gainshare.accounts.queries import ListQuery, OneOf
+
+
+class RepricingOut(serializers.ModelSerializer[Repricing]):
+    submission = serializers.UUIDField(source="submission_id")
+    run = serializers.UUIDField(
+        source="run_id", allow_null=True, help_text="The measurement of its new price."
+    )
+    award = serializers.UUIDField(
+        source="award_id", allow_null=True, help_text="The supplement, once it is paid."
+    )
+
+    class Meta:
+        model = Repricing
+        fields = ["submission", "state", "run", "award", "outcome", "created_at", "ended_at"]
 
 
 class SlowBaseOut(serializers.ModelSerializer[SlowBase]):
@@ -24,6 +39,10 @@ class SlowBaseOut(serializers.ModelSerializer[SlowBase]):
     base_tree = serializers.CharField(source="run.base_tree_id")
     paid_submission = serializers.UUIDField(
         source="award.submission_id", help_text="The submission that was paid for this base."
+    )
+    repricings = serializers.SerializerMethodField(
+        help_text="Gains that were priced after it, in the order in which they are priced again once it is slow. "
+        "Undecided ones are left out."
     )
     answered_by = serializers.CharField(source="answered_by.username", allow_null=True, default=None)
 
@@ -37,10 +56,15 @@ class SlowBaseOut(serializers.ModelSerializer[SlowBase]):
             "paid_submission",
             "state",
             "answer",
+            "repricings",
             "answered_by",
             "created_at",
             "answered_at",
         ]
+
+    @extend_schema(responses=RepricingOut(many=True))
+    def get_repricings(self, row: SlowBase) -> list[dict[str, Any]]:
+        return [dict(RepricingOut(each).data) for each in shown_repricings(row.award.repricings.all())]
 
 
 class SlowBaseAnswerIn(serializers.Serializer[Any]):

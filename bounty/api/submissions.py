@@ -177,7 +177,10 @@ class SubmissionDetailOut(SubmissionOut):
     disputes = DisputeOut(many=True)
     is_waiting_for_escrow = serializers.SerializerMethodField()
     award = serializers.SerializerMethodField()
-    shares = serializers.SerializerMethodField(help_text="Only of a bug's fix: the parts of the award.")
+    shares = serializers.SerializerMethodField(
+        help_text="Of a bug's fix: the parts of the award. Of a gain: its supplements, after the base it was priced "
+        "against proved slow."
+    )
     order = serializers.SerializerMethodField()
     queue = serializers.SerializerMethodField()
     looks = serializers.SerializerMethodField(

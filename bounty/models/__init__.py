@@ -11,6 +11,7 @@ from bounty.models.likeness import ChangedLines, Likeness
 from bounty.models.looks import Look
 from bounty.models.order import OutOfOrder
 from bounty.models.pairs import MeasuredPair
+from bounty.models.repricings import OPEN_REPRICING_STATES, Repricing, RepricingState
 from bounty.models.reproductions import Reproduction, ReproductionState
 from bounty.models.runners import QuarantineCause, Runner, RunnerState
 from bounty.models.runs import OPEN_RUN_STATES, PRICING_KINDS, LogChunk, Run, RunKind, RunState
@@ -21,6 +22,7 @@ from bounty.models.trees import Lineage, StoredTree
 
 __all__ = [
     "COUNTING",
+    "OPEN_REPRICING_STATES",
     "OPEN_RUN_STATES",
     "PRICING_KINDS",
     "Award",
@@ -42,6 +44,8 @@ __all__ = [
     "NoiseSample",
     "OutOfOrder",
     "QuarantineCause",
+    "Repricing",
+    "RepricingState",
     "Reproduction",
     "ReproductionState",
     "Review",

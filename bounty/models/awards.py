@@ -33,6 +33,10 @@ class AwardRole(models.TextChoices):
     GAIN = "gain", "Gain"  # priced from the confirmed bound
     FIX = "fix", "Fix"  # of a bug
     REPRODUCTION = "reproduction", "Reproduction"  # of the bug that the submission fixes
+    SUPPLEMENT = (
+        "supplement",
+        "Supplement",
+    )  # what a gain is worth more since the base it was priced against proved slow
 
 
 COUNTING = (AwardState.RESERVED, AwardState.UNVESTED, AwardState.VESTED)
@@ -41,7 +45,8 @@ COUNTING = (AwardState.RESERVED, AwardState.UNVESTED, AwardState.VESTED)
 class Award(models.Model):
     """One award of a submission. At most one per submission and role is not void; void ones stay as history.
 
-    A fix has two awards: its author's, and that of the person who reproduced the bug. They change state together.
+    A fix has two awards: its author's, and that of the person who reproduced the bug. They change state together. So do
+    a gain's award and its supplements, of which there may be one for each base that proved slow.
     """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
@@ -82,7 +87,7 @@ class Award(models.Model):
         constraints = [
             models.UniqueConstraint(
                 fields=["submission", "role"],
-                condition=~Q(state=AwardState.VOID),
+                condition=~Q(state=AwardState.VOID) & ~Q(role=AwardRole.SUPPLEMENT),
                 name="one_award_per_submission",
             ),
             models.UniqueConstraint(fields=["confirmation_run", "role"], name="one_award_per_run"),
@@ -92,7 +97,11 @@ class Award(models.Model):
                 name="one_bug_is_paid_once",
             ),
             models.CheckConstraint(
-                condition=Q(role=AwardRole.GAIN, bug__isnull=True, reproduction__isnull=True)
+                condition=Q(
+                    role__in=[AwardRole.GAIN, AwardRole.SUPPLEMENT],
+                    bug__isnull=True,
+                    reproduction__isnull=True,
+                )
                 | Q(role=AwardRole.FIX, bug__isnull=False, reproduction__isnull=True)
                 | Q(role=AwardRole.REPRODUCTION, bug__isnull=False, reproduction__isnull=False),
                 name="award_is_for_something",
@@ -113,8 +122,12 @@ class Award(models.Model):
                     series_at__isnull=False,
                 )
                 & (
-                    Q(role=AwardRole.GAIN, log_ppm_bound__isnull=False, log_ppm_bound__gt=0)
-                    | (~Q(role=AwardRole.GAIN) & Q(log_ppm_bound__isnull=True))
+                    Q(
+                        role__in=[AwardRole.GAIN, AwardRole.SUPPLEMENT],
+                        log_ppm_bound__isnull=False,
+                        log_ppm_bound__gt=0,
+                    )
+                    | (~Q(role__in=[AwardRole.GAIN, AwardRole.SUPPLEMENT]) & Q(log_ppm_bound__isnull=True))
                 ),
                 name="booked_award_is_confirmed",
             ),

@@ -19,6 +19,7 @@ SUBJECTS = [
         "dispute",
         "reproduction",
         "slowbase",
+        "repricing",
     )
 ]
 

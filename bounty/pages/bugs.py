@@ -110,7 +110,7 @@ def _text_of(reproduction: Reproduction) -> str:
 
 def shares_of(submission: Submission) -> list[Award]:
     """Awards of a bug's fix, its author's first; empty for gains."""
-    return list(standing_awards(submission).exclude(role=AwardRole.GAIN))
+    return list(standing_awards(submission).exclude(role__in=[AwardRole.GAIN, AwardRole.SUPPLEMENT]))
 
 
 @dataclass(slots=True)

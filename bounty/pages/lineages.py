@@ -12,8 +12,9 @@ from django.urls import reverse
 from django.views.decorators.http import require_GET, require_http_methods
 
 from bounty.errors import NotFound
-from bounty.models import Bounty, Lineage, SlowBase, SlowBaseState, StateChange, Submission
+from bounty.models import Bounty, Lineage, Repricing, SlowBase, SlowBaseState, StateChange, Submission
 from bounty.pages.forms import LineageForm
+from bounty.services.awards.repricing import shown_repricings
 from bounty.services.renewal import outdated_lineages
 from bounty.services.series.base_stops import release_lineage, standing_stops
 from bounty.services.series.slow_bases import ANSWERS, decide_slow_base, slow_bases
@@ -156,6 +157,7 @@ def lineage_page(request: HttpRequest, name: str, refused: Refused | None = None
         "more_bounties": max(0, bounties.count() - PER_PAGE),
         "stop": lineage.standing_stop,
         "slow_base": open_slow_base(lineage),
+        "repricings": newest_repricings(lineage),
         "may_release": isinstance(request.user, User) and request.user.is_maintainer,
         "refused": refused,
     }
@@ -166,6 +168,12 @@ def open_slow_base(lineage: Lineage) -> SlowBase | None:
     """The oldest finding about a base that waits for a maintainer."""
     found = slow_bases().filter(award__submission__bounty__lineage=lineage, state=SlowBaseState.OPEN)
     return found.order_by("created_at").first()
+
+
+def newest_repricings(lineage: Lineage) -> list[Repricing]:
+    """The newest prices that are, or were, due again because a base of the lineage proved slow."""
+    rows = Repricing.objects.filter(slow_award__submission__bounty__lineage=lineage)
+    return shown_repricings(rows.order_by("-created_at", "place")[:PER_PAGE])
 
 
 def with_submissions(moves: list[StateChange]) -> list[tuple[StateChange, Submission | None]]:

@@ -12,6 +12,7 @@ from benchmarks.judging.verdicts import VerdictKind
 from bounty.models import (
     PRICING_KINDS,
     Award,
+    AwardRole,
     AwardState,
     ReviewDecision,
     RunKind,
@@ -73,7 +74,11 @@ def _check(submission: Submission, changes: Sequence[StateChange]) -> Stage:
 
 def _gain(views: Sequence[RunView], awards: Sequence[Award]) -> list[Stage]:
     """Gate, confirmation and guard stages of the award, if there is one; re-measurements change nothing."""
-    prices = {award.confirmation_run_id for award in awards if award.confirmation_run_id is not None}
+    prices = {
+        award.confirmation_run_id
+        for award in awards
+        if award.confirmation_run_id is not None and award.role != AwardRole.SUPPLEMENT
+    }
     gate = _newest(views, (RunKind.GATE,))
     priced = _newest([view for view in views if not prices or view.run.pk in prices], PRICING_KINDS)
     after = [view for view in views if priced is not None and view.run.after_id == priced.run.pk]
@@ -176,7 +181,11 @@ def _paid(submission: Submission, awards: Sequence[Award]) -> Stage:
 
 
 def _part_note(awards: Sequence[Award]) -> str:
-    return "credits, all that the escrow had" if any(award.is_partial for award in awards) else "credits"
+    return (
+        "credits, all that the escrow had"
+        if any(award.is_partial and award.role != AwardRole.SUPPLEMENT for award in awards)
+        else "credits"
+    )
 
 
 def _up_to_the_failure(stages: list[Stage]) -> list[Stage]:

@@ -22,6 +22,7 @@ from bounty.pages.run_views import run_views
 from bounty.pages.stage_bar import stage_bar
 from bounty.services.access import sees
 from bounty.services.awards.lifecycle import standing_award, standing_awards
+from bounty.services.awards.repricing import supplements_of
 from bounty.services.course import shown_history, shown_state
 from bounty.services.runs.logs import submission_log
 from bounty.services.runs.rechecks import Check, check_of
@@ -145,6 +146,7 @@ def submission_page(
         ),
         "runs": runs,
         "shares": shares_of(submission) if seen[Part.FIGURES] else [],
+        "supplements": supplements_of(submission) if seen[Part.FIGURES] else [],
         "reviews": submission.reviews.select_related("reviewer"),
         "changes": changes,
         "log": submission_log(submission=submission, offset=0, with_sealed=seen[Part.FIGURES])

@@ -12,12 +12,14 @@ from django.utils import timezone
 from benchmarks.catalogue import BUG, payable_suites
 from bounty.errors import BadRequest, NoRunner, NotFound
 from bounty.models import (
+    OPEN_REPRICING_STATES,
     Award,
     AwardState,
     Bounty,
     BountyState,
     Lineage,
     NextStep,
+    Repricing,
     Runner,
     RunnerState,
     Severity,
@@ -273,6 +275,9 @@ def return_leftover(*, bounty_id: UUID) -> bool:
             submissions.filter(state__in=UNSETTLED).exists()
             or submissions.filter(awards__state=AwardState.UNVESTED).exists()  # waits for a person's decision
             or submissions.filter(state=SubmissionState.JUDGED, next_step=NextStep.RESERVE).exists()
+            or Repricing.objects.filter(
+                slow_award__submission__bounty=bounty, state__in=OPEN_REPRICING_STATES
+            ).exists()  # what came back is for them
             or (
                 _awaits_escrow(bounty) and available_escrow(bounty) > 0
             )  # submissions that wait for escrow come first; beat advances them

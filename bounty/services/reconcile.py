@@ -29,6 +29,7 @@ from bounty.models import (
     Switch,
 )
 from bounty.services.awards.advance import advance_submission
+from bounty.services.awards.repricing import advance_repricings, unfinished_repricings
 from bounty.services.bounties import close_bounty, follow_funds, return_leftover
 from bounty.services.emergency import is_stopped
 from bounty.services.merges import merge_waiting
@@ -74,6 +75,7 @@ def reconcile_runs() -> Repairs:
     _settle(repairs)
     _reproduce(repairs)
     _advance(repairs, now)
+    _reprice(repairs)
     _close(repairs, now)
     _wake(repairs, now)
     return repairs
@@ -131,6 +133,15 @@ def _advance(repairs: Repairs, now: datetime) -> None:
     )
     for submission in waiting.order_by("sealed_at").distinct():
         repairs.advanced += repairs.attempt(f"submission {submission.pk}", partial(_advance_one, submission))
+
+
+def _reprice(repairs: Repairs) -> None:
+    """Price gains again whose base proved slow."""
+    for slow_award_id in unfinished_repricings():
+        repairs.attempt(
+            f"prices after award {slow_award_id}",
+            partial(advance_repricings, slow_award_id=slow_award_id),
+        )
 
 
 def _advance_one(before: Submission) -> bool:

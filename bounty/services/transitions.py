@@ -17,6 +17,8 @@ from bounty.models import (
     BountyState,
     Dispute,
     DisputeState,
+    Repricing,
+    RepricingState,
     Reproduction,
     ReproductionState,
     Run,
@@ -86,6 +88,12 @@ REPRODUCTION_MOVES: Mapping[str, frozenset[str]] = {
     ReproductionState.REFUSED: frozenset(),
     ReproductionState.DECLINED: frozenset(),
 }
+REPRICING_MOVES: Mapping[str, frozenset[str]] = {
+    RepricingState.WAITING: frozenset({RepricingState.MEASURING, RepricingState.UNCHANGED}),
+    RepricingState.MEASURING: frozenset({RepricingState.PAID, RepricingState.UNCHANGED}),
+    RepricingState.PAID: frozenset(),
+    RepricingState.UNCHANGED: frozenset(),
+}
 RUNNER_MOVES: Mapping[str, frozenset[str]] = {
     RunnerState.ACTIVE: frozenset({RunnerState.DRAINING, RunnerState.QUARANTINED, RunnerState.RETIRED}),
     # A runner that was quarantined while it drained is still quarantined when it is resumed.
@@ -104,9 +112,10 @@ MOVES: Mapping[type, Mapping[str, frozenset[str]]] = {
     Runner: RUNNER_MOVES,
     Dispute: DISPUTE_MOVES,
     Reproduction: REPRODUCTION_MOVES,
+    Repricing: REPRICING_MOVES,
 }
 
-StatefulRow = Submission | Run | Award | Bounty | Runner | Dispute | Reproduction
+StatefulRow = Submission | Run | Award | Bounty | Runner | Dispute | Reproduction | Repricing
 
 
 def move(

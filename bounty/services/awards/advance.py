@@ -5,6 +5,7 @@ from uuid import UUID
 from bounty.models import Submission, SubmissionState
 from bounty.services.awards.fixes import FIX
 from bounty.services.awards.gains import GAIN
+from bounty.services.awards.repricing import advance_repricings_of
 from bounty.services.awards.steps import take_step
 from bounty.services.series.sealed_order import wake_later
 from bounty.services.submissions import find_submission
@@ -20,6 +21,7 @@ def advance_submission(*, submission_id: UUID) -> Submission:
         submission = find_submission(submission_id)
         if not take_step(submission, FIX if submission.bounty.is_for_a_bug else GAIN):
             break
+    advance_repricings_of(submission_id=submission_id)
     after = find_submission(submission_id)
     if (after.state, after.next_step) != (before.state, before.next_step):
         wake_later(after)

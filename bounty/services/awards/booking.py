@@ -25,6 +25,7 @@ from bounty.models import (
 )
 from bounty.rewards import AwardAmount, confirmed_award
 from bounty.services.awards.lifecycle import standing_award, void_award
+from bounty.services.awards.repricing import is_repriced
 from bounty.services.bounties import available_escrow, follow_funds, step_id
 from bounty.services.emergency import is_stopped
 from bounty.services.runs.guard_rails import pricing_run
@@ -98,7 +99,7 @@ def book(*, submission: Submission, verdict: RunVerdict) -> bool:
             series_at=award.series_at or now,
         )
         assert is_booked, "an award changes only together with its submission"
-        if amount.is_partial:
+        if amount.is_partial and not is_repriced(submission):
             _close_after_partial(submission.bounty_id)
         order_if_drawn(submission=submission, priced=run)
         wake_left_behind(lineage_id=submission.bounty.lineage_id)

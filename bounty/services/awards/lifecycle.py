@@ -35,12 +35,14 @@ from gainshare.ledger.errors import EscrowClosed, EscrowExhausted
 
 
 def standing_award(submission: Submission) -> Award | None:
-    """The author's award of the submission, unless it is void."""
-    return standing_awards(submission).exclude(role=AwardRole.REPRODUCTION).first()
+    """The author's award of the submission without its supplements, unless it is void."""
+    return (
+        standing_awards(submission).exclude(role__in=[AwardRole.REPRODUCTION, AwardRole.SUPPLEMENT]).first()
+    )
 
 
 def standing_awards(submission: Submission) -> QuerySet[Award]:
-    """Every award of the submission that is not void: its author's, and for a bug the reproduction's."""
+    """Every award of the submission that is not void: its author's, and for a bug the reproduction's, and supplements."""
     return submission.awards.exclude(state=AwardState.VOID).order_by("role")
 
 

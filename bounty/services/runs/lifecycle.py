@@ -48,18 +48,19 @@ def queue_run(
     base: StoredTree,
     avoid_host_of: Run | None = None,
     after: Run | None = None,
+    candidate: StoredTree | None = None,
 ) -> Run:
     """Queue a run of the submission's candidate, and wake the runners of its hardware.
 
     ``avoid_host_of`` is an earlier run whose host is avoided if there is another. ``after`` is the pricing
-    run that a guard run guards. A fix of a bug always gets a run with the bug's reproduction, whatever
+    run that a guard run guards. ``candidate`` is the submission's diff on another tree. A fix of a bug always gets a run with the bug's reproduction, whatever
     ``kind`` is (raises NotReproduced if a maintainer has declined it).
     """
     reproduction = None
     if submission.bounty.is_for_a_bug:
         kind, reproduction = RunKind.FIX, require_adopted(bounty=submission.bounty)
     measured_by = avoid_host_of.runner if avoid_host_of is not None else None
-    bounty, candidate = submission.bounty, submission.candidate_tree
+    bounty, candidate = submission.bounty, candidate or submission.candidate_tree
     assert candidate is not None, "only a checked submission is run"
     with transaction.atomic():
         number = Run.objects.filter(submission=submission, kind=kind).count() + 1

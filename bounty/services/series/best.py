@@ -10,6 +10,7 @@ from django.db.models import F, Q, QuerySet
 
 from bounty.models import (
     Award,
+    AwardRole,
     AwardState,
     Bounty,
     Lineage,
@@ -42,8 +43,8 @@ MAY_BE_LEFT_BEHIND = (
 
 
 def series_awards(bounty: Bounty) -> QuerySet[Award]:
-    """Booked awards of the bounty's series that were not taken back, across all its bounties."""
-    return Award.objects.filter(
+    """Booked awards of the bounty's series that were not taken back, across all its bounties, without supplements."""
+    return Award.objects.exclude(role=AwardRole.SUPPLEMENT).filter(
         state__in=STANDING,
         submission__bounty__lineage=bounty.lineage_id,
         submission__bounty__suite=bounty.suite,
@@ -60,7 +61,7 @@ def best_award(*, bounty: Bounty, of: Submission | None = None) -> Award | None:
         return None
     awards = series_awards(bounty)
     if of is not None:
-        own = Award.objects.filter(submission=of, state__in=STANDING).first()
+        own = awards.filter(submission=of).first()
         awards = awards.exclude(submission=of)
         if own is not None:
             awards = awards.filter(series_at__lt=own.series_at)

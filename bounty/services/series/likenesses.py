@@ -10,7 +10,7 @@ from django.db.models import Q, QuerySet
 
 from benchmarks.patch.trees import Tree
 from bounty.likeness import NEARLY_EQUAL_PERCENT, changed_lines, percent_equal
-from bounty.models import Award, ChangedLines, Likeness, Submission, SubmissionState
+from bounty.models import Award, AwardRole, ChangedLines, Likeness, Submission, SubmissionState
 from bounty.services.series.best import STANDING
 from bounty.services.trees import blob_store
 
@@ -56,12 +56,13 @@ def nearly_equal_earlier(submission: Submission) -> QuerySet[Submission]:
 
 def nearly_equal_awarded(submission: Submission) -> list[NearlyEqual]:
     """Those nearly equal to it that were booked before it, in the order of their bookings."""
-    own = Award.objects.filter(submission=submission, state__in=STANDING).first()
+    booked = Award.objects.filter(state__in=STANDING).exclude(role=AwardRole.SUPPLEMENT)
+    own = booked.filter(submission=submission).first()
     rows = Likeness.objects.filter(Q(later=submission) | Q(earlier=submission))
     percents = {
         (row.earlier_id if row.later_id == submission.pk else row.later_id): row.percent for row in rows
     }
-    awards = Award.objects.filter(state__in=STANDING, submission__in=percents).order_by("series_at", "pk")
+    awards = booked.filter(submission__in=percents).order_by("series_at", "pk")
     if own is not None:
         awards = awards.filter(series_at__lt=own.series_at)
     found = awards.select_related("submission__bounty", "confirmation_run__candidate_tree")

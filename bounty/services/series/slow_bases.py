@@ -21,6 +21,7 @@ from bounty.models import (
     SubmissionState,
 )
 from bounty.services.awards.lifecycle import reverse
+from bounty.services.awards.repricing import order_repricings, priced_after, refused_against
 from bounty.services.bounties import follow_funds
 from bounty.services.permissions import require_maintainer
 from bounty.services.reviews import decline, judge_from_the_gate
@@ -48,8 +49,10 @@ def find_slow_base(slow_base_id: UUID) -> SlowBase:
 def decide_slow_base(*, actor: User, slow_base_id: UUID, answer: str, text: str) -> SlowBase:
     """Decide that a base kept its gain, or that it is slow. Repeating the same answer changes nothing.
 
-    A slow base's award is taken back, whether it is vested or not, and a merge of it at the tip is undone. Either way the
-    submissions that were suspicious only because of it are judged again, against the tree that is best then. Raises
+    A slow base's award is taken back, whether it is vested or not, and a merge of it at the tip is undone. What was priced
+    against it is measured again and paid what it is worth more (`bounty.services.awards.repricing`); what was refused
+    against it is judged again. Either way the submissions that were suspicious only because of it are judged again,
+    against the tree that is best then. Raises
     NotFound, NotAllowed, BadRequest and WrongState.
     """
     require_maintainer(actor, "decide about a base")
@@ -74,7 +77,12 @@ def decide_slow_base(*, actor: User, slow_base_id: UUID, answer: str, text: str)
             )
             note(each, old=SlowBaseState.OPEN, new=answer, reason=text[:1000], actor=actor)
         if answer == SlowBaseState.SLOW:
+            refused = refused_against(row.award)
             _take_back(row.award, actor, text)
+            order_repricings(award=row.award)
+            for submission in refused:
+                reason = "the base that it was refused against proved slow"
+                judge_from_the_gate(submission=submission, actor=actor, reason=reason)
         for each in alike:
             _judge_again(each, actor)
     fault_point("control.slow_base_decided")
@@ -84,6 +92,9 @@ def decide_slow_base(*, actor: User, slow_base_id: UUID, answer: str, text: str)
 def _require_uninvolved(actor: User, alike: list[SlowBase]) -> None:
     involved = {each.award.submission.submitter_id for each in alike}
     involved |= {each.run.submission.submitter_id for each in alike if each.run.submission is not None}
+    award = alike[0].award
+    involved |= {later.submission.submitter_id for later in priced_after(award)}
+    involved |= {refused.submitter_id for refused in refused_against(award)}
     if actor.pk in involved:
         raise NotAllowed("You are paid by one of these measurements. Another maintainer has to decide.")
 

@@ -181,6 +181,7 @@ SPECTACULAR_SETTINGS = {
         "AwardState": "bounty.models.awards.AwardState",
         "BountyState": "bounty.models.bounties.BountyState",
         "DisputeState": "bounty.models.disputes.DisputeState",
+        "RepricingState": "bounty.models.repricings.RepricingState",
         "ReproductionState": "bounty.models.reproductions.ReproductionState",
         "UserRole": "gainshare.accounts.models.Role",
         "RunKind": "bounty.models.runs.RunKind",
