@@ -17,6 +17,7 @@ _RUNS = {
     RunKind.GUARD: "Confirming: guard rails",
     RunKind.RECHECK: "Re-measurement",
     RunKind.REPRODUCTION: "Reproduction",
+    RunKind.TIP: "Check of a merged tree",
     RunKind.FIX: "Testing the fix",
 }
 _WHAT = {
@@ -25,6 +26,7 @@ _WHAT = {
     RunKind.COMPARISON: "The price is measured against one more tree. The lowest of the bounds counts.",
     RunKind.GUARD: "The other suites, peak memory and load time are measured: nothing else may become worse.",
     RunKind.RECHECK: "The gain is measured again, with new secret inputs and on another host if there is one.",
+    RunKind.TIP: "Fresh pairs of the tree before a merge and the merged tree: does it still have what was paid for it?",
     RunKind.FIX: "The reproduction is run three times on each tree, then one pair of every quick suite is measured.",
 }
 
@@ -38,6 +40,8 @@ def stage(state: str, kind: str | None) -> str:
         return str(state)
     if state == SubmissionState.CONFIRMING:
         return f"{state}: {_WHEN_CONFIRMING[RunKind(kind)]}"
+    if kind == RunKind.RECHECK and state == SubmissionState.VESTED:
+        return f"{state}: measured again, because its base proved slow"
     if kind == RunKind.RECHECK:
         return f"{state}: random re-measurement"
     return str(state)

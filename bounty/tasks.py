@@ -10,6 +10,7 @@ from bounty.services.blob_sweep import sweep_blobs as sweep
 from bounty.services.reconcile import reconcile_runs as reconcile
 from bounty.services.reproductions import settle
 from bounty.services.runners.calibration_schedule import schedule_calibrations
+from bounty.services.series.tip_checks import schedule_tip_checks
 
 end_worker_on_lost_ack()  # this module is loaded by every control worker
 
@@ -36,6 +37,12 @@ def reconcile_runs() -> None:
 def calibrate_runners() -> None:
     """Order the A/A runs that are due."""
     schedule_calibrations()
+
+
+@shared_task(name="bounty.tasks.check_tips")
+def check_tips() -> None:
+    """Order the checks of merged trees that are due."""
+    schedule_tip_checks()
 
 
 @shared_task(name="bounty.tasks.sweep_blobs")

@@ -1,4 +1,4 @@
-"""Rows: how often old pairs call a base slow that is not, and how often they find one that is."""
+"""Rows: how often old pairs, and scheduled checks of merged trees, call a base slow that is not, or find one that is."""
 
 import math
 from collections.abc import Iterator
@@ -9,6 +9,7 @@ from benchmarks.power.batch import Flags, Values
 from benchmarks.power.cells import Cell, noise_cells
 from benchmarks.power.intervals import at_most, binomial_upper
 from benchmarks.report import Row
+from benchmarks.statistics import tip
 from benchmarks.statistics.old import ALL_PAIRS, FIRST_PAIRS, MOST_ABOVE, STOP_ERROR
 
 PAID = (0.01, 0.02, 0.05, 0.10)
@@ -54,6 +55,39 @@ def old_rows(runs: int) -> Iterator[Row]:
         )
     yield from false
     yield from found
+
+
+def tip_rows(runs: int) -> Iterator[Row]:
+    """Scheduled checks: the exact chance of a false stop, and how many checks find a tree that lost a paid 5 %."""
+    chance = float(tip.CHECKS_PROMISED * tip.STOP_ERROR)
+    yield Row(
+        f"false stop in {tip.CHECKS_PROMISED} scheduled checks, tree worth half of what was paid, exactly",
+        round(chance, 6),
+        "",
+        f"<= {FALSE_TARGET}",
+        chance <= FALSE_TARGET,
+        f"{tip.CHECK_PAIRS - tip.MOST_ABOVE} of {tip.CHECK_PAIRS} pairs below half, in {tip.CHECKS_TO_AGREE} checks in a row",
+    )
+    for seed, cell in enumerate(noise_cells()):
+        share = _found_by_checks(cell, 0.05, runs, 19_800 + seed)
+        yield Row(
+            f"a merged tree that lost a paid 5 % found by one scheduled check and its repetition: {cell.name}",
+            share,
+            "",
+            None,
+            None,
+            f"after ten scheduled checks {1 - (1 - share) ** 10:.2f}",
+        )
+
+
+def _found_by_checks(cell: Cell, paid: float, runs: int, seed: int) -> float:
+    """Share of runs in which two checks in a row find a tree that is as slow as the one before it."""
+    rng = np.random.default_rng(seed)
+    found = np.ones(runs, dtype=bool)
+    for _ in range(tip.CHECKS_TO_AGREE):
+        above = 2 * cell.draw(rng, runs, tip.CHECK_PAIRS, 0.0) >= math.log1p(paid)
+        found &= above.sum(axis=1) <= tip.MOST_ABOVE
+    return float(found.mean())
 
 
 def _stopped(cell: Cell, paid: float, worth: float, runs: int, seed: int) -> int:

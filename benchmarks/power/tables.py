@@ -6,7 +6,7 @@ from benchmarks.power.abuses import abuse_rows
 from benchmarks.power.false_awards import alpha_row, false_award_rows
 from benchmarks.power.found import coverage_rows, found_rows, pairs_rows
 from benchmarks.power.guards import guard_rows
-from benchmarks.power.old_pairs import old_rows
+from benchmarks.power.old_pairs import old_rows, tip_rows
 from benchmarks.power.partner import partner_rows
 from benchmarks.power.strategies import strategy_rows
 from benchmarks.report import Row
@@ -29,6 +29,7 @@ def simulated_rows(runs: int, say: Progress = lambda _: None) -> list[Row]:
         ("strategies", strategy_rows, few),
         ("abuses", abuse_rows, few // 2),
         ("old pairs", old_rows, few),
+        ("scheduled checks", tip_rows, few),
     )
     rows = [alpha_row()]
     for what, make, count in parts:

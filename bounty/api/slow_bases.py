@@ -35,8 +35,8 @@ class RepricingOut(serializers.ModelSerializer[Repricing]):
 
 class SlowBaseOut(serializers.ModelSerializer[SlowBase]):
     lineage = serializers.CharField(source="award.submission.bounty.lineage.name")
-    run = serializers.UUIDField(source="run_id", help_text="The confirmation that found it.")
-    base_tree = serializers.CharField(source="run.base_tree_id")
+    run = serializers.UUIDField(source="run_id", help_text="The confirmation or the check that found it.")
+    base_tree = serializers.CharField(source="award.confirmation_run.candidate_tree_id")
     paid_submission = serializers.UUIDField(
         source="award.submission_id", help_text="The submission that was paid for this base."
     )

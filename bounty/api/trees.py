@@ -15,10 +15,11 @@ from rest_framework.views import APIView
 
 from bounty.api.parsing import RawTextField, StatedReason, asked_by, caller, validated
 from bounty.limits import TREES_PER_HOUR
-from bounty.models import BaseStop, Lineage, StoredTree
+from bounty.models import BaseStop, Lineage, StoredTree, TipCheck
 from bounty.services.access import require_tree_sight
 from bounty.services.renewal import renew_lineages
 from bounty.services.series.base_stops import release_lineage, stop_evidence
+from bounty.services.series.tip_checks import newest_checks
 from bounty.services.transitions import history
 from bounty.services.trees import (
     blob_store,
@@ -92,11 +93,55 @@ class LineageMove(serializers.Serializer[Any]):
     created_at = serializers.DateTimeField()
 
 
+class TipCheckOut(serializers.ModelSerializer[TipCheck]):
+    submission = serializers.UUIDField(
+        source="award.submission_id", help_text="The merged gain that was checked."
+    )
+    suite = serializers.CharField(source="award.submission.bounty.suite")
+    hardware = serializers.CharField(source="award.submission.bounty.hardware")
+    run = serializers.UUIDField(source="run_id")
+    paid_log_ppm = serializers.IntegerField(source="award.log_ppm_bound", help_text="What was paid for it.")
+    log_ppm_estimate = serializers.SerializerMethodField(
+        help_text="ln(time of the tree before it / its time) in millionths of a nat, by this check."
+    )
+    is_repetition = serializers.SerializerMethodField(
+        help_text="Whether it repeats a finding. Only where it agrees do merges stop."
+    )
+
+    class Meta:
+        model = TipCheck
+        fields = [
+            "submission",
+            "suite",
+            "hardware",
+            "run",
+            "outcome",
+            "paid_log_ppm",
+            "log_ppm_estimate",
+            "is_repetition",
+            "created_at",
+            "ended_at",
+        ]
+
+    def get_log_ppm_estimate(self, check: TipCheck) -> int | None:
+        verdict = getattr(check.run, "verdict", None)
+        return None if verdict is None else verdict.log_ppm_estimate
+
+    def get_is_repetition(self, check: TipCheck) -> bool:
+        return check.repeats_id is not None
+
+
 class LineageWithMoves(LineageOut):
     moves = serializers.SerializerMethodField()
+    checks = serializers.SerializerMethodField(help_text="The newest check of each merged gain.")
 
     class Meta(LineageOut.Meta):
-        fields = [*LineageOut.Meta.fields, "moves"]
+        fields = [*LineageOut.Meta.fields, "moves", "checks"]
+
+    @extend_schema(responses=TipCheckOut(many=True))
+    def get_checks(self, lineage: Lineage) -> list[dict[str, Any]]:
+        """The newest check of each merged gain."""
+        return [dict(TipCheckOut(check).data) for check in newest_checks(lineage)]
 
     @extend_schema(responses=LineageMove(many=True))
     def get_moves(self, lineage: Lineage) -> list[dict[str, Any]]:

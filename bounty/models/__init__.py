@@ -18,6 +18,7 @@ from bounty.models.runs import OPEN_RUN_STATES, PRICING_KINDS, LogChunk, Run, Ru
 from bounty.models.slow_bases import SlowBase, SlowBaseState
 from bounty.models.submissions import NextStep, Review, ReviewDecision, Submission, SubmissionState
 from bounty.models.switches import StopSwitch, Switch, WaitingMerge
+from bounty.models.tip_checks import TipCheck, TipCheckOutcome
 from bounty.models.trees import Lineage, StoredTree
 
 __all__ = [
@@ -66,5 +67,7 @@ __all__ = [
     "Submission",
     "SubmissionState",
     "Switch",
+    "TipCheck",
+    "TipCheckOutcome",
     "WaitingMerge",
 ]

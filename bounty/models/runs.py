@@ -31,6 +31,8 @@ class RunKind(models.TextChoices):
     REPRODUCTION = "reproduction", "Reproduction"  # tests whether a reproduction shows its bug
     FIX = "fix", "Fix"  # tests whether a patch fixes the bug and keeps all other outputs right
     AA = "aa", "A/A"  # the same tree on both sides, which measures the runner's noise
+    # A merged tree against the tree before it: whether it still has what was paid for it
+    TIP = "tip", "Check of a merged tree"
 
 
 class RunState(models.TextChoices):
@@ -150,7 +152,8 @@ class Run(models.Model):
                 name="aa_run_measures_one_tree",
             ),
             models.CheckConstraint(
-                condition=Q(kind__in=[RunKind.AA, RunKind.REPRODUCTION]) | Q(submission__isnull=False),
+                condition=Q(kind__in=[RunKind.AA, RunKind.REPRODUCTION, RunKind.TIP])
+                | Q(submission__isnull=False),
                 name="run_has_its_submission",
             ),
             models.CheckConstraint(
@@ -198,8 +201,8 @@ class Run(models.Model):
 
     @property
     def judged_as(self) -> str:
-        """The judge's kind for this run: re-measurements and comparisons are measured as confirmations."""
-        is_price = self.kind in (RunKind.RECHECK, RunKind.COMPARISON)
+        """The judge's kind for this run: re-measurements, comparisons and checks are measured as confirmations."""
+        is_price = self.kind in (RunKind.RECHECK, RunKind.COMPARISON, RunKind.TIP)
         return RunKind.CONFIRMATION.value if is_price else self.kind
 
 

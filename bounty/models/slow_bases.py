@@ -24,7 +24,7 @@ class SlowBaseState(models.TextChoices):
 
 
 class SlowBase(models.Model):
-    """One confirmation that found its base slow. ``award`` is the one that was paid for that base."""
+    """One confirmation that found its base slow, or a check of the merged tree. ``award`` was paid for that tree."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     run = models.OneToOneField(Run, on_delete=models.PROTECT, related_name="slow_base")

@@ -18,6 +18,7 @@ from bounty.services.awards.repricing import shown_repricings
 from bounty.services.renewal import outdated_lineages
 from bounty.services.series.base_stops import release_lineage, standing_stops
 from bounty.services.series.slow_bases import ANSWERS, decide_slow_base, slow_bases
+from bounty.services.series.tip_checks import newest_checks
 from bounty.services.transitions import history
 from bounty.services.trees import start_lineage
 from gainshare.accounts.errors import DomainError, IdConflict
@@ -157,6 +158,7 @@ def lineage_page(request: HttpRequest, name: str, refused: Refused | None = None
         "more_bounties": max(0, bounties.count() - PER_PAGE),
         "stop": lineage.standing_stop,
         "slow_base": open_slow_base(lineage),
+        "checks": newest_checks(lineage),
         "repricings": newest_repricings(lineage),
         "may_release": isinstance(request.user, User) and request.user.is_maintainer,
         "refused": refused,

@@ -121,8 +121,8 @@ def outdated_lineages() -> list[Lineage]:
 
 
 def _cancel_calibrations(actor: User) -> int:
-    """Cancel A/A runs of older trees. They do not count as calibrations, so the next ones are due at once."""
-    runs = Run.objects.filter(kind=RunKind.AA, state__in=UNFINISHED)
+    """Cancel A/A runs, and checks of merged trees, of older trees. They count for nothing."""
+    runs = Run.objects.filter(kind__in=[RunKind.AA, RunKind.TIP], state__in=UNFINISHED)
     old = of_older_layout(runs.values_list("base_tree", flat=True))
     return sum(move(run, to=RunState.LOST, reason=WHY, actor=actor) for run in runs.filter(base_tree__in=old))
 

@@ -26,7 +26,7 @@ def cancel_run(*, actor: User, run_id: UUID, reason: str) -> Run:
     """Cancel a queued or open run; the answer to its next heartbeat tells the runner.
 
     A submission's run ends as an infrastructure error, which does not count as an attempt, so the author may
-    submit again. An A/A run ends without a verdict. Cancelling an ended run changes nothing.
+    submit again. An A/A run, or a check of a merged tree, ends without a verdict. Cancelling an ended run changes nothing.
     """
     run = _allowed(actor, run_id, reason)
     with transaction.atomic():
@@ -37,7 +37,7 @@ def cancel_run(*, actor: User, run_id: UUID, reason: str) -> Run:
         if run.state not in (RunState.QUEUED, *OPEN_RUN_STATES):
             return find_run(run_id)
         why = f"cancelled by a maintainer: {reason}"
-        if run.kind == RunKind.AA:
+        if run.kind in (RunKind.AA, RunKind.TIP):
             move(run, to=RunState.LOST, reason=why, actor=actor, finished_at=timezone.now())
         else:
             move(run, to=RunState.LOST, reason=why, actor=actor)
@@ -61,6 +61,10 @@ def rerun(*, actor: User, run_id: UUID, reason: str) -> Run:
     if run.kind == RunKind.REPRODUCTION:
         raise WrongState(
             "A reproduction's run cannot be repeated. After a failure of the platform its author submits it again."
+        )
+    if run.kind == RunKind.TIP:
+        raise WrongState(
+            "A check of a merged tree is not ordered by hand. Beat orders the next one when it is due."
         )
     if run.submission is None:
         return _again_for_runner(run, actor, reason)

@@ -159,10 +159,14 @@ def _unstopped(runs: QuerySet[Run]) -> QuerySet[Run]:
     """The runs whose base tree is not known to fail on its own: see `base_stops`."""
     standing = BaseStop.objects.filter(released_at=None)
     of_lineage = standing.filter(
-        lineage=Coalesce(OuterRef("submission__bounty__lineage"), OuterRef("reproduction__bounty__lineage"))
+        lineage=Coalesce(
+            OuterRef("submission__bounty__lineage"),
+            OuterRef("reproduction__bounty__lineage"),
+            OuterRef("tip_check__award__submission__bounty__lineage"),
+        )
     )
     of_tree = standing.filter(tree=OuterRef("base_tree"))
-    return runs.exclude(Exists(of_lineage)).exclude(Exists(of_tree), kind=RunKind.AA)
+    return runs.exclude(Exists(of_lineage)).exclude(Exists(of_tree), kind__in=[RunKind.AA, RunKind.TIP])
 
 
 def own_order(runner: Runner) -> list[UUID]:

@@ -18,13 +18,14 @@ from benchmarks.evidence.verify import VerificationReport, verify_evidence
 from benchmarks.judging.verdicts import Verdict, VerdictKind
 from benchmarks.statistics.units import pair_log_ppb
 from bounty.errors import EvidenceConflict, EvidenceRefused, LeaseLost, NotFound
-from bounty.models import OPEN_RUN_STATES, Evidence, Run, Runner, RunState, RunVerdict
+from bounty.models import OPEN_RUN_STATES, Evidence, Run, RunKind, Runner, RunState, RunVerdict
 from bounty.services.runners.calibration import note_outcome
 from bounty.services.runs.leases import NOT_HELD, holds, require_lease
 from bounty.services.runs.lifecycle import lose_run, wake_after
 from bounty.services.runs.logs import say
 from bounty.services.runs.old_trees import note_slow_base
 from bounty.services.series.base_stops import stop_lineages
+from bounty.services.series.tip_checks import note_tip_check
 from bounty.services.transitions import move
 from bounty.services.trees import blob_store
 
@@ -59,7 +60,7 @@ def record_evidence(*, runner: Runner, run_id: UUID, lease: UUID, sealed: Any) -
             f"The evidence is not valid, and the run is queued again: {'; '.join(wrong)}"[:2000]
         )
     document = sealed["document"]
-    if base_failed(document):
+    if base_failed(document) and run.kind != RunKind.TIP:  # there base is an old tree, no lineage's
         return _stop(run, sealed, report.verdict)
     is_failure = report.verdict.kind == VerdictKind.INFRASTRUCTURE_ERROR
     if is_failure and run.attempts_left > 0:
@@ -167,6 +168,7 @@ def _record(
         )
         say(run, f"verdict {verdict.kind.value}: {verdict.reason}", is_sealed=True)
         note_slow_base(run=run, document=sealed["document"], verdict=verdict)
+        note_tip_check(run=run, document=sealed["document"], is_trusted=report.award_eligible and is_trusted)
         note_outcome(run=run, document=sealed["document"], verdict=verdict)
         wake_after(run)
     return recorded

@@ -1,6 +1,7 @@
 """A maintainer's decision about a base that may be slower than what was paid for it.
 
-Such a base is found by the old pairs of a confirmation (`bounty.services.runs.old_trees`); the lineage's merges wait meanwhile.
+Such a base is found by the old pairs of a confirmation (`bounty.services.runs.old_trees`), or by two scheduled checks
+(`bounty.services.series.tip_checks`); the lineage's merges wait meanwhile.
 """
 
 from uuid import UUID
@@ -34,7 +35,9 @@ ANSWERS = (SlowBaseState.KEPT.value, SlowBaseState.SLOW.value)
 
 def slow_bases() -> QuerySet[SlowBase]:
     """All findings, the newest first."""
-    found = SlowBase.objects.select_related("run", "award__submission__bounty__lineage", "answered_by")
+    found = SlowBase.objects.select_related(
+        "run", "award__submission__bounty__lineage", "award__confirmation_run", "answered_by"
+    )
     return found.order_by("-created_at")
 
 

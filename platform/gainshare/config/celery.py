@@ -11,7 +11,7 @@ from django.conf import settings
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "gainshare.config.settings")
 
-CALIBRATION_LOOK_S = 60  # how often beat checks whether a runner's A/A run is due
+CALIBRATION_LOOK_S = 60  # how often beat checks whether an A/A run, or a check of a merged tree, is due
 FORGET_ATTEMPTS_S = 600
 SWEEP_BLOBS_S = 3600
 
@@ -39,6 +39,10 @@ app.conf.update(
         },
         "calibrate-runners": {
             "task": "bounty.tasks.calibrate_runners",
+            "schedule": CALIBRATION_LOOK_S,
+        },
+        "check-tips": {
+            "task": "bounty.tasks.check_tips",
             "schedule": CALIBRATION_LOOK_S,
         },
         "expire-holds": {

@@ -190,6 +190,7 @@ SPECTACULAR_SETTINGS = {
         "RunnerState": "bounty.models.runners.RunnerState",
         "SubmissionState": "bounty.models.submissions.SubmissionState",
         "Switch": "bounty.models.switches.Switch",
+        "TipCheckOutcome": "bounty.models.tip_checks.TipCheckOutcome",
         "TransferKind": "gainshare.ledger.kinds.TransferKind",
         "TransferState": "gainshare.ledger.kinds.TransferState",
     },
@@ -213,6 +214,8 @@ REJECTIONS_PER_HOUR = env.integer("GAINSHARE_REJECTIONS_PER_HOUR", 10, minimum=1
 AA_INTERVAL_S = env.integer(
     "GAINSHARE_AA_INTERVAL_S", 6 * 3600, minimum=60
 )  # interval of each runner's A/A runs
+# Interval between two checks of the merged trees of a series.
+TIP_CHECK_INTERVAL_S = env.integer("GAINSHARE_TIP_CHECK_INTERVAL_S", 24 * 3600, minimum=60)
 
 # -- Model access -----------------------------------------------------------------------------------
 MODEL_NODES = env.words("GAINSHARE_MODEL_NODES", [])
