@@ -246,8 +246,7 @@ def _finish(row: Repricing, award: Award, submission: Submission) -> bool:
     priced = row.run or award.confirmation_run
     verdict = verdict_of(priced)
     if priced is None or verdict is None:
-        is_lost = priced is not None and priced.state == RunState.LOST
-        return _unchanged(row, "its measurement was cancelled") if is_lost else False
+        return priced is not None and _ended_with(row, priced)
     if refusal := refusal_of(verdict):
         return _unchanged(row, f"measured again: {refusal}")
     bound = (verdict.log_ppm_bound if row.run is not None else award.log_ppm_bound) or 0
@@ -265,13 +264,23 @@ def _finish(row: Repricing, award: Award, submission: Submission) -> bool:
             return _order_guard(row, submission)
         guarded = verdict_of(guard)
         if guarded is None:
-            return _unchanged(row, "its guard run was cancelled") if guard.state == RunState.LOST else False
+            return _ended_with(row, guard)
         if refusal := refusal_of(guarded):
             return _unchanged(row, f"its guard rails did not hold: {refusal}")
     if is_stopped(Switch.AWARDS):
         return False
     _pay(row, award, submission, priced, bound=bound, due=due - paid)
     return True
+
+
+def _ended_with(row: Repricing, run: Run) -> bool:
+    """End a new price whose run will have no verdict; False while the run may still have one."""
+    if run.state == RunState.LOST:
+        return _unchanged(row, f"its {run.kind} run was cancelled")
+    if run.state != RunState.QUEUED or has_present_layout(run.base_tree_id):
+        return False
+    reason = "the trees have an older layout and cannot be measured again"
+    return move(run, to=RunState.LOST, reason=reason) and _unchanged(row, reason)
 
 
 def _order_guard(row: Repricing, submission: Submission) -> bool:

@@ -16,15 +16,18 @@ from bounty.models import (
 )
 from bounty.services.awards.lifecycle import reverse, standing_award
 from bounty.services.bounties import close_bounty, return_leftover
+from bounty.services.emergency import lift, stop
 from bounty.services.merges import merge
 from bounty.services.reconcile import reconcile_runs
 from bounty.services.reviews import review
+from bounty.services.runs.maintenance import cancel_run
 from bounty.services.series.best import best_award
 from bounty.services.series.slow_bases import decide_slow_base
 from bounty.services.submissions import find_submission
 from gainshare.ledger import services as ledger
 from gainshare.ledger.audit import audit
 from tests.bounty.bounty_world import World, diff_of_line, make_user
+from tests.bounty.older_layout import OLD_MODULES, older_version, unfinished_runs
 
 FIRST, SECOND, THIRD = (diff_of_line(line, f"step_{line} = 0") for line in (3, 7, 11))
 
@@ -285,3 +288,73 @@ def test_a_maintainer_who_could_be_paid_more_does_not_decide(world: World) -> No
     row = SlowBase.objects.create(run=slow.runs.get(kind=RunKind.GATE), award=award)
     with pytest.raises(NotAllowed, match="Another maintainer"):
         decide_slow_base(actor=world.bob, slow_base_id=row.pk, answer="slow", text="it is slow")
+
+
+def test_an_unvested_slow_award_pays_those_after_it_too(world: World) -> None:
+    """Nothing of Ann's is merged: her award is declined, and Bob's, measured against her tree, follows the tip."""
+    slow = world.confirmed(world.ann, FIRST, 0.3)
+    bob = world.submit(world.bob, SECOND, base_tree=slow.candidate_tree_id)
+    world.gate(bob, 0.1)
+    world.price(bob, 0.1)
+    called_slow(world, slow)
+    assert find_submission(slow.pk).state == "declined"
+    settle()
+    assert world.judge(0.3).base_tree_id == world.tree.pk
+    settle()
+    world.judge(0.0)
+    settle()
+    paid = supplement_of(bob)
+    assert paid is not None
+    assert amount_of(bob) + (paid.amount_microcredits or 0) == pytest.approx(0.3 * 20_000_000, rel=0.02)
+    holds(world)
+
+
+@pytest.mark.parametrize("is_guarded", [False, True])
+def test_a_new_layout_ends_prices_that_can_no_longer_be_measured(is_guarded: bool, db: None) -> None:
+    with older_version():
+        world = World(modules=OLD_MODULES)
+        slow = world.vested(world.ann, FIRST, 0.3)
+        bob = world.vested(world.bob, SECOND, 0.1)
+        called_slow(world, slow)
+        settle()
+        if is_guarded:
+            world.judge(0.3)
+            settle()
+        assert unfinished_runs() == 1
+    settle()
+    row = Repricing.objects.get()
+    assert row.state == RepricingState.UNCHANGED and "older layout" in row.outcome
+    assert unfinished_runs() == 0 and supplement_of(bob) is None
+    assert ledger.escrow_balance(world.bounty.escrow_reference).reserved == 0
+    holds(world)
+
+
+def test_a_cancelled_measurement_pays_nothing_more(world: World) -> None:
+    slow = world.vested(world.ann, FIRST, 0.3)
+    world.vested(world.bob, SECOND, 0.1)
+    called_slow(world, slow)
+    settle()
+    run = Repricing.objects.get().run
+    assert run is not None
+    cancel_run(actor=world.mira, run_id=run.pk, reason="the host is needed")
+    settle()
+    row = Repricing.objects.get()
+    assert row.state == RepricingState.UNCHANGED and "cancelled" in row.outcome
+    holds(world)
+
+
+def test_nothing_is_paid_while_awards_are_stopped(world: World) -> None:
+    slow = world.vested(world.ann, FIRST, 0.3)
+    bob = world.vested(world.bob, SECOND, 0.1)
+    called_slow(world, slow)
+    settle()
+    world.judge(0.3)
+    settle()
+    world.judge(0.0)
+    stop(actor=world.mira, switch="awards", reason="an audit")
+    settle()
+    assert supplement_of(bob) is None
+    lift(actor=world.mira, switch="awards")
+    settle()
+    assert supplement_of(bob) is not None
+    holds(world)
