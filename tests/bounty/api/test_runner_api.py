@@ -8,8 +8,8 @@ import pytest
 from django.test import Client
 from rest_framework.test import APIClient
 
-from benchmarks.evidence.signing import generate_key
 from benchmarks.evidence.commitment import commit
+from benchmarks.evidence.signing import generate_key
 from benchmarks.runner.client import LeasedRun, LeaseLost, NotLeasable, PlatformError, RunnerClient
 from bounty.models import Run, RunState, RunVerdict, Submission
 from bounty.services.awards.advance import advance_submission
