@@ -84,7 +84,7 @@ def _require_at_work(runner: Runner) -> None:
 
 
 def _take(run: Run, runner: Runner) -> bool:
-    now = timezone.now()
+    now, base_before = timezone.now(), run.base_tree_id
     fields: dict[str, Any] = {
         "lease": uuid.uuid4(),
         "lease_expires_at": now + timedelta(seconds=settings.RUN_LEASE_S),
@@ -116,7 +116,7 @@ def _take(run: Run, runner: Runner) -> bool:
             if not move(run, to=RunState.LEASED, reason=f"leased by {runner.name}", **fields):
                 return False
             _settle_continued(run)
-            settle_earlier(run)
+            settle_earlier(run, base_before=base_before)
             say(run, f"attempt {run.attempt}: leased by {runner.name}")
             if submission is not None and submission.state == SubmissionState.QUEUED:
                 move(submission, to=SubmissionState.JUDGING, reason=f"{run.kind} run started")

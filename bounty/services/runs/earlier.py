@@ -32,10 +32,11 @@ _SPACE = 0x6763
 _MOST_KEYS = 2**31
 
 
-def settle_earlier(run: Run) -> None:
+def settle_earlier(run: Run, *, base_before: str) -> None:
     """Settle what the attempt's evidence must state. Inside the transaction that leases the run, after it is leased.
 
-    The leases of one person's confirmations are serialised, so of two that start together one counts the other.
+    ``base_before`` is the base of the attempt before. The leases of one person's confirmations are serialised, so of two
+    that start together one counts the other.
     """
     found = None
     if _sets_price(run):
@@ -43,11 +44,26 @@ def settle_earlier(run: Run) -> None:
         with connection.cursor() as cursor:
             person = run.submission.submitter_id % _MOST_KEYS
             cursor.execute("SELECT pg_advisory_xact_lock(%s, %s)", [_SPACE, person])
-        found = earlier_confirmations(run)
+        first = _begun(run, base_before)
+        found = earlier_confirmations(run) if first is None else first.earlier_confirmations
     run.earlier_confirmations = found
     run.save(update_fields=["earlier_confirmations"])
     if found is not None:
         say(run, f"{found['count']} other candidates had a confirmation against this base", is_sealed=True)
+
+
+def _begun(run: Run, base_before: str) -> Run | None:
+    """The submission's run whose confirmation against this base this one goes on with: what began later is not earlier."""
+    pairs = MeasuredPair.objects.filter(
+        run__submission=run.submission,
+        run__kind__in=PRICING_KINDS,
+        sealed__document__trees__base=run.base_tree_id,
+    )
+    pair = pairs.select_related("run").order_by("pk").first()
+    if pair is None:
+        return None
+    base = base_before if pair.run_id == run.pk else pair.run.base_tree_id
+    return pair.run if base == run.base_tree_id else None
 
 
 def earlier_confirmations(run: Run) -> dict[str, Any] | None:
@@ -70,11 +86,12 @@ def _sets_price(run: Run) -> bool:
 
 
 def _others(run: Run) -> QuerySet[Submission]:
-    """The person's submissions of other candidates whose confirmation against this base has begun.
+    """The person's submissions of other candidates in the lineage whose confirmation against this base has begun.
 
-    That is: it has a complete pair of a trusted runner, or is being measured now. Not those that end as no one's fault.
+    That is: it has a complete pair of a trusted runner, or is being measured now. Not those that ended as no one's fault.
     """
-    assert run.submission is not None
+    submission = run.submission
+    assert submission is not None
     pairs = MeasuredPair.objects.filter(run=OuterRef("pk"), runner__quarantine_cause=QuarantineCause.NONE)
     begun = Run.objects.filter(
         Q(state__in=OPEN_RUN_STATES) | Exists(pairs),
@@ -86,11 +103,13 @@ def _others(run: Run) -> QuerySet[Submission]:
     )
     overturned = Dispute.objects.filter(submission=OuterRef("pk"), state=DisputeState.OVERTURNED)
     same_code = Q(candidate_tree=run.candidate_tree)
-    if run.submission.code_digest:
-        same_code |= Q(code_digest=run.submission.code_digest)
+    if submission.code_digest:
+        same_code |= Q(code_digest=submission.code_digest)
     return (
-        Submission.objects.filter(Exists(begun), submitter=run.submission.submitter_id)
-        .exclude(pk=run.submission.pk)
+        Submission.objects.filter(
+            Exists(begun), submitter=submission.submitter_id, bounty__lineage=submission.bounty.lineage_id
+        )
+        .exclude(pk=submission.pk)
         .exclude(same_code)
         .exclude(state=SubmissionState.JUDGED, verdict_kind__in=[kind.value for kind in NOT_THEIR_FAULT])
         .exclude(Exists(overturned), state=SubmissionState.JUDGED)
@@ -104,7 +123,9 @@ def _lowest_bound(submission: Submission) -> int | None:
     """
     if not is_decided(submission):
         return None
-    prices = submission.runs.filter(kind__in=[RunKind.CONFIRMATION, RunKind.COMPARISON])
+    prices = submission.runs.filter(
+        kind__in=[RunKind.CONFIRMATION, RunKind.COMPARISON], verdict__isnull=False
+    )
     if prices.exclude(verdict__kind=VerdictKind.GAIN.value).exists():
         return None
     bounds = [bound for bound in prices.values_list("verdict__log_ppm_bound", flat=True) if bound is not None]

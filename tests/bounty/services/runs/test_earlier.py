@@ -147,6 +147,20 @@ def test_the_same_candidate_is_pooled_and_not_counted(world: World) -> None:
     assert again.earlier_confirmations is None
 
 
+def test_one_that_began_later_does_not_count_when_a_lost_runner_is_replaced(world: World) -> None:
+    first, second = world.submit(world.ann, FIRST), world.submit(world.ann, SECOND)
+    world.gate_all(0.3, first, second)
+    one, two = (world.lease(world.add_runner(generate_key())[0]) for _ in range(2))
+    for run in (one, two):
+        world.commit(run)
+        post_pairs(world, run, 0.3, 4)
+    lose_run(run=one, reason="its runner disappeared")
+    again = world.lease()
+    assert again.pk == one.pk and again.continues
+    assert again.earlier_confirmations is None
+    assert two.earlier_confirmations == {"count": 1, "lowest_log_ppm": None}
+
+
 def test_of_two_at_once_the_later_lease_counts_the_other(world: World) -> None:
     first, second = world.submit(world.ann, FIRST), world.submit(world.ann, SECOND)
     world.gate_all(0.3, first, second)
