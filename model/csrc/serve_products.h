@@ -92,14 +92,14 @@ struct Matrix {
 
 // Weights in memory as a tile reads them: two vectors per group of k, at `segment + step * stride` and `second` bytes
 // behind. The segments follow each other in k; `ahead` is the distance of prefetching. For a single row other
-// panels may be read at the same time, `beside` bytes after each other: their sums are the tile's next rows.
+// panels may be read at the same time, `panel_stride` bytes after each other: their sums are the tile's next rows.
 struct Panel {
     const char *const *segments;
     int n_segments;
     int steps;  // groups per segment
     int64_t second, stride, ahead;
     const int32_t *starts;  // of its outputs; null: sums start at zero
-    int64_t beside;
+    int64_t panel_stride;
 };
 
 // How many outputs of a strip are real.
