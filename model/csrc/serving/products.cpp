@@ -1,9 +1,9 @@
-// The tiles of serve_products.h: 1 to 12 rows by 32 outputs. How much of a tile is summed at a time follows from the
+// The tiles of serving/products.h: 1 to 12 rows by 32 outputs. How much of a tile is summed at a time follows from the
 // number of registers; the sums are the same on all processors of one kind of dot product, for every number of rows.
 
 #include <type_traits>
 
-#include "serve_tiles.h"
+#include "serving/tiles.h"
 
 namespace serve {
 

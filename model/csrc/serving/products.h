@@ -3,7 +3,7 @@
 // A matrix [N, K] is packed into strips of 32 outputs: [N/32][K/group][32][group], so that a product reads it once from
 // front to back. Each output is summed by one lane in order of k, whatever number of rows is multiplied together: a
 // row's result depends neither on its neighbours nor on the number of threads. Keys and values of attention are packed
-// the same way, see serve_attention.cpp.
+// the same way, see `serving/attention.h`.
 
 #pragma once
 
@@ -39,7 +39,7 @@ constexpr bool HAS_BYTE_DOT = true;
 constexpr bool HAS_BYTE_DOT = false;
 #endif
 
-// The part of a row that has one scale, where rows are of 8 bits (serve_groups.cpp).
+// The part of a row that has one scale, where rows are of 8 bits (serving/groups.cpp).
 struct RowGroup {
     static constexpr int NUMBERS = 32;
     float scale;

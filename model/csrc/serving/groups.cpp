@@ -1,7 +1,7 @@
 // Products of rows that have one scale per 32 numbers, with weights of 8 or of 4 bits. Within a group integers are
 // multiplied and summed exactly; the groups' sums are added in fp32 in order of k, for any number of rows.
 
-#include "serve_tiles.h"
+#include "serving/tiles.h"
 
 namespace serve {
 
