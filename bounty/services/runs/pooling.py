@@ -21,9 +21,9 @@ from bounty.models import (
     Run,
     RunKind,
     Runner,
-    SubmissionState,
 )
 from bounty.services.runs.leases import require_lease
+from bounty.services.runs.prices import sets_price
 
 MAX_PAIRS = 1_000  # of one attempt: some times what the longest gate takes over all cases
 
@@ -103,8 +103,7 @@ def _pooled_kinds(run: Run) -> tuple[str, ...]:
     """Kinds of runs whose pairs this run continues. A random re-measurement stands alone: it is a check."""
     if run.kind == RunKind.GATE:
         return (RunKind.GATE,)
-    is_price = run.submission is not None and run.submission.state == SubmissionState.CONFIRMING
-    return PRICING_KINDS if run.kind in PRICING_KINDS and is_price else ()
+    return PRICING_KINDS if sets_price(run) else ()
 
 
 def continued_records(run: Run) -> list[dict[str, Any]]:

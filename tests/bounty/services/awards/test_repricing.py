@@ -21,6 +21,7 @@ from bounty.services.merges import merge
 from bounty.services.reconcile import reconcile_runs
 from bounty.services.reviews import review
 from bounty.services.runs.maintenance import cancel_run
+from bounty.services.runs.prices import sets_price
 from bounty.services.series.best import best_award
 from bounty.services.series.slow_bases import decide_slow_base
 from bounty.services.submissions import find_submission
@@ -358,3 +359,16 @@ def test_nothing_is_paid_while_awards_are_stopped(world: World) -> None:
     settle()
     assert supplement_of(bob) is not None
     holds(world)
+
+
+def test_a_new_price_is_no_fresh_draw_while_a_random_check_stays_one(world: World) -> None:
+    """Pairs of the same candidate against the same tree are pooled with it, and earlier confirmations count."""
+    slow = world.vested(world.ann, FIRST, 0.3)
+    bob = world.vested(world.bob, SECOND, 0.1)
+    called_slow(world, slow)
+    settle()
+    run = Repricing.objects.get().run
+    assert run is not None and run.submission == bob
+    assert sets_price(run)
+    Repricing.objects.update(run=None)
+    assert not sets_price(run)
