@@ -1,6 +1,6 @@
 """The bounty app's pages: bounties, submissions, lineages, runners. Registers its entries in the navigation."""
 
-from django.urls import path
+from django.urls import path, re_path
 
 from bounty.pages import bounties, desk, home, how, lineages, reproductions, runners, submissions, switches
 from gainshare.web import banners, home_parts, navigation
@@ -21,6 +21,7 @@ urlpatterns = [
     path("bounties/", bounties.bounty_list, name="bounties"),
     path("bounties/new/", bounties.new_bounty, name="bounty-new"),
     path("bounties/new/bug/", bounties.new_bug, name="bug-new"),
+    re_path("^bounties/(?P<number>[Bb][0-9]+)/$", bounties.bounty_by_number, name="bounty-by-number"),
     path("bounties/<uuid:bounty_id>/", bounties.bounty_detail, name="bounty"),
     path("bounties/<uuid:bounty_id>/escrow/", bounties.add_escrow, name="bounty-escrow"),
     path("bounties/<uuid:bounty_id>/close/", bounties.close, name="bounty-close"),
