@@ -11,6 +11,7 @@ from bounty.models.likeness import ChangedLines, Likeness
 from bounty.models.looks import Look
 from bounty.models.order import OutOfOrder
 from bounty.models.pairs import MeasuredPair
+from bounty.models.repositories import Push, RepositoryBinding, RepositoryStop
 from bounty.models.reproductions import Reproduction, ReproductionState
 from bounty.models.runners import QuarantineCause, Runner, RunnerState
 from bounty.models.runs import OPEN_RUN_STATES, PRICING_KINDS, LogChunk, Run, RunKind, RunState
@@ -41,7 +42,10 @@ __all__ = [
     "NextStep",
     "NoiseSample",
     "OutOfOrder",
+    "Push",
     "QuarantineCause",
+    "RepositoryBinding",
+    "RepositoryStop",
     "Reproduction",
     "ReproductionState",
     "Review",

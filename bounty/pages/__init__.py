@@ -2,7 +2,18 @@
 
 from django.urls import path, re_path
 
-from bounty.pages import bounties, desk, home, how, lineages, reproductions, runners, submissions, switches
+from bounty.pages import (
+    bounties,
+    desk,
+    home,
+    how,
+    lineages,
+    repositories,
+    reproductions,
+    runners,
+    submissions,
+    switches,
+)
 from gainshare.web import banners, home_parts, navigation
 from gainshare.web.navigation import Audience, NavEntry
 
@@ -46,6 +57,8 @@ urlpatterns = [
     path("lineages/", lineages.lineage_list, name="lineages"),
     path("lineages/<slug:name>/", lineages.lineage_detail, name="lineage"),
     path("lineages/<slug:name>/release/", lineages.release, name="lineage-release"),
+    path("lineages/<slug:name>/repository/", repositories.bind_repository, name="lineage-repository"),
+    path("lineages/<slug:name>/repository/<slug:action>/", repositories.act, name="lineage-repository-act"),
     path(
         "lineages/<slug:name>/base/<uuid:slow_base_id>/<slug:answer>/",
         lineages.decide_base,

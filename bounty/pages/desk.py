@@ -17,6 +17,8 @@ from bounty.models import (
     Dispute,
     DisputeState,
     QuarantineCause,
+    RepositoryBinding,
+    RepositoryStop,
     Runner,
     SlowBase,
     SlowBaseState,
@@ -105,6 +107,18 @@ def kinds_for(user: User) -> list[Kind]:
             in_doubt.exclude(run__submission__submitter=user).order_by("created_at"),
             _base,
         ),
+        Kind(
+            "Branches that lost the tip",
+            "Push the lost commit back, or release the lineage. Its merges are stopped.",
+            RepositoryStop.objects.filter(released_at=None).select_related("lineage").order_by("stopped_at"),
+            _lost_tip,
+        ),
+        Kind(
+            "Branches that are not followed",
+            "Read why on the lineage's page, and change the branch or the binding.",
+            RepositoryBinding.objects.exclude(problem="").select_related("lineage").order_by("checked_at"),
+            _not_followed,
+        ),
         Kind("Runners in quarantine", "Find out what changed, then release the runner.", ill, _runner),
     ]
 
@@ -133,6 +147,16 @@ def _base(row: SlowBase) -> Waiting:
     lineage, paid = row.award.submission.bounty.lineage, row.award.submission
     url = f"{reverse('lineage', args=[lineage.name])}#slow-base"
     return Waiting(url, lineage.name, paid.submitter.username, row.state, row.created_at)
+
+
+def _lost_tip(row: RepositoryStop) -> Waiting:
+    url = f"{reverse('lineage', args=[row.lineage.name])}#lost-tip"
+    return Waiting(url, row.lineage.name, "a push", "stopped", row.stopped_at)
+
+
+def _not_followed(row: RepositoryBinding) -> Waiting:
+    url = f"{reverse('lineage', args=[row.lineage.name])}#repository"
+    return Waiting(url, row.lineage.name, row.branch, "not followed", row.checked_at)
 
 
 def _runner(row: Runner) -> Waiting:
