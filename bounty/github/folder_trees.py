@@ -6,10 +6,11 @@ from pathlib import Path
 from benchmarks.patch.blobs import BlobStore, TreeError
 from benchmarks.patch.paths import Refusal, check_path
 from benchmarks.patch.trees import EXECUTABLE, MAX_FILES, PLAIN, Tree, TreeEntry
-from bounty.github.git import Git
+from bounty.github.git import Git, LimitReached, Limits
 from bounty.github.mirrors import MAX_BLOB_BYTES
 
 MAX_FOLDER_BYTES = 64 * 1024 * 1024
+MAX_LISTING_BYTES = 32 * 1024 * 1024
 MODES = {"100644": PLAIN, "100755": EXECUTABLE}
 REFUSED_MODES = {
     "120000": ("symlink", "is a symbolic link: replace it by the file itself"),
@@ -50,12 +51,24 @@ def _list(git: Git, commit: str, folder: str) -> list[Listed]:
             "missing_folder",
             f"The branch has no folder {folder}. Bind the lineage to the folder that it has.",
         )
-    rows = git.run("ls-tree", "-r", "-z", "--full-tree", found[0].decode())[1].split(b"\0")[:-1]
+    rows = _rows(git.folder, found[0].decode("ascii"))
     if len(rows) > MAX_FILES:
         raise FolderRefused(
             "too_large", f"The folder has {len(rows)} files; a tree holds at most {MAX_FILES}. Remove some."
         )
     return [_listed(row, folder) for row in rows]
+
+
+def _rows(repository: Path, tree: str) -> list[bytes]:
+    """The lines of `ls-tree`, of which a few objects can make billions: a folder that holds itself ten times, and so on."""
+    git = Git(repository, limits=Limits(file_bytes=MAX_LISTING_BYTES))
+    try:
+        return git.run("ls-tree", "-r", "-z", "--full-tree", tree)[1].split(b"\0")[:-1]
+    except LimitReached:
+        raise FolderRefused(
+            "too_large",
+            f"The folder has far more than the {MAX_FILES} files that a tree may have. Remove some.",
+        ) from None
 
 
 def _listed(row: bytes, folder: str) -> Listed:

@@ -98,9 +98,12 @@ def follow(*, lineage: str) -> RepositoryBinding:
         return binding  # whoever fetches it now says what was found
     except (GitError, NotFollowed) as error:
         problem = str(error)
-    RepositoryBinding.objects.filter(pk=binding.pk).update(problem=problem, checked_at=timezone.now())
+    row = RepositoryBinding.objects.select_related("lineage").filter(pk=binding.pk)
+    if not row.update(problem=problem, checked_at=timezone.now()):
+        mirrors.remove(mirror_of(binding))  # the binding ended meanwhile
+        return binding
     fault_point("repository.followed")
-    return RepositoryBinding.objects.select_related("lineage").get(pk=binding.pk)
+    return row.get()
 
 
 def _find(binding: RepositoryBinding) -> Found:

@@ -40,11 +40,12 @@ WROTE_TOO_MUCH = (b"File too large", b"died of signal 25")  # at the limit of a 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Limits of one git command. `repository_bytes` bounds the whole folder, and each file that git writes."""
+    """Limits of one git command. `repository_bytes` bounds the whole folder, `file_bytes` each file and the output."""
 
     wall_s: float = 180.0
     cpu_s: int = 120
     repository_bytes: int = 512 * MIB
+    file_bytes: int = 512 * MIB
     memory_bytes: int = 4096 * MIB
 
 
@@ -85,7 +86,11 @@ class Git:
 
     def _command(self, arguments: Sequence[str]) -> list[str]:
         limits = self.limits
-        numbers = (limits.cpu_s, limits.repository_bytes // 512, limits.memory_bytes // 1024)
+        numbers = (
+            limits.cpu_s,
+            min(limits.file_bytes, limits.repository_bytes) // 512,
+            limits.memory_bytes // 1024,
+        )
         spoken = [f"protocol.{name}.allow=always" for name in self.protocols]
         options = [word for setting in (*OFF, *spoken) for word in ("-c", setting)]
         git = ["git", *options, f"--git-dir={self.folder}", *arguments]
@@ -135,8 +140,12 @@ class Git:
     def _ended(self, status: int, err: IO[bytes]) -> int:
         if status == -signal.SIGXCPU or status == 128 + signal.SIGXCPU:
             raise LimitReached(f"It used more than {self.limits.cpu_s} seconds of processor time.")
-        if status != 0 and (self.is_too_large() or any(word in _text(err) for word in WROTE_TOO_MUCH)):
+        if status != 0 and self.is_too_large():
             raise LimitReached(self._too_large())
+        if status == -signal.SIGXFSZ or (status != 0 and any(word in _text(err) for word in WROTE_TOO_MUCH)):
+            raise LimitReached(
+                f"Git wrote more than {min(self.limits.file_bytes, self.limits.repository_bytes) // MIB} MiB."
+            )
         return status
 
     def is_too_large(self) -> bool:

@@ -40,6 +40,8 @@ def merge(*, actor: User, submission_id: UUID) -> Submission:
             return submission
         lineage = Lineage.objects.select_for_update(no_key=True).get(pk=submission.bounty.lineage_id)
         submission = find_submission(submission_id)
+        if _has_to_wait(actor=actor, submission=submission):
+            return submission  # the lineage was stopped while this waited for its lock
         if submission.merged_at is None:
             if submission.state not in (SubmissionState.ACCEPTED, SubmissionState.VESTED):
                 raise WrongState(

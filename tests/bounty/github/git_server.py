@@ -77,7 +77,7 @@ class Repository:
 
 @contextmanager
 def served(root: Path) -> Iterator[str]:
-    """Serve the repositories below `root`; the address of the root."""
+    """Serve the repositories below `root`; the address of the root. What is asked of /moved is redirected there."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -101,6 +101,12 @@ def served(root: Path) -> Iterator[str]:
 
         def _answer(self, body: bytes) -> None:
             path, _, query = self.path.partition("?")
+            if path.startswith("/moved/"):
+                self.send_response(301)
+                self.send_header("Location", self.path.removeprefix("/moved"))
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
             done = subprocess.run(
                 ["git", "http-backend"],
                 input=body, capture_output=True, check=False, timeout=60,

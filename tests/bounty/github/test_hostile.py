@@ -213,3 +213,21 @@ def test_a_folder_that_is_a_file_is_refused(bound: Bound) -> None:
     bound.follow()
     with pytest.raises(FolderRefused, match=r"no folder README\.md"):
         read_folder(bound.mirror, commit=bound.first, folder="README.md", store=blob_store())
+
+
+def test_a_redirect_is_not_followed(bound: Bound) -> None:
+    bound.bind(repository=f"{bound.url}/moved/model.git")
+    assert "answers from another address" in bound.follow().problem
+
+
+def test_a_few_objects_that_are_billions_of_files_are_refused(bound: Bound) -> None:
+    """A folder with ten names for one folder, ten levels deep."""
+    inside, kind = bound.repository.files[ROUTER][1], "100644 blob"
+    for _level in range(10):
+        rows = "".join(f"{kind} {inside}\td{number}\n" for number in range(10))
+        inside, kind = bound.repository.git("mktree", given=rows.encode()), "040000 tree"
+    top = bound.repository.git("mktree", given=f"040000 tree {inside}\tmodel\n".encode())
+    commit = bound.repository.git("commit-tree", top, "-m", "bomb", "-p", bound.first)
+    bound.repository.git("update-ref", "refs/heads/main", commit)
+    assert "far more than the 5000 files" in bound.follow().problem
+    assert bound.lineage.tip == bound.world.tree
