@@ -107,6 +107,11 @@ class JobOut(serializers.Serializer[Any]):
         default=0,
         help_text="Bound that was paid for the base, in millionths of a nat; 0 without an old tree.",
     )
+    earlier_confirmations = serializers.DictField(
+        allow_null=True,
+        help_text="Only for a confirmation: `count` of the person's other candidates that had one against this base, and "
+        "`lowest_log_ppm`, their lowest bound (null where one had none). Null without any.",
+    )
     nonce = serializers.CharField()
     attempt = serializers.IntegerField()
 

@@ -1,4 +1,4 @@
-"""Find or build the library of compiled kernels (`model/csrc/*.cpp`, plain C interface).
+"""Find or build the library of compiled kernels (all `.cpp` files of `model/csrc`, plain C interface).
 
     lib = native.library()      # ctypes.CDLL, or None: then use torch
     python -m model.native build
@@ -78,9 +78,9 @@ def state() -> str:
 
 def build(home: Path | None = None) -> Path:
     """The library for this machine's processor, compiled where it is not there yet. Raises NativeBuildError."""
-    sources = sorted(SOURCES.glob("*.cpp"))
+    sources = sorted(SOURCES.rglob("*.cpp"))
     if not sources:
-        raise NativeBuildError(f"this tree has no C++ sources ({SOURCES}/*.cpp)")
+        raise NativeBuildError(f"this tree has no C++ sources ({SOURCES})")
     compiler = shutil.which("g++") or shutil.which("c++")
     if compiler is None:
         raise NativeBuildError("there is no C++ compiler: install one (Debian: apt-get install g++)")
@@ -150,7 +150,7 @@ def processor() -> list[str]:
 def _compile(command: list[str], sources: list[Path], target: Path) -> None:
     """Compile each source in its own process. The target appears whole, so that several processes may build at once."""
     with tempfile.TemporaryDirectory(prefix=".build-", dir=target.parent) as folder:
-        objects = [f"{folder}/{source.stem}.o" for source in sources]
+        objects = [f"{folder}/{number}.o" for number in range(len(sources))]
         commands = [
             [*command, "-I", str(SOURCES), "-c", str(source), "-o", built]
             for source, built in zip(sources, objects, strict=True)

@@ -10,7 +10,7 @@ from fractions import Fraction
 from types import ModuleType
 from typing import Any
 
-from benchmarks.evidence import base_checks, bugs, old, partner, partner_2
+from benchmarks.evidence import base_checks, bugs, earlier, old, partner, partner_2
 from benchmarks.evidence.base_checks import BaseState
 from benchmarks.evidence.guard import guard_verdict, wanted_pairs
 from benchmarks.evidence.samples import PPB_PER_PPM, Samples, read_samples, thawed_side
@@ -23,6 +23,7 @@ from benchmarks.statistics.confirm import (
     repeated_confirmation,
 )
 from benchmarks.statistics.controls import BLOCK
+from benchmarks.statistics.earlier import bound_after
 from benchmarks.statistics.gate import LOOKS, GateDecision, GateOutcome, GatePlan
 from benchmarks.statistics.median import median
 from benchmarks.statistics.old import OldOutcome
@@ -348,12 +349,14 @@ def _confirmation(document: dict[str, Any], samples: Samples) -> Verdict | None:
         return None
     if unchecked := _unchecked(document, wanted):
         return unchecked
-    result = confirmed(units[:wanted], document["plan"]["confirmation_pairs"])
+    usual = confirmed(units[:wanted], document["plan"]["confirmation_pairs"])
+    found = bound_after(usual, units[:wanted], earlier.stated(document))
+    result, confidence, why = found.result, earlier.confidence(found), earlier.said(document, found)
     estimate, bound = result.estimate_log_ppm, result.bound_log_ppm
     if not result.is_gain:
         reason = (
-            f"Not confirmed: over {wanted} new pairs the median is {signed_percent(estimate)}, and its 95 % lower bound is "
-            f"{signed_percent(bound)}, not above zero. Find a larger effect and submit again."
+            f"Not confirmed: over {wanted} new pairs the median is {signed_percent(estimate)}, and its {confidence} lower bound "
+            f"is {signed_percent(bound)}, not above zero.{why} Find a larger effect and submit again."
         )
         return Verdict(VerdictKind.NO_GAIN, reason, estimate, bound, wanted)
     if _lacks_controls(document, samples, wanted):
@@ -364,7 +367,7 @@ def _confirmation(document: dict[str, Any], samples: Samples) -> Verdict | None:
     if doubt := _doubt(document, samples):
         return Verdict(doubt[0], doubt[1], estimate, bound, wanted)
     rules = partner_rules(document)
-    cut, said = rules.cut_log_ppm(document, samples), rules.said(document, samples, bound)
+    cut, said = rules.cut_log_ppm(document, samples), why + rules.said(document, samples, bound)
     estimate, bound = estimate - cut, bound - cut
     if before is not None and before.outcome is OldOutcome.SLOW:
         price = old.price_log_ppm(before, bound)
@@ -378,7 +381,7 @@ def _confirmation(document: dict[str, Any], samples: Samples) -> Verdict | None:
         )
         return Verdict(VerdictKind.NO_GAIN, reason, estimate, bound, wanted)
     reason = (
-        f"Confirmed: {signed_percent(bound)} at least, with 95 % confidence ({wanted} new pairs, median "
+        f"Confirmed: {signed_percent(bound)} at least, with {confidence} confidence ({wanted} new pairs, median "
         f"{signed_percent(estimate)}).{said} This bound sets the award. Next, another person reviews the patch."
     )
     return Verdict(VerdictKind.GAIN, reason, estimate, bound, wanted)

@@ -38,11 +38,13 @@ def build_document(
     continues: list[dict[str, Any]] | None = None,
     old: dict[str, Any] | None = None,
     base_checks: list[dict[str, Any]] | None = None,
+    earlier_confirmations: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The document of a run with its verdict. Every part has the shape of docs/reference/evidence.md; raises EvidenceError.
 
     `continues` holds the signed records of earlier pairs that this run continues; `old` names the tree that base's
-    award was priced against and what was paid (`tree`, `paid_log_ppm`). The noise floor is put into the environment.
+    award was priced against and what was paid (`tree`, `paid_log_ppm`); `earlier_confirmations` says what the person's
+    other candidates had against this base (`count`, `lowest_log_ppm`). The noise floor is put into the environment.
     `secrets` is hex; times of day are ISO 8601 with an offset; all durations are integer nanoseconds.
     """
     document = {
@@ -65,6 +67,7 @@ def build_document(
         "continues": continues or [],
         "old": old,
         "base_checks": base_checks or [],
+        "earlier_confirmations": earlier_confirmations,
         "started_at": started_at,
         "finished_at": finished_at,
     }

@@ -47,10 +47,10 @@ def doubt(document: dict[str, Any], found: OldDecision, price: int) -> str:
     """The reason of the suspicion that base is slow."""
     assert found.upper_ppb is not None
     return (
-        "Base has lost what was paid for it: over the tree before it, it is at most "
-        f"{signed_percent(-(-found.upper_ppb // PPB_PER_PPM))} faster ({found.pairs} pairs), less than half of the "
-        f"{signed_percent(document['old']['paid_log_ppm'])} that was paid. Against that tree the patch is "
-        f"{signed_percent(price)} faster at least. Merges stop until a maintainer decides."
+        "Base has lost what was paid for it: its gain over the tree before it is at most "
+        f"{signed_percent(-(-found.upper_ppb // PPB_PER_PPM))} ({found.pairs} pairs), less than half of the "
+        f"{signed_percent(document['old']['paid_log_ppm'])} that was paid. The patch's gain over that tree is at least "
+        f"{signed_percent(price)}. Merges stop until a maintainer decides."
     )
 
 

@@ -57,6 +57,8 @@ def validate(document: Any, *, has_verdict: bool = True) -> None:
     schema = document.get("schema") if isinstance(document, dict) else None
     is_second = schema == SCHEMA_2
     rules = dict(_DOCUMENT if is_second else _DOCUMENT_3)
+    if schema == SCHEMA and "earlier_confirmations" not in document:
+        del rules["earlier_confirmations"]  # signed before they were counted
     if not has_verdict:
         del rules["verdict"]
     if is_second and "trials" not in document:
@@ -96,6 +98,10 @@ def _third(document: dict[str, Any], *, has_verdict: bool) -> None:
         if document["run"]["kind"] != "confirmation":
             raise EvidenceError("document.old belongs to confirmations only")
         _fields(document["old"], _OLD, "document.old")
+    if (earlier := document.get("earlier_confirmations")) is not None:
+        if document["run"]["kind"] != "confirmation":
+            raise EvidenceError("document.earlier_confirmations belongs to confirmations only")
+        _fields(earlier, _EARLIER, "document.earlier_confirmations")
     cases = {case["name"] for case in document["suite"]["cases"]}
     if any(sealed["document"]["pair"]["case"] not in cases for sealed in document["continues"]):
         raise EvidenceError("document.continues has a pair of another suite")
@@ -388,6 +394,10 @@ _OLD: dict[str, Any] = {
     "tree": _sha256,
     "paid_log_ppm": lambda value: _positive(value) and value <= MOST_LOG_PPM,
 }
+_EARLIER: dict[str, Any] = {
+    "count": _positive,
+    "lowest_log_ppm": lambda value: value is None or (_positive(value) and value <= MOST_LOG_PPM),
+}
 _PAIR_3: dict[str, Any] = {
     "tree": _is_tree,
     "next_to": lambda value: value is None or _natural(value),
@@ -413,6 +423,7 @@ _DOCUMENT_3: dict[str, Any] = {
     "base_checks": _base_checks,
     "continues": _records,
     "old": lambda value: value is None or isinstance(value, dict),
+    "earlier_confirmations": lambda value: value is None or isinstance(value, dict),
     "events": lambda value: _events(value, _is_tree),
     "environment": _Open(
         packages=_Open(torch=_VERSIONED, numpy=_VERSIONED, cryptography=_VERSIONED),

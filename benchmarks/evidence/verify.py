@@ -11,6 +11,7 @@ from typing import Any
 
 from benchmarks.catalogue import SUITES
 from benchmarks.evidence import commitment as commitments
+from benchmarks.evidence import earlier
 from benchmarks.evidence.bugs import BUG_KINDS
 from benchmarks.evidence.canonical import NotCanonical, parse
 from benchmarks.evidence.counting import is_counted_for_awards
@@ -224,6 +225,8 @@ def _against_awards(document: dict[str, Any], policy: Policy | None, *, is_same_
             f"memory was counted by {document['sandbox']['counted_by']['memory']}: {suite['name']} earns awards only "
             "where a cgroup counted its peak"
         )
+    if is_same_judge and earlier.KEY not in document:
+        return "it does not say which confirmations the person had against this base before"
     if is_same_judge and document["plan"] != make_plan():
         return "the plan is not the judge's"
     if is_same_judge and not _is_catalogued(suite):

@@ -32,6 +32,7 @@ class Job:
     ] = ()  # signed records of earlier pairs of this candidate, oldest first
     old_tree: str = ""  # in a confirmation: the tree that base's own award was priced against
     old_paid_log_ppm: int = 0  # and the bound that was paid
+    earlier_confirmations: dict[str, Any] | None = None  # as the evidence states them
 
     def __post_init__(self) -> None:
         if self.kind == "aa" and self.base_tree != self.candidate_tree:
@@ -44,6 +45,8 @@ class Job:
             raise ValueError(
                 "a confirmation may name an old tree and what was paid for base; no other run does"
             )
+        if self.earlier_confirmations is not None and self.kind != "confirmation":
+            raise ValueError("earlier confirmations belong to a confirmation; no other run has any")
         if (self.kind in BUG_KINDS) != bool(self.reproduction):
             raise ValueError(
                 f"a run of kind {self.kind} {'needs a' if self.kind in BUG_KINDS else 'has no'} reproduction"

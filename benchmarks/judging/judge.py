@@ -309,6 +309,7 @@ class _Judgement:
             "continues": list(job.continues),
             "old": {"tree": job.old_tree, "paid_log_ppm": job.old_paid_log_ppm} if job.old_tree else None,
             "base_checks": self._base_checks,
+            "earlier_confirmations": job.earlier_confirmations,
             "started_at": self._started_at,
             "finished_at": _now(),
         }

@@ -16,10 +16,18 @@ _LONE_RETURN = re.compile(r"\r(?!\n|$)")
 
 def hidden_character(text: str) -> str:
     """The first hidden character as `U+202E`; empty where there is none. Tabs and ends of lines are not hidden."""
-    for letter in sorted(set(text) - {"\t", "\n", "\r"}):
+    for letter in text:
+        if letter in "\t\n\r":
+            continue
         if unicodedata.category(letter) in _CATEGORIES or letter in _BLANK or _is_selector(letter):
             return f"U+{ord(letter):04X}"
     return "U+000D" if _LONE_RETURN.search(text) else ""
+
+
+def escaped(name: str) -> str:
+    """How sources write the character of that name, as `U+202E`, so that a reviewer sees it: `\\u202e`."""
+    code = int(name.removeprefix("U+"), 16)
+    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
 
 
 def _is_selector(letter: str) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from benchmarks.patch.diffs import FilePatch
-from benchmarks.patch.hidden_text import hidden_character
+from benchmarks.patch.hidden_text import escaped, hidden_character
 from benchmarks.patch.patches import Patch
 from benchmarks.patch.paths import Refusal
 from benchmarks.patch.trees import PLAIN, TreeEntry, hash_entries, scan_files, sha256_hex
@@ -112,7 +112,7 @@ def check_patch(policy: Policy, patch: Patch) -> None:
                 raise PolicyViolation(
                     "hidden_character",
                     f"{file.path}: added line {number} has the hidden character {hidden}, which a reviewer cannot see: "
-                    "write it as an escape, such as \\u202e.",
+                    f"write it as {escaped(hidden)}.",
                     file.path,
                 )
 

@@ -10,15 +10,19 @@ from collections.abc import Iterator
 import numpy as np
 
 from benchmarks.judging.noise_models import gaussian
-from benchmarks.power.batch import Values
+from benchmarks.power.batch import Counts, Values
 from benchmarks.power.cells import PLAN, Cell, submissions
+from benchmarks.power.disguises import ENDED, later_pay, persistent, self_ended
 from benchmarks.power.partner import SLOWDOWNS, SPREADS, Controls, seats, slowdowns
-from benchmarks.power.strategies import ATTEMPTS, NOISES, Pay, redraw, trick_row
+from benchmarks.power.pay import Pay, cost_row, trick_row
+from benchmarks.power.strategies import ATTEMPTS, NOISES
 from benchmarks.report import Row
+from benchmarks.statistics.gate import LOOKS
 
 GAINS = (0.02, 0.05, 0.10)
 ABORTED_BELOW = (0.1, 0.25, 0.5)  # shares of the bounds that a run which ends itself does not let come about
 ADDED = 0.005
+PATCHES = 3  # that an honest person tries against one base
 
 
 def abuse_rows(runs: int) -> Iterator[Row]:
@@ -27,6 +31,7 @@ def abuse_rows(runs: int) -> Iterator[Row]:
         yield from _slowed_partner(noise, runs, 15_000 + 100 * seed)
         yield from _near_copy(noise, runs, 16_000 + 100 * seed)
         yield from _conditional_abort(noise, runs, 17_000 + 100 * seed)
+        yield from _honest_costs(noise, runs, 17_050 + 100 * seed)
         yield from _withdrawal(noise, runs, 18_000 + 100 * seed)
 
 
@@ -66,28 +71,56 @@ def _near_copy(noise: Cell, runs: int, seed: int) -> Iterator[Row]:
 def _conditional_abort(noise: Cell, runs: int, seed: int) -> Iterator[Row]:
     """Code that ends its own run when it goes badly. That is an event of the candidate, and its verdict is final."""
     for gain in GAINS:
-        people = max(1, runs // 2)
-        many = submissions(noise, people * ATTEMPTS, seed, gain).paid.reshape(people, ATTEMPTS)
-        honest = Pay.of(many[:, 0])
+        taken = submissions(noise, runs, seed, gain)
+        honest = Pay.of(taken.paid)
         if honest.mean <= 0.0:
             continue
-        once = max((Pay.of(aborted(many[:, 0], share)) for share in ABORTED_BELOW), key=lambda pay: pay.mean)
+        once = max((Pay.of(aborted(taken.paid, share)) for share in ABORTED_BELOW), key=lambda pay: pay.mean)
         name = f"{gain:.0%}, ended by itself when it goes badly, the same candidate: {noise.name}"
-        yield trick_row(name, once.over(honest), people)
-        disguised = Pay.of(redraw(many[:, ::-1]))
+        yield trick_row(name, once.over(honest), runs)
+        disguised = self_ended(taken, ATTEMPTS)
         name = f"{gain:.0%}, the same in up to {ATTEMPTS} disguises, knowing each bound before its end: {noise.name}"
-        yield trick_row(name, disguised.over(honest), people)
+        yield trick_row(name, disguised.over(honest), runs)
+        kept = persistent(taken, ATTEMPTS)
+        name = f"{gain:.0%}, the same, over {ATTEMPTS} disguises whose runs all go to their end: {noise.name}"
+        yield trick_row(name, disguised.over(kept), runs)
+
+
+def _honest_costs(noise: Cell, runs: int, seed: int) -> Iterator[Row]:
+    """What the rule about earlier confirmations costs people who try different patches and end no run."""
+    for gain in GAINS:
+        taken, before = (submissions(noise, runs, seed + number, gain) for number in range(2))
+        first = Pay.of(taken.paid[taken.passed])
+        if first.mean <= 0.0:
+            continue
+        tried, without = (persistent(taken, PATCHES, has_rule=has_rule) for has_rule in (True, False))
+        name = f"{gain:.0%}, {PATCHES} honest different patches until one is paid: {noise.name}"
+        yield cost_row(name, tried.over(without), runs, "that without the rule about earlier confirmations")
+        ended = Pay.of(later_pay(taken, ENDED)[taken.passed])
+        name = f"{gain:.0%}, the next patch after a confirmation that ended without a bound: {noise.name}"
+        yield cost_row(name, ended.over(first), runs, "a first confirmation's")
+        lowest = np.random.default_rng(seed + 2).choice(before.bound[before.passed], runs)
+        mended = Pay.of(later_pay(taken, lowest)[taken.passed])
+        name = f"{gain:.0%}, the next patch after one that was confirmed and failed a rail: {noise.name}"
+        yield cost_row(name, mended.over(first), runs, "a first confirmation's")
 
 
 def _withdrawal(noise: Cell, runs: int, seed: int) -> Iterator[Row]:
-    """Withdrawn at a gate's look where it did not pass, and handed in again: its pairs are pooled, none is drawn twice."""
+    """Withdrawn at a look where the gate did not pass. From its first sample on a candidate is not taken again."""
     for gain in GAINS:
-        honest = Pay.of(submissions(noise, runs, seed, gain).paid)
+        taken = submissions(noise, runs, seed, gain)
+        honest = Pay.of(taken.paid)
         if honest.mean <= 0.0:
             continue
-        pooled = Pay.of(submissions(noise, runs, seed + 1, gain, is_continued=True).paid)
-        name = f"{gain:.0%}, withdrawn at a look and handed in again, pooled: {noise.name}"
-        yield trick_row(name, pooled.over(honest), runs)
+        ways = (Pay.of(withdrawn(taken.paid, taken.look, look)) for look in LOOKS)
+        name = f"{gain:.0%}, withdrawn at a look where it did not pass: {noise.name}"
+        yield trick_row(name, max(ways, key=lambda pay: pay.mean).over(honest), runs)
+
+
+def withdrawn(paid: Values, looks: Counts, look: int) -> Values:
+    """[contributors] of pay: they withdraw at this look unless the gate has passed by then; nothing is paid then."""
+    kept: Values = np.where(looks <= look, paid, 0.0)
+    return kept
 
 
 def aborted(paid: Values, share: float) -> Values:

@@ -11,7 +11,7 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.statistics.confirm import CORRELATION_STEPS, bound_rank
+from benchmarks.statistics.confirm import CORRELATION_STEPS, ERROR, bound_rank
 from benchmarks.statistics.gate import (
     CLEAR_DEVIATIONS,
     CLEAR_EFFECT_LOG,
@@ -122,8 +122,8 @@ def _is_futile(middle: Values, look: int, plan: GatePlan) -> Flags:
     return futile
 
 
-def confirm(values: Values) -> Values:
-    """The confirmation's bound for each row, in nats."""
+def confirm(values: Values, error: Fraction = ERROR) -> Values:
+    """The confirmation's bound for each row, in nats, at this error."""
     count = values.shape[1]
     ranks = values.argsort(axis=1).argsort(axis=1)
     spread = sum((2 * rank - count + 1) ** 2 for rank in range(count))  # of twice the ranks
@@ -132,7 +132,7 @@ def confirm(values: Values) -> Values:
         ((2 * spread - steps) * step.denominator > 2 * spread * step.numerator).astype(np.int64)
         for step in CORRELATION_STEPS
     )
-    by_steps = np.array([bound_rank(count, reach) for reach in (Fraction(0), *_just_above())])
+    by_steps = np.array([bound_rank(count, reach, error) for reach in (Fraction(0), *_just_above())])
     ordered = np.sort(values, axis=1)
     bounds: Values = ordered[np.arange(len(values)), by_steps[above] - 1]
     return bounds

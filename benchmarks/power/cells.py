@@ -10,6 +10,7 @@ from benchmarks.catalogue import MOE_FORWARD
 from benchmarks.judging.noise_models import MODELS, Model, Noise, gaussian, process_bias
 from benchmarks.power.batch import GAIN, Counts, Flags, Gated, Values, confirm, gate
 from benchmarks.statistics.confirm import CONFIRMATION_PAIRS
+from benchmarks.statistics.earlier import LATER_ERROR
 from benchmarks.statistics.gate import GatePlan
 
 CHUNK = 10_000
@@ -59,6 +60,9 @@ class Submissions:
     look: Counts
     paid: Values
     bound: Values  # the confirmation's, below zero where nothing passed
+    strict: (
+        Values  # the bound after earlier confirmations of the same person, below zero where nothing passed
+    )
     reserve: Values  # the most that is paid
 
     def paid_after(self, cut: Values, suspicious: Flags) -> Values:
@@ -94,18 +98,20 @@ def submissions(
         np.concatenate([each.look for each in gated]),
         np.minimum(np.maximum(bound, 0.0), np.maximum(reserve, 0.0)),
         bound,
+        np.concatenate([part[2] for part in parts]),
         reserve,
     )
 
 
 def _judged(
     rng: np.random.Generator, cell: Cell, runs: int, effect: float, is_continued: bool
-) -> tuple[Gated, Values]:
+) -> tuple[Gated, Values, Values]:
     gated = gate(cell.draw(rng, runs, PLAN.most_pairs, effect), PLAN, is_continued=is_continued)
-    bound = np.full(runs, -1.0)
+    bound, strict = np.full(runs, -1.0), np.full(runs, -1.0)
     if winners := int(gated.passed.sum()):
-        bound[gated.passed] = confirm(cell.draw(rng, winners, CONFIRMATION_PAIRS, effect))
-    return gated, bound
+        fresh = cell.draw(rng, winners, CONFIRMATION_PAIRS, effect)
+        bound[gated.passed], strict[gated.passed] = confirm(fresh), confirm(fresh, LATER_ERROR)
+    return gated, bound, strict
 
 
 def _chunks(runs: int) -> Iterator[int]:

@@ -7,7 +7,6 @@ Costs of trying (time, attempts that are used up) are not charged, so ratios are
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,36 +14,20 @@ from benchmarks.judging.noise_models import gaussian as normal
 from benchmarks.judging.noise_models import heavy_tails, two_modes
 from benchmarks.power.batch import Values
 from benchmarks.power.cells import PLAN, Cell, submissions
+from benchmarks.power.disguises import persistent, self_ended
+from benchmarks.power.pay import Pay, trick_row
 from benchmarks.report import Row
 
 ATTEMPTS = 10  # of one person at one bounty, as bounties are posted by default
 REDRAWS = 5
 PIECES = (2, 5)
 GAINS = (0.02, 0.05, 0.10, 0.20)
-ERRORS = 3.0  # with so many rows, what is called a miss is so many standard errors above 1
 NOISES = (
     Cell("gaussian, sd 1%", normal, 0.01),
     Cell("gaussian, sd 2%", normal, 0.02),
     Cell("heavy tails, sd 2%", heavy_tails, 0.02),
     Cell("two equal modes, sd 2%", two_modes, 0.02),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Pay:
-    """Expected pay of a way to play, in nats, and its standard error."""
-
-    mean: float
-    error: float
-
-    @classmethod
-    def of(cls, paid: Values, times: float = 1.0) -> "Pay":
-        return cls(times * float(paid.mean()), times * float(paid.std()) / math.sqrt(len(paid)))
-
-    def over(self, honest: "Pay") -> "Pay":
-        """The ratio, its error by the first-order rule."""
-        ratio = self.mean / honest.mean
-        return Pay(ratio, math.hypot(self.error, ratio * honest.error) / honest.mean)
 
 
 def strategy_rows(runs: int) -> Iterator[Row]:
@@ -96,7 +79,7 @@ def _again(noise: Cell, runs: int, seed: int) -> Iterator[Row]:
         full = math.log1p(gain)
         pooled = Pay.of(submissions(noise, runs, seed + 1, gain, is_continued=True).paid)
         yield trick_row(
-            f"{gain:.0%}, the same patch measured on when resubmitted, pooled: {noise.name}",
+            f"{gain:.0%}, measured on past its end, as a maintainer may order: {noise.name}",
             pooled.over(once),
             runs,
             pooled,
@@ -105,11 +88,11 @@ def _again(noise: Cell, runs: int, seed: int) -> Iterator[Row]:
         people = max(1, runs // 2)
         taken = submissions(noise, people * ATTEMPTS, seed + 2, gain)
         many = taken.paid.reshape(people, ATTEMPTS)
-        disguised = Pay.of(first_success(many))
+        disguised = persistent(taken, ATTEMPTS)
         yield trick_row(
             f"{gain:.0%}, resubmitted in up to {ATTEMPTS} disguises: {noise.name}",
             disguised.over(once),
-            people,
+            len(many) * ATTEMPTS,
             disguised,
             full,
         )
@@ -123,11 +106,11 @@ def _again(noise: Cell, runs: int, seed: int) -> Iterator[Row]:
             impatient,
             full,
         )
-        redrawn = Pay.of(redraw(many[:, :REDRAWS]))
+        redrawn = self_ended(taken, REDRAWS)
         yield trick_row(
             f"{gain:.0%}, a low award given back and drawn again, up to {REDRAWS} disguises: {noise.name}",
             redrawn.over(once),
-            people,
+            len(many) * ATTEMPTS,
             redrawn,
             full,
         )
@@ -179,12 +162,3 @@ def redraw(paid: Values) -> Values:
 
 def _many(noise: Cell, runs: int, seed: int, gain: float, attempts: int) -> Values:
     return submissions(noise, runs * attempts, seed, gain).paid.reshape(runs, attempts)
-
-
-def trick_row(name: str, ratio: Pay, runs: int, pay: Pay | None = None, full: float | None = None) -> Row:
-    """`pay` and `full` add what that is of the gain's whole worth, in words."""
-    share = "" if pay is None or full is None else f"; {pay.mean / full:.0%} of the gain's whole award"
-    how = (
-        f"expected pay over honest play's, 3 errors +-{ERRORS * ratio.error:.2g}; {runs} contributors{share}"
-    )
-    return Row(f"trick: {name}", ratio.mean, "", "<= 1", ratio.mean - ERRORS * ratio.error <= 1.0, how)

@@ -56,6 +56,7 @@ class LeasedRun:
         ""  # in a confirmation: the tree that base's own award was priced against; empty where there is none
     )
     old_paid_log_ppm: int = 0
+    earlier_confirmations: dict[str, Any] | None = None  # in a confirmation: of the person, against this base
 
     @classmethod
     def from_answer(cls, answer: dict[str, Any]) -> "LeasedRun":
@@ -85,6 +86,7 @@ class LeasedRun:
             continues=tuple(answer.get("continues") or ()),
             old_tree=old_tree,
             old_paid_log_ppm=int(run.get("old_paid_log_ppm") or 0),
+            earlier_confirmations=run.get("earlier_confirmations"),
         )
 
 

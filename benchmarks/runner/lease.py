@@ -73,6 +73,7 @@ def _measure(
                 continues=run.continues,
                 old_tree=run.old_tree,
                 old_paid_log_ppm=run.old_paid_log_ppm,
+                earlier_confirmations=run.earlier_confirmations,
             )
             callbacks = _WithFault(reporter)
             sealed = judge(

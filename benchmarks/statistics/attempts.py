@@ -6,8 +6,8 @@ together. The boundaries do not count early ends for futility or by withdrawal, 
 attempts is that of one gate: alpha. A gain or a regression that was found stays found. When the last look is taken the
 candidate is exhausted, and a resubmission is answered without measuring.
 
-Different patches are different candidates; against many disguised copies the number of attempts per person is what
-helps (`python -m benchmarks.power` prints by how much).
+Different patches are different candidates. Against disguises stand the number of attempts per person, and that a person's
+earlier confirmations lower the next bound (`benchmarks.statistics.earlier`); `python -m benchmarks.power` prints what is left.
 """
 
 from collections.abc import Sequence

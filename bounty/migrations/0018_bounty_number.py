@@ -32,7 +32,7 @@ DROP FUNCTION bounty_number_never_changes();
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("bounty", "0014_old_tree_of_comparisons"),
+        ("bounty", "0017_earlier_confirmations"),
     ]
 
     operations = [

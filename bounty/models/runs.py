@@ -104,6 +104,11 @@ class Run(models.Model):
     continues = models.JSONField(
         default=list, blank=True, help_text="Digests of earlier pairs from which this attempt continues."
     )
+    earlier_confirmations = models.JSONField(
+        null=True,
+        blank=True,
+        help_text="Of a pricing run: the person's confirmations of other candidates against its base, as its evidence states them.",
+    )
     commitment = models.CharField(max_length=64, blank=True, help_text="Of this attempt's secrets.")
     was_sampled = models.BooleanField(default=False, help_text="A first sample may have been taken.")
     let_by = models.PositiveSmallIntegerField(

@@ -95,7 +95,7 @@ def _merge(submission: Submission, lineage: Lineage, actor: User) -> None:
 
 def _has_to_wait(*, actor: User, submission: Submission) -> bool:
     """Whether merges are stopped, all or this lineage's; if so, the requested merge is recorded. Called first in the
-    merge's transaction.
+    merge's transaction, and again under the lineage's lock.
 
     Raises WrongState for what could not be merged anyway.
     """

@@ -68,6 +68,7 @@ def job_of(run: Run) -> dict[str, Any]:
         "base_tree": run.base_tree_id,
         "candidate_tree": run.candidate_tree_id,
         "old": run.old,
+        "earlier_confirmations": run.earlier_confirmations,
         "nonce": run.nonce,
     }
 

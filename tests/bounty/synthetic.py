@@ -127,6 +127,7 @@ def invented_document(
         **invented_parts(run=run, level=level, reproduction=reproduction),
         trials=trials,
         old=run.get("old"),
+        earlier_confirmations=run.get("earlier_confirmations"),
         continues=continues,
         commitment=commit(secret, run["nonce"]),
         secrets=secret.hex(),

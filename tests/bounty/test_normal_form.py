@@ -11,7 +11,7 @@ from bounty.normal_form import normal_cpp, normal_python
 
 MODEL = Path(__file__).parents[2] / "model"
 SOURCES = sorted((MODEL / "layers").rglob("*.py"))
-KERNELS = sorted(MODEL.glob("csrc/*.h"))
+KERNELS = sorted((MODEL / "csrc").rglob("*.h"))
 
 STEP = """
 def step(x, *rest, scale=2, **more):

@@ -39,6 +39,14 @@ def loaded_answer() -> int:
     return int(library.answer())
 
 
+def test_kernels_of_folders_are_built_as_well(sources: Path) -> None:
+    (sources / "serving").mkdir()
+    (sources / "serving/answer.cpp").write_text((ANSWER % 43).replace("answer", "answer_below"))
+    library = native.library()
+    assert library is not None
+    assert (library.answer(), library.answer_below()) == (42, 43)
+
+
 def test_the_first_use_builds_and_loads(sources: Path, tmp_path: Path) -> None:
     assert native.available()
     assert loaded_answer() == 42

@@ -1,7 +1,7 @@
 """Builds a tree for measuring, in the same class of sandbox that measures it, without network.
 
 Every Python source is compiled to bytecode in memory, which finds what does not parse before any pair is started. Where
-a tree has `model/csrc/*.cpp`, these become one shared library with fixed flags, in a sandbox that has `model/csrc` of
+a tree has `.cpp` files in `model/csrc`, these become one shared library with fixed flags, in a sandbox that has `model/csrc` of
 the tree and nothing else of it. It leaves the sandbox through the pipe and is put where `model/native.py` looks for it,
 into the tree's own folder: that folder is written fresh for one run and mounted read-only as one side's `/tree/model`,
 so the other side sees nothing of it. Base and candidate go through the same steps. Nothing here ever loads it.
@@ -108,7 +108,7 @@ def compile_native(
 
 def has_native(tree: Path) -> bool:
     """True if there is anything to compile."""
-    return any((tree / "model" / SOURCES).glob("*.cpp"))
+    return any((tree / "model" / SOURCES).rglob("*.cpp"))
 
 
 def sources_digest(tree: Path) -> str:

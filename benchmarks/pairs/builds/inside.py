@@ -1,6 +1,6 @@
 """The program inside a build's sandbox: `build.py TREE_MODEL [COMPILER FLAGS...]`.
 
-Compiles each Python source to bytecode in memory and, where a compiler is named, `csrc/*.cpp` into one shared library,
+Compiles each Python source to bytecode in memory and, where a compiler is named, all `.cpp` files of `csrc` into one shared library,
 whose bytes go to stdout. All messages go to stderr. Runs nothing of the tree.
 """
 
@@ -33,9 +33,9 @@ def check_python(root: Path) -> None:
 
 def compile_native(root: Path, command: list[str]) -> None:
     """One library of all sources, each compiled by a separate process, in parallel."""
-    sources = sorted((root / "csrc").glob("*.cpp"))
+    sources = sorted((root / "csrc").rglob("*.cpp"))
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(AT_ONCE) as pool:
-        objects = [f"{folder}/{source.stem}.o" for source in sources]
+        objects = [f"{folder}/{number}.o" for number in range(len(sources))]
         commands = [
             [*command, "-I", str(root / "csrc"), "-c", str(source), "-o", target]
             for source, target in zip(sources, objects, strict=True)

@@ -35,6 +35,7 @@ from bounty.models import (
 from bounty.services.emergency import is_stopped, require_running
 from bounty.services.runners.device_waits import end_device_wait
 from bounty.services.runners.fingerprints import follow_fingerprint
+from bounty.services.runs.earlier import settle_earlier
 from bounty.services.runs.leases import NOT_HELD, holds, require_lease
 from bounty.services.runs.lifecycle import lose_run
 from bounty.services.runs.logs import say
@@ -83,7 +84,7 @@ def _require_at_work(runner: Runner) -> None:
 
 
 def _take(run: Run, runner: Runner) -> bool:
-    now = timezone.now()
+    now, base_before = timezone.now(), run.base_tree_id
     fields: dict[str, Any] = {
         "lease": uuid.uuid4(),
         "lease_expires_at": now + timedelta(seconds=settings.RUN_LEASE_S),
@@ -115,6 +116,7 @@ def _take(run: Run, runner: Runner) -> bool:
             if not move(run, to=RunState.LEASED, reason=f"leased by {runner.name}", **fields):
                 return False
             _settle_continued(run)
+            settle_earlier(run, base_before=base_before)
             say(run, f"attempt {run.attempt}: leased by {runner.name}")
             if submission is not None and submission.state == SubmissionState.QUEUED:
                 move(submission, to=SubmissionState.JUDGING, reason=f"{run.kind} run started")

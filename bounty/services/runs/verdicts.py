@@ -94,6 +94,7 @@ def mismatches(run: Run, document: dict[str, Any]) -> list[str]:
         "candidate tree": (document["trees"]["candidate"], run.candidate_tree_id),
         "earlier pairs": ([sealed["digest"] for sealed in document["continues"]], run.continues),
         "old tree": (document.get("old"), run.old),
+        "earlier confirmations": (document.get("earlier_confirmations"), run.earlier_confirmations),
     }
     return [
         f"{name} ({stated}, ordered {ordered})"

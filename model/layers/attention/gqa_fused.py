@@ -1,4 +1,4 @@
-"""Causal attention of whole sequences on CPU by compiled kernels, forward and backward (`model/csrc/attention_*`).
+"""Causal attention of whole sequences on CPU by compiled kernels, forward and backward (`model/csrc/attention/`).
 
 Keys and values are packed once for all heads that share them; the scores of a few queries with all their keys stay in the
 L1 cache, and none above the diagonal are computed. The backward pass needs the output and a number per query
@@ -24,7 +24,7 @@ _POINTER = ctypes.c_void_p
 
 
 class _Call(ctypes.Structure):
-    """As `attention::Call` in `model/csrc/attention_heads.h`."""
+    """As `attention::Call` in `model/csrc/attention/heads.h`."""
 
     _fields_ = [
         *(

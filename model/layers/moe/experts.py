@@ -2,7 +2,7 @@
 
 Kernels of our own (`experts_fused.py`, on CUDA `experts_triton.py`) compute it where they fit. Elsewhere rows of
 (token, choice) pairs are sorted by expert, so that each expert multiplies one contiguous block. All equal
-`experts_reference.apply_experts` forward and backward. Knows nothing of routers or shared experts.
+`experts_reference.apply_experts` forward and backward. Routing and shared experts are computed elsewhere.
 
 Of torch's forms, measured on one AVX512 core, the grouped matmul beats a loop of matmuls over experts by 1.3-1.5x
 where gradients are needed and by a few per cent in bf16; in fp32 inference with long blocks the loop is 10 % ahead.

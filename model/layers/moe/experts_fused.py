@@ -1,4 +1,4 @@
-"""Sum of the routed experts on CPU by compiled kernels, forward and backward (`model/csrc/experts_fused.cpp`).
+"""Sum of the routed experts on CPU by compiled kernels, forward and backward (`model/csrc/experts/fused.cpp`).
 
 For few tokens each chosen expert's weights are read once in place; for many they are packed into panels. Gate, up,
 activation, weighting and the sum over choices are one pass each way: no sorted copies of the tokens, and gradients of
@@ -32,7 +32,7 @@ _POINTER = ctypes.c_void_p
 
 
 class _Call(ctypes.Structure):
-    """As `experts::Call` in `model/csrc/experts_routing.h`."""
+    """As `experts::Call` in `model/csrc/experts/routing.h`."""
 
     _fields_ = [
         *((name, ctypes.c_int64) for name in ("tokens", "choices", "d", "f", "experts", "threads", "few")),

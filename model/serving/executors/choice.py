@@ -1,7 +1,5 @@
-"""Which executor computes a served model where nobody names one: the stack's own kernels, else plain torch, which drafts
-with the model's prediction modules where it has them.
-
-Knows nothing of requests or scheduling.
+"""Default executor of a served model: the stack's own kernels where they support it, else plain torch, which drafts with
+the model's prediction modules where it has them.
 """
 
 from __future__ import annotations
@@ -42,7 +40,7 @@ def default_executor(
     ValueError for `weights` of a model without compiled form: plain torch cannot have them.
     """
     if transformer.device.type != "cpu" or (weights is None and transformer.dtype not in WEIGHTS):
-        reason: str | None = f"the model lies on {transformer.device} in {transformer.dtype}"
+        reason: str | None = f"the model is on {transformer.device} in {transformer.dtype}"
     else:
         reason = native_executor.supports(transformer.config)
     if reason is None:
@@ -67,8 +65,8 @@ def _plain_executor(transformer: Transformer, limits: EngineLimits) -> TorchExec
 def blocks_within(config: ModelConfig, itemsize: int, limits: EngineLimits, more_bytes: int = 0) -> int:
     """Blocks that fit `max_cache_bytes`, but no more than a few whole contexts for each running answer.
 
-    `more_bytes` are kept with each block beside the layers' keys and values. Raises ValueError where not even one fits,
-    as the node's option has it.
+    `more_bytes` are added to each block's keys and values. Raises ValueError where not even one fits, as the
+    node's option has it.
     """
     n_heads, d_key, d_value = kept_per_token(config)
     block_bytes = BLOCK_TOKENS * config.n_layers * n_heads * (d_key + d_value) * itemsize + more_bytes

@@ -1,4 +1,4 @@
-"""Executor of the stack's own kernels (model/csrc/serve_*.cpp): one C call per step.
+"""Executor of the stack's own kernels (model/csrc/serving/): one C call per step.
 
 Weights are packed once, in fp32, bf16 or int8; keys and values are in blocks of 16 tokens, in fp32 where the weights
 are and in bf16 otherwise. A sequence's logits are the same bits alone and in any batch, in one chunk or in many, and
@@ -31,8 +31,8 @@ from model.serving.executors.packed_memory import huge_zeros
 from model.serving.executors.stored import StoredWeights
 from model.transformer import Transformer
 
-BLOCK_TOKENS = 16  # BLOCK of serve_model.h
-MOST_EXPERTS = 1024  # of a layer; as MOST_WIDTH of a key from serve_model.h
+BLOCK_TOKENS = 16  # BLOCK of serving/model.h
+MOST_EXPERTS = 1024  # of a layer; as MOST_WIDTH of a key from serving/model.h
 MOST_WIDTH = 2048
 INT32 = "i"  # of arrays
 

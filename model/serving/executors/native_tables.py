@@ -1,4 +1,4 @@
-"""C structs of the compiled engine, field by field as in model/csrc/serve_model.h.
+"""C structs of the compiled engine, field by field as in model/csrc/serving/model.h.
 
 `check` compares their sizes with the library's and refuses a library that was built from other sources.
 """

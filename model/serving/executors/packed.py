@@ -1,7 +1,7 @@
 """Packed weights of the compiled engine: packed once at load, in fp32, bf16, int8 or int4.
 
 A matrix [N, K] becomes strips of 32 outputs, [N/32][K/group][32][group], so that one product reads it from front to
-back; see model/csrc/serve_products.h; the kernels' library packs them. Int8 weights have one scale per output: the
+back; see model/csrc/serving/products.h; the kernels' library packs them. Int8 weights have one scale per output: the
 largest magnitude of its row is 127. Int4 weights have a scale and a least number per 32 of an output's.
 """
 
@@ -94,7 +94,7 @@ def _readable(matrices: Sequence[Tensor]) -> list[Tensor]:
 
 
 class Matrix(ctypes.Structure):
-    """One packed matrix, as `Matrix` of serve_products.h."""
+    """One packed matrix, as `Matrix` of serving/products.h."""
 
     _fields_ = [
         ("data", ctypes.c_void_p),

@@ -62,12 +62,12 @@ def _taken_over(chosen: Chosen, vocab_size: int) -> AnswerToken:
 
 def _token(said: object) -> int:
     if type(said) is not int or said < 0:
-        raise BadTokensError("an alternative is no token")
+        raise BadTokensError("an alternative is not a token")
     return said
 
 
 def _number(said: float) -> float:
     number = float(said)
     if math.isnan(number):
-        raise BadTokensError("a log probability is no number")
+        raise BadTokensError("a log probability is not a number")
     return number

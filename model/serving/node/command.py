@@ -70,7 +70,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _end_with_stdin() -> None:
-    """Drain as by SIGTERM once stdin is at its end: whoever started the node closed it, or is gone."""
+    """Drain as by SIGTERM once stdin is at its end: the process that started the node closed it, or has ended."""
     while sys.stdin.buffer.read(4096):
         pass
     os.kill(os.getpid(), signal.SIGTERM)

@@ -111,7 +111,8 @@ def test_this_judge_cannot_claim_an_award_with_the_rules_of_schema_2() -> None:
     for key in ("base_checks", "continues", "old"):
         del parts[key]
     document = {**copy.deepcopy(build_document(**parts)), "schema": SCHEMA_2}
-    del document["base_checks"], document["continues"], document["old"]
+    for key in ("base_checks", "continues", "old", "earlier_confirmations"):
+        del document[key]
     assert document["harness"]["hash"] == harness_hash()
     report = verify_evidence(seal(document, KEY))
     assert {check.name for check in report.checks if not check.holds} == {"award_eligible"}

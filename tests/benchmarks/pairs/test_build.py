@@ -82,6 +82,16 @@ def test_all_sources_become_one_library_next_to_the_loader(folder: Path) -> None
     assert not hasattr(loaded, "twice")  # only what is exported by name can be reached
 
 
+def test_sources_of_equal_names_in_several_folders_are_all_compiled(folder: Path) -> None:
+    files = {
+        "csrc/step.cpp": '#include "serving/one.h"\n' + EXPORT + "int above() { return ONE; }\n",
+        "csrc/serving/one.h": "enum { ONE = 1 };\n",
+        "csrc/serving/step.cpp": '#include "serving/one.h"\n' + EXPORT + "int below() { return ONE + 1; }\n",
+    }
+    loaded = ctypes.CDLL(str(build(folder, files)))
+    assert (loaded.above(), loaded.below()) == (1, 2)
+
+
 def test_equal_sources_give_equal_bytes_wherever_they_are_built(folder: Path) -> None:
     sources = {"csrc/add.cpp": ADD + "namespace { int hidden = 3; }\nint *where() { return &hidden; }\n"}
     libraries = []

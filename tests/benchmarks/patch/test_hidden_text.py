@@ -1,5 +1,6 @@
 """Characters that a reviewer cannot see are refused in what a patch adds."""
 
+import ast
 import sys
 import unicodedata
 from pathlib import Path
@@ -45,6 +46,11 @@ def test_a_patch_that_adds_a_hidden_character_is_refused_by_its_name(letter: str
     ) as refusal:
         check_patch(load_policy(), parse_patch(adding(f"y = 'a{letter}b'")))
     assert refusal.value.code == "hidden_character"
+    assert ast.literal_eval(f"'{refusal.value.message.rpartition(' ')[2].rstrip('.')}'") == letter
+
+
+def test_the_first_hidden_character_is_named() -> None:
+    assert hidden_character("a\u202eb\x00") == "U+202E"
 
 
 @pytest.mark.parametrize("text", ["", "x = 1", "\tx\n", "x\r\n", "ä é ß 漢字 Ω ∑ → 😀 ﬁ", "a\u0301"])

@@ -25,7 +25,7 @@ class Platform:
 
     def __init__(self, store: BlobStore, base: Tree, candidate: Tree, *, kind: str = "gate") -> None:
         self.store, self.trees = store, {base.hash: base, candidate.hash: candidate}
-        self.run = {
+        self.run: dict[str, Any] = {
             "id": str(uuid.uuid4()),
             "kind": kind,
             "suite": "moe_forward",

@@ -269,6 +269,19 @@ def test_a_leased_run_ends_with_evidence_that_fits_its_commitment(
 
 
 @pytest.mark.sandbox
+def test_evidence_states_the_earlier_confirmations_that_the_lease_names(
+    platform: Platform, client: RunnerClient, open_folder: Path
+) -> None:
+    earlier = {"count": 2, "lowest_log_ppm": 12_345}
+    platform.lease_s = 10
+    platform.run |= {"kind": "confirmation", "earlier_confirmations": earlier}
+    carry_out(client.lease(platform.run["id"]), client, home=open_folder / "home", key=generate_key())
+    (sealed,) = platform.evidence
+    assert sealed["document"]["earlier_confirmations"] == earlier
+    assert verify_evidence(sealed).ok
+
+
+@pytest.mark.sandbox
 def test_a_run_that_cannot_be_measured_is_reported_as_the_runner_s_failure(
     platform: Platform, client: RunnerClient, open_folder: Path
 ) -> None:

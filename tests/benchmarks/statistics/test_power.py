@@ -12,9 +12,11 @@ from benchmarks.power import batch, tables
 from benchmarks.power.__main__ import main
 from benchmarks.power.cells import PLAN, Cell, null_cells, submissions
 from benchmarks.power.intervals import at_most, binomial_lower, binomial_upper
-from benchmarks.power.strategies import Pay, first_success, redraw
+from benchmarks.power.pay import Pay
+from benchmarks.power.strategies import first_success, redraw
 from benchmarks.report import Report, Row
-from benchmarks.statistics.confirm import confirmation_bound
+from benchmarks.statistics.confirm import ERROR, confirmation_bound
+from benchmarks.statistics.earlier import LATER_ERROR
 from benchmarks.statistics.gate import GateOutcome, gate_decision
 from benchmarks.statistics.guard import GuardOutcome, GuardPlan, guard_decision
 
@@ -55,9 +57,10 @@ def test_the_simulated_gate_is_the_real_one(name: str, effect: float) -> None:
 @pytest.mark.parametrize("count", [24, 30, 60])
 def test_the_simulated_confirmation_is_the_real_one(count: int) -> None:
     values = 0.02 * autocorrelated_strongly(np.random.default_rng(4), 200, count) + 0.03
-    bounds = batch.confirm(values)
-    for row, pairs in enumerate(values.tolist()):
-        assert confirmation_bound(pairs).bound_log_ppm == math.floor(float(bounds[row]) * 1e6)
+    for error in (ERROR, LATER_ERROR):
+        bounds = batch.confirm(values, error)
+        for row, pairs in enumerate(values.tolist()):
+            assert confirmation_bound(pairs, error).bound_log_ppm == math.floor(float(bounds[row]) * 1e6)
 
 
 def test_the_simulated_guard_rail_is_the_real_one() -> None:
@@ -114,7 +117,7 @@ def test_the_confirmations_bound_is_seldom_too_high(model: object) -> None:
 
 
 def test_a_bound_that_ignores_neighbours_would_be_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmarks.power.batch.bound_rank", lambda count, correlation: 11)
+    monkeypatch.setattr("benchmarks.power.batch.bound_rank", lambda count, correlation, error: 11)
     bounds = batch.confirm(MODELS["AR(1) 0.3 of the candidate"](np.random.default_rng(6), 6_000, 30))
     assert (bounds > 0).mean() > 0.08
 

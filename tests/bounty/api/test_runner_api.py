@@ -9,6 +9,7 @@ from django.test import Client
 from rest_framework.test import APIClient
 
 from benchmarks.evidence.commitment import commit
+from benchmarks.evidence.signing import generate_key
 from benchmarks.runner.client import LeasedRun, LeaseLost, NotLeasable, PlatformError, RunnerClient
 from bounty.models import Run, RunState, RunVerdict, Submission
 from bounty.services.awards.advance import advance_submission
@@ -185,6 +186,17 @@ def test_a_confirmation_s_job_names_the_old_tree_and_brings_it(world: World, run
     assert run.trees[run.old_tree].hash == world.tree.pk
     for entry in run.trees[run.old_tree].entries:
         assert runner.blob(entry.blob)
+
+
+def test_a_confirmation_s_job_brings_the_author_s_earlier_confirmations(
+    world: World, runner: RunnerClient
+) -> None:
+    first, second = world.submit(world.ann, DIFF), world.submit(world.ann, diff_of_line(7, "step_7 = 77"))
+    world.gate_all(0.3, first, second)
+    world.lease(world.add_runner(generate_key())[0])
+    run = runner.lease(str(uuid4()))
+    assert (run.kind, run.run_id) == ("confirmation", str(second.runs.get(kind="confirmation").pk))
+    assert run.earlier_confirmations == {"count": 1, "lowest_log_ppm": None}
 
 
 def test_maintainers_read_and_decide_about_a_slow_base(world: World) -> None:

@@ -55,6 +55,19 @@ def refusals(results: list[Any]) -> int:
     return sum(isinstance(result, BountyError) for result in results)
 
 
+def test_of_two_confirmations_of_one_person_that_start_at_once_one_counts_the_other() -> None:
+    """Else two forms of one patch would be two draws, and their author could end the worse one."""
+    world = World()
+    world.gate_all(
+        0.3, world.submit(world.ann, DIFF), world.submit(world.ann, diff_of_line(5, "step_5 = 55"))
+    )
+    runners = [world.add_runner(generate_key())[0] for _ in range(2)]
+    runs = at_once([lambda runner=runner: world.lease(runner) for runner in runners])
+    assert {run.kind for run in runs} == {"confirmation"}
+    counts = [run.earlier_confirmations for run in runs]
+    assert counts.count(None) == 1 and {"count": 1, "lowest_log_ppm": None} in counts
+
+
 def test_one_run_is_leased_to_one_of_many_runners() -> None:
     world = World()
     world.submit(world.ann, DIFF)

@@ -230,7 +230,7 @@ def test_the_same_source_is_right_on_processors_without_its_instructions(
         pytest.skip(f"expected: NO {processor} HERE: this processor cannot run it")
     target = tmp_path / "portable.so"
     flags = [flag for flag in native.FLAGS if not flag.startswith(("-O", "-march"))]
-    source = native.SOURCES / "experts_fused.cpp"
+    source = native.SOURCES / "experts/fused.cpp"
     command = [
         "g++",
         "-O1",

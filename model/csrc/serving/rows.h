@@ -5,7 +5,7 @@
 
 #include <cmath>
 
-#include "serve_model.h"
+#include "serving/model.h"
 
 // Compiled once: quick to build, and the same bits wherever it is called from.
 #define SERVE_ONCE __attribute__((noinline)) inline

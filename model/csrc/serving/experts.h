@@ -5,8 +5,8 @@
 
 #pragma once
 
-#include "serve_router.h"
-#include "serve_rows.h"
+#include "serving/router.h"
+#include "serving/rows.h"
 
 namespace serve {
 

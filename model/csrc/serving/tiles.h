@@ -2,7 +2,7 @@
 
 #pragma once
 
-#include "serve_products.h"
+#include "serving/products.h"
 
 namespace serve {
 

@@ -6,7 +6,7 @@
 
 #pragma once
 
-#include "experts_routing.h"
+#include "experts/routing.h"
 
 namespace experts {
 

@@ -7,7 +7,7 @@
 
 #include <omp.h>
 
-#include "serve_products.h"
+#include "serving/products.h"
 
 namespace serve {
 

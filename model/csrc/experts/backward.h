@@ -7,7 +7,7 @@
 
 #include <initializer_list>
 
-#include "experts_routing.h"
+#include "experts/routing.h"
 
 namespace experts {
 

@@ -1,9 +1,9 @@
-// The tiles of serve_products.h: 1 to 12 rows by 32 outputs. How much of a tile is summed at a time follows from the
+// The tiles of serving/products.h: 1 to 12 rows by 32 outputs. How much of a tile is summed at a time follows from the
 // number of registers; the sums are the same on all processors of one kind of dot product, for every number of rows.
 
 #include <type_traits>
 
-#include "serve_tiles.h"
+#include "serving/tiles.h"
 
 namespace serve {
 
@@ -83,7 +83,7 @@ LANES_INLINE void sum_units(const char *const *from, const Panel &panel, int fir
     for (int s = 0; s < panel.n_segments; ++s) {
         const char *w = panel.segments[s] + (first ? panel.second : 0);
         for (int step = 0; step < panel.steps; ++step, w += panel.stride, at += By::ROW) {
-            const auto unit_at = [&](int unit) { return w + unit / UNITS * panel.beside + unit % UNITS * second; };
+            const auto unit_at = [&](int unit) { return w + unit / UNITS * panel.panel_stride + unit % UNITS * second; };
             // Into the L2 cache: hardware prefetching stops at pages, and the L1 cache is too small for this distance.
             for (int unit = 0; PANELS == 1 && unit < UNITS; ++unit) __builtin_prefetch(unit_at(unit) + panel.ahead, 0, 2);
 #pragma GCC unroll 2

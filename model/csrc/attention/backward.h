@@ -7,7 +7,7 @@
 
 #include <initializer_list>
 
-#include "attention_heads.h"
+#include "attention/heads.h"
 
 namespace attention {
 

@@ -3,7 +3,7 @@
 // A matrix [N, K] is packed into strips of 32 outputs: [N/32][K/group][32][group], so that a product reads it once from
 // front to back. Each output is summed by one lane in order of k, whatever number of rows is multiplied together: a
 // row's result depends neither on its neighbours nor on the number of threads. Keys and values of attention are packed
-// the same way, see serve_attention.cpp.
+// the same way, see `serving/attention.h`.
 
 #pragma once
 
@@ -39,7 +39,7 @@ constexpr bool HAS_BYTE_DOT = true;
 constexpr bool HAS_BYTE_DOT = false;
 #endif
 
-// The part of a row that has one scale, where rows are of 8 bits (serve_groups.cpp).
+// The part of a row that has one scale, where rows are of 8 bits (serving/groups.cpp).
 struct RowGroup {
     static constexpr int NUMBERS = 32;
     float scale;
@@ -92,14 +92,14 @@ struct Matrix {
 
 // Weights in memory as a tile reads them: two vectors per group of k, at `segment + step * stride` and `second` bytes
 // behind. The segments follow each other in k; `ahead` is the distance of prefetching. For a single row other
-// panels may be read at the same time, `beside` bytes after each other: their sums are the tile's next rows.
+// panels may be read at the same time, `panel_stride` bytes after each other: their sums are the tile's next rows.
 struct Panel {
     const char *const *segments;
     int n_segments;
     int steps;  // groups per segment
     int64_t second, stride, ahead;
     const int32_t *starts;  // of its outputs; null: sums start at zero
-    int64_t beside;
+    int64_t panel_stride;
 };
 
 // How many outputs of a strip are real.

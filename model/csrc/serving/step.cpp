@@ -1,12 +1,12 @@
 // One step of the compiled engine, from token ids to logits: the entry points that Python calls.
 //
 // The residual stream is fp32; rows for weights are narrowed once per product. A row's results do not depend on the
-// other rows of the step nor on the number of threads, see serve_products.h.
+// other rows of the step nor on the number of threads, see serving/products.h.
 
-#include "serve_attention.h"
-#include "serve_experts.h"
-#include "serve_latent.h"
-#include "serve_pack.h"
+#include "serving/attention.h"
+#include "serving/experts.h"
+#include "serving/latent.h"
+#include "serving/pack.h"
 
 namespace serve {
 
@@ -222,12 +222,12 @@ LANES_EXPORT int32_t serve_product(const Matrix *matrix, const float *x_MK, int3
     return 1;
 }
 
-// Packs one matrix from rows of fp32 or bf16, see serve_pack.h. 0 where there is no memory, else 1.
+// Packs one matrix from rows of fp32 or bf16, see serving/pack.h. 0 where there is no memory, else 1.
 LANES_EXPORT int32_t serve_pack(const Matrix *matrix, const void *first, const void *second, int32_t n_rows, int32_t is_bf16) {
     return pack_matrix(*matrix, {first, second, n_rows, is_bf16});
 }
 
-// Sizes of the structs that Python mirrors, in the order of serve_model.h; returns how many.
+// Sizes of the structs that Python mirrors, in the order of serving/model.h; returns how many.
 LANES_EXPORT int32_t serve_sizes(int64_t *sizes) {
     const int64_t all[] = {sizeof(Matrix), sizeof(Stack), sizeof(AttentionWeights), sizeof(FeedForward), sizeof(Router),
                            sizeof(Layer),  sizeof(Model), sizeof(Part),             sizeof(Step)};

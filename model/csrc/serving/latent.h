@@ -6,7 +6,7 @@
 
 #pragma once
 
-#include "serve_attention.h"
+#include "serving/attention.h"
 
 namespace serve {
 

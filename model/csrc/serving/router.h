@@ -5,7 +5,7 @@
 
 #include <cmath>
 
-#include "serve_model.h"
+#include "serving/model.h"
 
 namespace serve {
 

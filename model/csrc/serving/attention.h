@@ -1,13 +1,13 @@
 // Attention of new tokens over keys and values in numbered blocks: queries times keys, softmax, times values.
 //
 // A task is up to 12 rows of (token, query head) that look at one key/value head of one sequence. Keys and values of a
-// block are packed like weights, so both products are those of serve_products.h. Blocks start at multiples of 16 tokens
+// block are packed like weights, so both products are those of serving/products.h. Blocks start at multiples of 16 tokens
 // and what a query may not see has probability zero: a row's result is the same in a whole prompt, in a chunk of it and
 // alone. Two passes, so memory grows with the keys; no tile of scores is ever larger than 12 rows.
 
 #pragma once
 
-#include "serve_rows.h"
+#include "serving/rows.h"
 
 namespace serve {
 

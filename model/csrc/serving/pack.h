@@ -1,11 +1,11 @@
-// Packs weights as serve_products.h reads them, once at load: each row of a strip is narrowed, then its words of 4 bytes
+// Packs weights as serving/products.h reads them, once at load: each row of a strip is narrowed, then its words of 4 bytes
 // are dealt out to the strip, which has a word of every output in turn; for INT4 scales and least numbers follow.
 
 #pragma once
 
 #include <cstdlib>
 
-#include "serve_rows.h"
+#include "serving/rows.h"
 
 namespace serve {
 

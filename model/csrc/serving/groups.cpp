@@ -1,7 +1,7 @@
 // Products of rows that have one scale per 32 numbers, with weights of 8 or of 4 bits. Within a group integers are
 // multiplied and summed exactly; the groups' sums are added in fp32 in order of k, for any number of rows.
 
-#include "serve_tiles.h"
+#include "serving/tiles.h"
 
 namespace serve {
 
@@ -65,7 +65,7 @@ namespace {
 struct Groups {
     const char *data;  // of a strip
     int n;
-    int64_t beside;  // bytes to the next of the strips that are read together
+    int64_t panel_stride;  // bytes to the next of the strips that are read together
 };
 
 LANES_INLINE const RowGroup &group_of_row(const char *row, int g) { return reinterpret_cast<const RowGroup *>(row)[g]; }
@@ -86,7 +86,7 @@ struct OfGroups {
         for (int g = 0; g < groups.n; ++g) {
             const char *group[STRIPS];
 #pragma GCC unroll 4
-            for (int s = 0; s < STRIPS; ++s) group[s] = groups.data + g * BYTES + s * groups.beside;
+            for (int s = 0; s < STRIPS; ++s) group[s] = groups.data + g * BYTES + s * groups.panel_stride;
             if (STRIPS == 1)
                 for (int at = 0; at < BYTES; at += UNIT) __builtin_prefetch(group[0] + AHEAD + at, 0, 2);
             typename By::Sum sums[ROWS][N_SUMS]{};

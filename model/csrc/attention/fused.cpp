@@ -1,7 +1,7 @@
 // Causal attention of whole sequences, forward and backward, for `model/layers/attention/gqa_fused.py`.
 
-#include "attention_backward.h"
-#include "attention_forward.h"
+#include "attention/backward.h"
+#include "attention/forward.h"
 
 // Of each format whether these kernels are faster here than torch's: 1 for fp32, 2 for bf16.
 LANES_EXPORT int attention_fused_is_fast() { return tiles::FAST_FORMATS; }

@@ -7,7 +7,7 @@
 
 #include <cmath>
 
-#include "attention_heads.h"
+#include "attention/heads.h"
 
 namespace attention {
 

@@ -1,7 +1,7 @@
 // The routed experts' sum, forward and backward, for `model/layers/moe/experts_fused.py`.
 
-#include "experts_backward.h"
-#include "experts_forward.h"
+#include "experts/backward.h"
+#include "experts/forward.h"
 
 // Of each format whether these kernels are faster here than what torch has: 1 for fp32, 2 for bf16.
 LANES_EXPORT int experts_fused_is_fast() { return tiles::FAST_FORMATS; }
