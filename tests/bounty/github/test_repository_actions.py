@@ -9,6 +9,7 @@ from rest_framework.test import APIClient
 
 from bounty.github.following import follow
 from bounty.models import Lineage, RepositoryBinding
+from bounty.pages.desk import n_waiting
 from bounty.services import wakeups
 from bounty.tasks import follow_repository, poll_repositories
 from gainshare.accounts.models import User
@@ -128,6 +129,7 @@ def test_the_page_and_the_to_do_page_show_a_lost_tip_and_release_it(bound: Bound
     assert "branch lost the tip" in client.get(page).content.decode()
     client.force_login(bound.world.mira)
     assert "Branches that lost the tip" in client.get("/desk/").content.decode()
+    assert n_waiting(bound.world.mira) == 1
     assert client.post(f"{page}repository/release/", {"text": ""}).status_code == 409
     assert client.post(f"{page}repository/release/", {"text": "cleaned"})["Location"] == page
     assert "branch lost the tip" not in client.get(page).content.decode()
