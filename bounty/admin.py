@@ -42,7 +42,7 @@ class ReadOnlyAdmin(ModelAdmin):
 
 @admin.register(Bounty)
 class BountyAdmin(ReadOnlyAdmin):
-    list_display = ["title", "lineage", "suite", "preset", "hardware", "state", "created_at"]
+    list_display = ["short_name", "title", "lineage", "suite", "preset", "hardware", "state", "created_at"]
     list_filter = ["state", "suite", "hardware", "lineage"]
 
 

@@ -1,16 +1,20 @@
 """Tasks of the control worker: thin, idempotent, with ids as arguments. All state is in the database."""
 
+from contextlib import suppress
 from uuid import UUID
 
 from celery import shared_task
 
 from benchmarks.runner.lost_broker import end_worker_on_lost_ack
+from bounty.errors import NotFound
+from bounty.github.following import due_lineages, follow
 from bounty.services.awards.advance import advance_submission as advance
 from bounty.services.blob_sweep import sweep_blobs as sweep
 from bounty.services.reconcile import reconcile_runs as reconcile
 from bounty.services.reproductions import settle
 from bounty.services.runners.calibration_schedule import schedule_calibrations
 from bounty.services.series.tip_checks import schedule_tip_checks
+from bounty.services.wakeups import wake_fetch
 
 end_worker_on_lost_ack()  # this module is loaded by every control worker
 
@@ -49,3 +53,17 @@ def check_tips() -> None:
 def sweep_blobs() -> None:
     """Remove old blobs that nothing names."""
     sweep()
+
+
+@shared_task(name="bounty.tasks.poll_repositories")
+def poll_repositories() -> None:
+    """Have every bound repository fetched, each by a task of its own."""
+    for lineage in due_lineages():
+        wake_fetch(lineage=lineage)
+
+
+@shared_task(name="bounty.tasks.follow_repository")
+def follow_repository(lineage: str) -> None:
+    """Fetch a lineage's repository and follow its branch; nothing if it is no longer bound."""
+    with suppress(NotFound):
+        follow(lineage=lineage)

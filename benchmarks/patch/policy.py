@@ -105,23 +105,7 @@ def check_patch(policy: Policy, patch: Patch) -> None:
             f"The patch touches {len(patch.files)} files, the policy allows {policy.max_files}.",
         )
     for path in patch.paths:
-        if not any(_covers(pattern, path) for pattern in policy.allowed):
-            raise PolicyViolation(
-                "outside", f"{path} is outside {', '.join(policy.allowed)}: leave this file unchanged.", path
-            )
-        guard = next((pattern for pattern in policy.protected if _shadows(pattern, path)), None)
-        if guard is not None:
-            raise PolicyViolation(
-                "protected",
-                f"{path} is protected (or would take the place of {guard}): leave it unchanged.",
-                path,
-            )
-        if not path.endswith(policy.file_types):
-            raise PolicyViolation(
-                "file_type",
-                f"{path} is of a kind that patches may not touch: use {' '.join(policy.file_types)}.",
-                path,
-            )
+        check_touched(policy, path)
     for file in patch.files:
         for number, line in _added(file):
             if hidden := hidden_character(line.decode("utf-8", "replace")):
@@ -131,6 +115,27 @@ def check_patch(policy: Policy, patch: Patch) -> None:
                     f"write it as {escaped(hidden)}.",
                     file.path,
                 )
+
+
+def check_touched(policy: Policy, path: str) -> None:
+    """Raise PolicyViolation if nothing may change at `path`: outside, protected, or of another kind."""
+    if not any(_covers(pattern, path) for pattern in policy.allowed):
+        raise PolicyViolation(
+            "outside", f"{path} is outside {', '.join(policy.allowed)}: leave this file unchanged.", path
+        )
+    guard = next((pattern for pattern in policy.protected if _shadows(pattern, path)), None)
+    if guard is not None:
+        raise PolicyViolation(
+            "protected",
+            f"{path} is protected (or would take the place of {guard}): leave it unchanged.",
+            path,
+        )
+    if not path.endswith(policy.file_types):
+        raise PolicyViolation(
+            "file_type",
+            f"{path} is of a kind that patches may not touch: use {' '.join(policy.file_types)}.",
+            path,
+        )
 
 
 def _added(file: FilePatch) -> Iterator[tuple[int, bytes]]:

@@ -5,6 +5,7 @@ from django.urls import path
 from bounty.api.awards import AwardList
 from bounty.api.bounties import BountyClose, BountyDetail, BountyFund, BountyLeaderboard, BountyList
 from bounty.api.disputes import DisputeAnswer, DisputeDetail, DisputeList, SubmissionDispute
+from bounty.api.repositories import LineageRepository, LineageRepositoryFetch
 from bounty.api.reproductions import (
     ReproductionDecline,
     ReproductionDetail,
@@ -57,12 +58,14 @@ urlpatterns = [
     path("lineages/renew/", LineageRenew.as_view()),
     path("lineages/<slug:name>/", LineageDetail.as_view()),
     path("lineages/<slug:name>/release/", LineageRelease.as_view()),
+    path("lineages/<slug:name>/repository/", LineageRepository.as_view()),
+    path("lineages/<slug:name>/repository/fetch/", LineageRepositoryFetch.as_view()),
     path("lineages/<slug:name>/stop/", LineageStop.as_view()),
     path("bounties/", BountyList.as_view()),
-    path("bounties/<uuid:pk>/", BountyDetail.as_view()),
-    path("bounties/<uuid:pk>/close/", BountyClose.as_view()),
-    path("bounties/<uuid:pk>/fund/", BountyFund.as_view()),
-    path("bounties/<uuid:pk>/leaderboard/", BountyLeaderboard.as_view()),
+    path("bounties/<str:pk>/", BountyDetail.as_view()),
+    path("bounties/<str:pk>/close/", BountyClose.as_view()),
+    path("bounties/<str:pk>/fund/", BountyFund.as_view()),
+    path("bounties/<str:pk>/leaderboard/", BountyLeaderboard.as_view()),
     path("reproductions/", ReproductionList.as_view()),
     path("reproductions/<uuid:pk>/", ReproductionDetail.as_view()),
     path("reproductions/<uuid:pk>/text/", ReproductionText.as_view()),

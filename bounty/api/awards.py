@@ -4,6 +4,7 @@ from django.db.models import QuerySet
 from rest_framework import generics, serializers
 from rest_framework.permissions import AllowAny
 
+from bounty.api.bounty_names import BountyFilter, BountyNumber
 from bounty.models import Award, AwardState
 from gainshare.accounts.queries import ListQuery, OneOf, Person
 
@@ -16,6 +17,7 @@ class AwardOut(serializers.ModelSerializer[Award]):
         help_text="The user who is paid. For a reproduction that is not the submission's author.",
     )
     bounty = serializers.UUIDField(source="submission.bounty_id")
+    bounty_number = BountyNumber(of="submission.bounty")
 
     class Meta:
         model = Award
@@ -26,6 +28,7 @@ class AwardOut(serializers.ModelSerializer[Award]):
             "role",
             "recipient",
             "bounty",
+            "bounty_number",
             "state",
             "amount_microcredits",
             "rate_microcredits_per_nat",
@@ -42,7 +45,7 @@ class AwardQuery(ListQuery):
     lookups = {"submitter": "submission__submitter__username", "bounty": "submission__bounty"}
 
     submitter = Person(help_text='The author of the submission: a user name, or "me".')
-    bounty = serializers.UUIDField(required=False, help_text="A bounty's id.")
+    bounty = BountyFilter()
     state = OneOf(
         [state.value for state in AwardState if state != AwardState.RESERVED],
         help_text="The award's state. Reservations are never listed.",
@@ -58,5 +61,5 @@ class AwardList(generics.ListAPIView[Award]):
 
     def get_queryset(self) -> QuerySet[Award]:
         return Award.objects.filter(amount_microcredits__isnull=False).select_related(
-            "submission__submitter", "reproduction__author"
+            "submission__submitter", "submission__bounty", "reproduction__author"
         )

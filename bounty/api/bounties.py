@@ -11,6 +11,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from bounty.api.bounty_names import BountyNumber
 from bounty.api.parsing import IDEMPOTENCY_KEY, RawTextField, caller, once_for, validated
 from bounty.models import Bounty, BountyState, Severity
 from bounty.services.bounties import add_funds, close_bounty, find_bounty, shown_escrow
@@ -65,6 +66,7 @@ class BountyIn(serializers.Serializer[Any]):
 
 
 class BountyOut(serializers.ModelSerializer[Bounty]):
+    number = BountyNumber()
     lineage = serializers.CharField(source="lineage.name")
     is_demo = serializers.BooleanField(source="lineage.is_demo")
     created_by = serializers.CharField(source="created_by.username")
@@ -73,6 +75,7 @@ class BountyOut(serializers.ModelSerializer[Bounty]):
         model = Bounty
         fields = [
             "id",
+            "number",
             "title",
             "description",
             "lineage",
@@ -206,6 +209,9 @@ class BountyDetail(generics.RetrieveAPIView[Bounty]):
     serializer_class = BountyDetailOut
     permission_classes = [AllowAny]
 
+    def get_object(self) -> Bounty:
+        return find_bounty(self.kwargs["pk"])
+
 
 class BountyClose(APIView):
     """Close a bounty. Open submissions are still judged and paid; then the rest of the escrow returns."""
@@ -213,9 +219,9 @@ class BountyClose(APIView):
     permission_classes = [IsMaintainer]
 
     @extend_schema(request=CloseIn, responses=BountyDetailOut)
-    def post(self, request: Request, pk: UUID) -> Response:
+    def post(self, request: Request, pk: str) -> Response:
         reason = validated(CloseIn, request)["reason"]
-        bounty = close_bounty(bounty_id=pk, reason=reason, actor=caller(request))
+        bounty = close_bounty(bounty_id=find_bounty(pk).pk, reason=reason, actor=caller(request))
         return Response(BountyDetailOut(bounty).data)
 
 
@@ -225,8 +231,8 @@ class BountyFund(APIView):
     permission_classes = [IsMaintainer]
 
     @extend_schema(request=FundIn, responses=BountyDetailOut)
-    def post(self, request: Request, pk: UUID) -> Response:
-        bounty = add_funds(actor=caller(request), bounty_id=pk, **validated(FundIn, request))
+    def post(self, request: Request, pk: str) -> Response:
+        bounty = add_funds(actor=caller(request), bounty_id=find_bounty(pk).pk, **validated(FundIn, request))
         return Response(BountyDetailOut(bounty).data)
 
 
@@ -239,5 +245,5 @@ class BountyLeaderboard(APIView):
     permission_classes = [AllowAny]
 
     @extend_schema(responses=PlaceOut(many=True))
-    def get(self, request: Request, pk: UUID) -> Response:
+    def get(self, request: Request, pk: str) -> Response:
         return Response(PlaceOut(leaderboard(bounty=find_bounty(pk)), many=True).data)

@@ -12,6 +12,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from bounty.api.bounty_names import BountyFilter, BountyName, BountyNumber
 from bounty.api.parsing import RawTextField, StatedReason, caller, validated
 from bounty.api.runs import ChangeOut, RunOut
 from bounty.models import Reproduction, ReproductionState
@@ -24,7 +25,7 @@ from gainshare.accounts.schema import refused
 
 
 class ReproductionIn(serializers.Serializer[Any]):
-    bounty = serializers.UUIDField()
+    bounty = BountyName(help_text="A bounty's number, such as B12, or its id.")
     text = RawTextField(help_text="A Python file with `observe()` and `check(seen)`, at most 16 KiB.")
 
 
@@ -35,6 +36,7 @@ class ReproductionVerdictOut(serializers.Serializer[Any]):
 
 class ReproductionOut(serializers.ModelSerializer[Reproduction]):
     bounty = serializers.UUIDField(source="bounty_id")
+    bounty_number = BountyNumber(of="bounty")
     author = serializers.CharField(source="author.username")
     tree = serializers.CharField(source="tree_id", help_text="The tree that it was run on.")
     sha256 = serializers.CharField(source="blob", help_text="Digest of the file, as in the evidence.")
@@ -45,6 +47,7 @@ class ReproductionOut(serializers.ModelSerializer[Reproduction]):
         fields = [
             "id",
             "bounty",
+            "bounty_number",
             "author",
             "tree",
             "sha256",
@@ -80,7 +83,7 @@ def rendered(reproduction: Reproduction, status: int = 200) -> Response:
 class ReproductionQuery(ListQuery):
     lookups = {"author": "author__username"}
 
-    bounty = serializers.UUIDField(required=False, help_text="A bounty's id.")
+    bounty = BountyFilter()
     state = OneOf(ReproductionState.values, help_text="The reproduction's state.")
     author = Person(help_text='The author: a user name, or "me".')
 
@@ -88,7 +91,7 @@ class ReproductionQuery(ListQuery):
 class ReproductionList(generics.ListAPIView[Reproduction]):
     """All reproductions, in the order in which they were submitted."""
 
-    queryset = Reproduction.objects.select_related("author")
+    queryset = Reproduction.objects.select_related("author", "bounty")
     serializer_class = ReproductionOut
     query_class = ReproductionQuery
 

@@ -16,6 +16,7 @@ from rest_framework.views import APIView
 
 from benchmarks.patch.trees import TreeError
 from bounty.api.awards import AwardOut
+from bounty.api.bounty_names import BountyFilter, BountyName, BountyNumber
 from bounty.api.disputes import DisputeOut
 from bounty.api.parsing import RawTextField, asked_by, asking, caller, validated
 from bounty.api.runs import (
@@ -57,7 +58,7 @@ from gainshare.accounts.schema import refused
 
 
 class SubmissionIn(serializers.Serializer[Any]):
-    bounty = serializers.UUIDField()
+    bounty = BountyName(help_text="A bounty's number, such as B12, or its id.")
     diff = RawTextField(help_text="The output of `git diff` against base_tree.")
     base_tree = serializers.CharField(
         allow_null=True,
@@ -118,6 +119,7 @@ class OrderOut(serializers.Serializer[Any]):
 
 class SubmissionOut(serializers.ModelSerializer[Submission]):
     bounty = serializers.UUIDField(source="bounty_id")
+    bounty_number = BountyNumber(of="bounty")
     bounty_title = serializers.CharField(source="bounty.title")
     submitter = serializers.CharField(source="submitter.username")
     base_tree = serializers.CharField(source="base_tree_id")
@@ -136,6 +138,7 @@ class SubmissionOut(serializers.ModelSerializer[Submission]):
         fields = [
             "id",
             "bounty",
+            "bounty_number",
             "bounty_title",
             "submitter",
             "base_tree",
@@ -271,7 +274,7 @@ def rendered(submission: Submission, request: Request, status: int = 200) -> Res
 class SubmissionQuery(ListQuery):
     lookups = {"submitter": "submitter__username", "state": "shown_state"}
 
-    bounty = serializers.UUIDField(required=False, help_text="A bounty's id.")
+    bounty = BountyFilter()
     state = OneOf(
         [BEING_JUDGED, *SubmissionState.values], help_text="The state as the caller sees it in the list."
     )

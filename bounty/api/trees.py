@@ -15,10 +15,11 @@ from rest_framework.views import APIView
 
 from bounty.api.parsing import RawTextField, StatedReason, asked_by, caller, validated
 from bounty.limits import TREES_PER_HOUR
-from bounty.models import BaseStop, Lineage, StoredTree, TipCheck
+from bounty.models import Lineage, StoredTree, TipCheck
 from bounty.services.access import require_tree_sight
+from bounty.services.releases import release_stop
 from bounty.services.renewal import renew_lineages
-from bounty.services.series.base_stops import release_lineage, stop_evidence
+from bounty.services.series.base_stops import stop_evidence
 from bounty.services.series.tip_checks import newest_checks
 from bounty.services.transitions import history
 from bounty.services.trees import (
@@ -57,15 +58,18 @@ class LineageIn(serializers.Serializer[Any]):
     is_demo = serializers.BooleanField(default=False)
 
 
-class LineageStopOut(serializers.ModelSerializer[BaseStop]):
-    tree = serializers.CharField(source="tree_id")
-    released_by = serializers.CharField(source="released_by.username", allow_null=True, default=None)
+class LineageStopOut(serializers.Serializer[Any]):
+    """A stop of either kind: `BaseStop` or `RepositoryStop`."""
 
-    class Meta:
-        model = BaseStop
-        fields = [
-            "tree", "reason", "evidence_digest", "stopped_at", "released_at", "released_by", "release_reason",
-        ]  # fmt: skip
+    tree = serializers.CharField(source="tree_id", help_text="The base that fails, or the tip that was lost.")
+    reason = serializers.CharField()
+    evidence_digest = serializers.CharField(
+        default="", help_text="Of what showed that the base fails; empty where a push lost the tip."
+    )
+    stopped_at = serializers.DateTimeField()
+    released_at = serializers.DateTimeField(allow_null=True)
+    released_by = serializers.CharField(source="released_by.username", allow_null=True, default=None)
+    release_reason = serializers.CharField()
 
 
 class LineageOut(serializers.ModelSerializer[Lineage]):
@@ -78,9 +82,15 @@ class LineageOut(serializers.ModelSerializer[Lineage]):
         help_text="Why nothing is measured or taken, where the base tree fails on its own; else empty."
     )
 
+    merge_stop_reason = serializers.CharField(
+        help_text="Why nothing is merged, where a push to the lineage's repository lost the tip; else empty."
+    )
+
     class Meta:
         model = Lineage
-        fields = ["name", "is_demo", "origin", "tip", "is_outdated", "stop_reason", "created_at"]
+        fields = [
+            "name", "is_demo", "origin", "tip", "is_outdated", "stop_reason", "merge_stop_reason", "created_at",
+        ]  # fmt: skip
 
     def get_is_outdated(self, lineage: Lineage) -> bool:
         return not has_present_layout(lineage.tip_id)
@@ -221,16 +231,17 @@ class LineageDetail(generics.RetrieveAPIView[Lineage]):
 
 
 class LineageRelease(APIView):
-    """Release a lineage that was stopped (maintainers).
+    """Release a lineage that was stopped (maintainers): its base tree failed, or a push lost its tip.
 
-    Runs that waited are queued again without counting an attempt. If the tree still fails, the lineage stops again.
+    After a failed base, runs that waited are queued again without counting an attempt. If the tree still fails, the
+    lineage stops again. After a lost tip, the branch is followed as it was last seen.
     """
 
     permission_classes = [IsMaintainer]
 
     @extend_schema(request=StatedReason, responses={200: LineageStopOut, **refused(404, 409)})
     def post(self, request: Request, name: str) -> Response:
-        stop = release_lineage(actor=caller(request), name=name, **validated(StatedReason, request))
+        stop = release_stop(actor=caller(request), name=name, **validated(StatedReason, request))
         return Response(LineageStopOut(stop).data)
 
 

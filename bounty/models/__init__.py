@@ -11,6 +11,7 @@ from bounty.models.likeness import ChangedLines, Likeness
 from bounty.models.looks import Look
 from bounty.models.order import OutOfOrder
 from bounty.models.pairs import MeasuredPair
+from bounty.models.repositories import Push, RepositoryBinding, RepositoryStop
 from bounty.models.repricings import OPEN_REPRICING_STATES, Repricing, RepricingState
 from bounty.models.reproductions import Reproduction, ReproductionState
 from bounty.models.runners import QuarantineCause, Runner, RunnerState
@@ -44,7 +45,10 @@ __all__ = [
     "NextStep",
     "NoiseSample",
     "OutOfOrder",
+    "Push",
     "QuarantineCause",
+    "RepositoryBinding",
+    "RepositoryStop",
     "Repricing",
     "RepricingState",
     "Reproduction",

@@ -1,7 +1,8 @@
 """Bounties: suite, lineage, hardware, and the price of a nat of speed-up.
 
 The escrow itself is an account of the ledger, named by :attr:`Bounty.escrow_reference`. A bounty's rate never
-falls, which a database trigger enforces.
+falls, which a database trigger enforces. Its number comes from a database sequence and never changes, which another
+trigger enforces; a number whose transaction was rolled back is left out.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.db import models
-from django.db.models import F, Q
+from django.db.models import F, Func, Q, Value
 
 from benchmarks.catalogue import BUG
+from bounty.bounty_numbers import written
 from bounty.models.trees import Lineage
 
 PPM = 1_000_000
@@ -43,6 +45,12 @@ class Bounty(models.Model):
     """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    number = models.BigIntegerField(
+        unique=True,
+        editable=False,
+        db_default=Func(Value("bounty_number"), function="nextval", output_field=models.BigIntegerField()),
+        help_text="People write it as B12.",
+    )
     title = models.CharField(max_length=200)
     description = models.TextField(blank=True)
     lineage = models.ForeignKey(Lineage, on_delete=models.PROTECT, related_name="bounties")
@@ -113,6 +121,11 @@ class Bounty(models.Model):
 
     def __str__(self) -> str:
         return self.title
+
+    @property
+    def short_name(self) -> str:
+        """`B12`: the number as people write it."""
+        return written(self.number)
 
     @property
     def is_for_a_bug(self) -> bool:

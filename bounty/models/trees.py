@@ -13,6 +13,7 @@ from django.db import models
 
 if TYPE_CHECKING:
     from bounty.models.base_stops import BaseStop
+    from bounty.models.repositories import RepositoryStop
 
 SHA256 = r"^[0-9a-f]{64}$"
 
@@ -41,7 +42,7 @@ class StoredTree(models.Model):
 class Lineage(models.Model):
     """A line of trees that grows by merging accepted submissions.
 
-    ``tip`` moves by a merge, or back when a merge is reversed. After the stack's layout changed, a renewal moves
+    ``tip`` moves by a merge, by a push to the repository that the lineage is bound to, or back when a merge is reversed. After the stack's layout changed, a renewal moves
     ``tip`` and ``origin`` to the shipped tree.
     """
 
@@ -62,6 +63,17 @@ class Lineage(models.Model):
     def standing_stop(self) -> BaseStop | None:
         """The stop that no maintainer has released yet, if there is one."""
         return self.base_stops.filter(released_at=None).first()
+
+    @property
+    def standing_repository_stop(self) -> RepositoryStop | None:
+        """The stop after a push that lost the tip, if no maintainer has released it yet."""
+        return self.repository_stops.filter(released_at=None).first()
+
+    @property
+    def merge_stop_reason(self) -> str:
+        """Why a push stopped the lineage's merges; empty where none did."""
+        stop = self.standing_repository_stop
+        return "" if stop is None else stop.reason
 
     @property
     def stop_reason(self) -> str:

@@ -1,8 +1,19 @@
 """The bounty app's pages: bounties, submissions, lineages, runners. Registers its entries in the navigation."""
 
-from django.urls import path
+from django.urls import path, re_path
 
-from bounty.pages import bounties, desk, home, how, lineages, reproductions, runners, submissions, switches
+from bounty.pages import (
+    bounties,
+    desk,
+    home,
+    how,
+    lineages,
+    repositories,
+    reproductions,
+    runners,
+    submissions,
+    switches,
+)
 from gainshare.web import banners, home_parts, navigation
 from gainshare.web.navigation import Audience, NavEntry
 
@@ -21,6 +32,7 @@ urlpatterns = [
     path("bounties/", bounties.bounty_list, name="bounties"),
     path("bounties/new/", bounties.new_bounty, name="bounty-new"),
     path("bounties/new/bug/", bounties.new_bug, name="bug-new"),
+    re_path("^bounties/(?P<number>[Bb][0-9]+)/$", bounties.bounty_by_number, name="bounty-by-number"),
     path("bounties/<uuid:bounty_id>/", bounties.bounty_detail, name="bounty"),
     path("bounties/<uuid:bounty_id>/escrow/", bounties.add_escrow, name="bounty-escrow"),
     path("bounties/<uuid:bounty_id>/close/", bounties.close, name="bounty-close"),
@@ -45,6 +57,8 @@ urlpatterns = [
     path("lineages/", lineages.lineage_list, name="lineages"),
     path("lineages/<slug:name>/", lineages.lineage_detail, name="lineage"),
     path("lineages/<slug:name>/release/", lineages.release, name="lineage-release"),
+    path("lineages/<slug:name>/repository/", repositories.bind_repository, name="lineage-repository"),
+    path("lineages/<slug:name>/repository/<slug:action>/", repositories.act, name="lineage-repository-act"),
     path(
         "lineages/<slug:name>/base/<uuid:slow_base_id>/<slug:answer>/",
         lineages.decide_base,

@@ -13,14 +13,14 @@ from django.utils import timezone
 from django.views.decorators.http import require_GET, require_http_methods
 
 from benchmarks.catalogue import SUITES
-from bounty.errors import NoRunner
+from bounty.errors import NoRunner, NotFound
 from bounty.models import Bounty, BountyState, Lineage, Submission, SubmissionState
 from bounty.pages.bug_forms import BugForm
 from bounty.pages.bugs import bug_view
 from bounty.pages.forms import BountyForm, MoreEscrowForm, TermsForm
 from bounty.pages.record_plot import record_of
 from bounty.rewards import TEN_PER_CENT, award_microcredits
-from bounty.services.bounties import add_funds, close_bounty, shown_escrow
+from bounty.services.bounties import add_funds, close_bounty, find_bounty, shown_escrow
 from bounty.services.leaderboards import leaderboard, series_speeds
 from bounty.services.reproductions import open_by_terms
 from bounty.services.series.best import merged_best, patch_base
@@ -100,6 +100,18 @@ def example_award(bounty: Bounty) -> int:
 def bounty_detail(request: HttpRequest, bounty_id: UUID) -> HttpResponse:
     """Page of a bounty: terms, leaderboard and submissions."""
     return bounty_page(request, bounty_id)
+
+
+@require_GET
+def bounty_by_number(request: HttpRequest, number: str) -> HttpResponse:
+    """Redirect `/bounties/B12/` to the bounty's page; an unknown number gets the list with the reason."""
+    try:
+        return redirect("bounty", bounty_id=find_bounty(number).pk)
+    except NotFound as error:
+        messages.error(request, error.message)
+        response = bounty_list(request)
+        response.status_code = error.status
+        return response
 
 
 def bounty_page(

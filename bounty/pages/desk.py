@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from django.core.exceptions import PermissionDenied
-from django.db.models import Q, QuerySet
+from django.db.models import Q, QuerySet, Value
 from django.http import HttpResponse
 from django.shortcuts import render
 from django.urls import reverse
@@ -17,6 +17,8 @@ from bounty.models import (
     Dispute,
     DisputeState,
     QuarantineCause,
+    RepositoryBinding,
+    RepositoryStop,
     Runner,
     SlowBase,
     SlowBaseState,
@@ -76,8 +78,12 @@ def desk(request: SignedInRequest) -> HttpResponse:
 
 
 def n_waiting(user: User) -> int:
-    """Number of open tasks of this maintainer."""
-    return sum(kind.found.count() for kind in kinds_for(user))
+    """Number of open tasks of this maintainer, by one query over all kinds."""
+    first, *others = (
+        kind.found.order_by().annotate(task=Value(1)).values("task") for kind in kinds_for(user)
+    )
+    waiting: int = first.union(*others, all=True).count()
+    return waiting
 
 
 def kinds_for(user: User) -> list[Kind]:
@@ -104,6 +110,18 @@ def kinds_for(user: User) -> list[Kind]:
             "Decide whether the base kept its gain. Merges of its lineage wait.",
             in_doubt.exclude(run__submission__submitter=user).order_by("created_at"),
             _base,
+        ),
+        Kind(
+            "Branches that lost the tip",
+            "Push the lost commit back, or release the lineage. Its merges are stopped.",
+            RepositoryStop.objects.filter(released_at=None).select_related("lineage").order_by("stopped_at"),
+            _lost_tip,
+        ),
+        Kind(
+            "Branches that are not followed",
+            "Read why on the lineage's page, and change the branch or the binding.",
+            RepositoryBinding.objects.exclude(problem="").select_related("lineage").order_by("checked_at"),
+            _not_followed,
         ),
         Kind("Runners in quarantine", "Find out what changed, then release the runner.", ill, _runner),
     ]
@@ -133,6 +151,16 @@ def _base(row: SlowBase) -> Waiting:
     lineage, paid = row.award.submission.bounty.lineage, row.award.submission
     url = f"{reverse('lineage', args=[lineage.name])}#slow-base"
     return Waiting(url, lineage.name, paid.submitter.username, row.state, row.created_at)
+
+
+def _lost_tip(row: RepositoryStop) -> Waiting:
+    url = f"{reverse('lineage', args=[row.lineage.name])}#lost-tip"
+    return Waiting(url, row.lineage.name, "a push", "stopped", row.stopped_at)
+
+
+def _not_followed(row: RepositoryBinding) -> Waiting:
+    url = f"{reverse('lineage', args=[row.lineage.name])}#repository"
+    return Waiting(url, row.lineage.name, row.branch, "not followed", row.checked_at)
 
 
 def _runner(row: Runner) -> Waiting:

@@ -12,8 +12,18 @@ from django.urls import reverse
 from django.views.decorators.http import require_GET, require_http_methods
 
 from bounty.errors import NotFound
-from bounty.models import Bounty, Lineage, Repricing, SlowBase, SlowBaseState, StateChange, Submission
+from bounty.models import (
+    Bounty,
+    Lineage,
+    RepositoryBinding,
+    Repricing,
+    SlowBase,
+    SlowBaseState,
+    StateChange,
+    Submission,
+)
 from bounty.pages.forms import LineageForm
+from bounty.pages.repository_forms import RepositoryForm, repository_form
 from bounty.services.awards.repricing import shown_repricings
 from bounty.services.renewal import outdated_lineages
 from bounty.services.series.base_stops import release_lineage, standing_stops
@@ -144,8 +154,10 @@ def decide_base(request: SignedInRequest, name: str, slow_base_id: UUID, answer:
     return redirect("lineage", name=name)
 
 
-def lineage_page(request: HttpRequest, name: str, refused: Refused | None = None) -> HttpResponse:
-    """The lineage's page, with the typed reason of a release that was refused."""
+def lineage_page(
+    request: HttpRequest, name: str, refused: Refused | None = None, binding: RepositoryForm | None = None
+) -> HttpResponse:
+    """The lineage's page, with the typed text of an action that was refused."""
     lineage = get_object_or_404(Lineage, name=name)
     moves = sorted(history(lineage), key=lambda move: move.pk, reverse=True)
     page = page_of(request, moves, PER_PAGE)
@@ -157,13 +169,17 @@ def lineage_page(request: HttpRequest, name: str, refused: Refused | None = None
         "bounties": bounties[:PER_PAGE],
         "more_bounties": max(0, bounties.count() - PER_PAGE),
         "stop": lineage.standing_stop,
+        "lost_tip": lineage.standing_repository_stop,
+        "repository": RepositoryBinding.objects.filter(lineage=lineage).first(),
+        "binding": binding or repository_form(lineage),
         "slow_base": open_slow_base(lineage),
         "checks": newest_checks(lineage),
         "repricings": newest_repricings(lineage),
         "may_release": isinstance(request.user, User) and request.user.is_maintainer,
         "refused": refused,
     }
-    return render(request, "bounty/lineage_detail.html", context, status=409 if refused else 200)
+    status = 409 if refused else 400 if binding is not None else 200
+    return render(request, "bounty/lineage_detail.html", context, status=status)
 
 
 def open_slow_base(lineage: Lineage) -> SlowBase | None:

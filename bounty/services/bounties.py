@@ -6,10 +6,11 @@ from datetime import datetime
 from uuid import UUID
 
 from django.db import transaction
-from django.db.models import Sum
+from django.db.models import Q, Sum
 from django.utils import timezone
 
 from benchmarks.catalogue import BUG, payable_suites
+from bounty.bounty_numbers import read_name, written
 from bounty.errors import BadRequest, NoRunner, NotFound
 from bounty.models import (
     OPEN_REPRICING_STATES,
@@ -35,6 +36,9 @@ from gainshare.ledger import services as ledger
 # Namespace of the ledger ids of steps, so that repeating a step repeats the id.
 STEPS = uuid.UUID("5b0e3f0c-7a0d-4d0b-9a64-1f3f6d1a8c11")
 
+SEE_THE_LIST = "The page Bounties and `gainshare bounties` list every bounty with its number."
+NOT_A_NAME = f"A bounty is named by its number, such as B12, or by its id. {SEE_THE_LIST}"
+
 REPRODUCTION_PPM = 300_000  # of a bug's award, by default
 
 UNSETTLED = (
@@ -53,11 +57,17 @@ def step_id(subject: UUID, step: str) -> UUID:
     return uuid.uuid5(STEPS, f"{subject}:{step}")
 
 
-def find_bounty(bounty_id: UUID) -> Bounty:
-    """The bounty with its lineage; raises NotFound."""
-    bounty = Bounty.objects.select_related("lineage").filter(pk=bounty_id).first()
+def find_bounty(name: UUID | str) -> Bounty:
+    """The bounty with this id or number (`B12`), with its lineage. Raises NotFound."""
+    try:
+        key = read_name(name) if isinstance(name, str) else name
+    except ValueError:
+        raise NotFound(NOT_A_NAME) from None
+    by = Q(pk=key) if isinstance(key, UUID) else Q(number=key)
+    bounty = Bounty.objects.select_related("lineage").filter(by).first()
     if bounty is None:
-        raise NotFound("There is no such bounty.")
+        shown = written(key) if isinstance(key, int) else key
+        raise NotFound(f"There is no bounty {shown}. {SEE_THE_LIST}")
     return bounty
 
 

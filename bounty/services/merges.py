@@ -40,6 +40,8 @@ def merge(*, actor: User, submission_id: UUID) -> Submission:
             return submission
         lineage = Lineage.objects.select_for_update(no_key=True).get(pk=submission.bounty.lineage_id)
         submission = find_submission(submission_id)
+        if _has_to_wait(actor=actor, submission=submission):
+            return submission  # the lineage was stopped while this waited for its lock
         if submission.merged_at is None:
             if submission.state not in (SubmissionState.ACCEPTED, SubmissionState.VESTED):
                 raise WrongState(
@@ -93,7 +95,7 @@ def _merge(submission: Submission, lineage: Lineage, actor: User) -> None:
 
 def _has_to_wait(*, actor: User, submission: Submission) -> bool:
     """Whether merges are stopped, all or this lineage's; if so, the requested merge is recorded. Called first in the
-    merge's transaction.
+    merge's transaction, and again under the lineage's lock.
 
     Raises WrongState for what could not be merged anyway.
     """
@@ -101,17 +103,26 @@ def _has_to_wait(*, actor: User, submission: Submission) -> bool:
         return False
     reason = "the merge waits, because merges are stopped"
     if not is_stopped(Switch.MERGES):
-        if not stops_merges(lineage_id=submission.bounty.lineage_id):
+        reason = _what_a_merge_waits_for(submission.bounty.lineage)
+        if not reason:
             return False
-        reason = (
-            "the merge waits for a maintainer's decision about a base that may be slower than it was paid for"
-        )
     if submission.state not in (SubmissionState.ACCEPTED, SubmissionState.VESTED):
         raise WrongState(f"Only an accepted submission can be merged; this one is {submission.state}.")
     _, is_new = WaitingMerge.objects.get_or_create(submission=submission, defaults={"actor": actor})
     if is_new:
         note(submission, old=submission.state, new=submission.state, reason=reason, actor=actor)
     return True
+
+
+def _what_a_merge_waits_for(lineage: Lineage) -> str:
+    """Why this lineage's merges wait; empty where they do not."""
+    if stops_merges(lineage_id=lineage.pk):
+        return (
+            "the merge waits for a maintainer's decision about a base that may be slower than it was paid for"
+        )
+    if lineage.standing_repository_stop is not None:
+        return "the merge waits until a maintainer releases the lineage, because its branch lost the tip"
+    return ""
 
 
 def merge_waiting() -> int:

@@ -16,6 +16,7 @@ logger = logging.getLogger(__name__)
 
 RUN_JOB = "benchmarks.worker.run_job"
 ADVANCE = "bounty.tasks.advance_submission"
+FETCH = "bounty.tasks.follow_repository"
 SETTLE = "bounty.tasks.settle_reproduction"
 RESENT_EXPIRES_S = 60
 
@@ -45,3 +46,8 @@ def wake_control(*, submission_id: UUID) -> None:
 def wake_reproduction(*, reproduction_id: UUID) -> None:
     """Wake a control worker to process the verdict of the reproduction's run."""
     transaction.on_commit(lambda: _send(SETTLE, [str(reproduction_id)], queue="control"))
+
+
+def wake_fetch(*, lineage: str) -> None:
+    """Wake a control worker to fetch the lineage's repository. A message that is not read soon expires: beat polls."""
+    transaction.on_commit(lambda: _send(FETCH, [lineage], queue="control", expires=RESENT_EXPIRES_S))

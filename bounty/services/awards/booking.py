@@ -31,7 +31,7 @@ from bounty.services.emergency import is_stopped
 from bounty.services.runs.guard_rails import pricing_run
 from bounty.services.runs.rechecks import order_if_drawn
 from bounty.services.series.best import measured_present_trees, wake_left_behind
-from bounty.services.series.comparisons import comparisons
+from bounty.services.series.comparisons import comparisons, same_tree_as
 from bounty.services.series.likenesses import words_on_likeness
 from bounty.services.series.sealed_order import note_out_of_order
 from bounty.services.transitions import move, note
@@ -110,6 +110,8 @@ def book(*, submission: Submission, verdict: RunVerdict) -> bool:
 
 def _lowest(submission: Submission, price: RunVerdict) -> RunVerdict | None:
     """The verdict with the lowest bound, of the price and all comparisons; None where one of these is not measured."""
+    if same_tree_as(submission, price.run):
+        return None  # the next step refuses it
     found = [price]
     for comparison in comparisons(submission, price.run):
         verdict = comparison.verdict

@@ -13,7 +13,7 @@ from bounty.services.emergency import is_stopped
 from bounty.services.runs.guard_rails import guard_of, order_guard, pricing_run
 from bounty.services.runs.lineage_losses import overspent
 from bounty.services.series.best import is_left_behind, measured_present_trees
-from bounty.services.series.comparisons import comparisons, order_comparison
+from bounty.services.series.comparisons import comparisons, order_comparison, same_tree_as
 from bounty.services.series.remeasure import follow_best, order_price_again
 from bounty.services.series.sealed_order import awaiting_escrow_before, booking_waits, reservation_waits
 from bounty.services.transitions import move
@@ -55,6 +55,10 @@ def _confirm(submission: Submission) -> bool:
     if guard is None and not measured_present_trees(priced, submission):
         return order_price_again(submission_id=submission.pk)  # another was booked meanwhile
     fault_point("control.confirmed")
+    if refusal := same_tree_as(submission, priced):
+        return refuse(
+            submission=submission, run=priced, verdict_kind=VerdictKind.NO_GAIN.value, reason=refusal
+        )
     lowest = verdict
     for comparison in comparisons(submission, priced):
         if comparison.run is None:

@@ -2,6 +2,8 @@
 
 - The best tree of the series, where it was merged and the tip is another tree since: a merge from another suite may have
   made the tip faster here, or slower. Base is then the tip, and a gain has to beat both.
+- The tips that pushes to the lineage's repository replaced since the series' best gain was priced: a push is not measured,
+  and a gain must not win back what one lost.
 - The tree of a nearly equal submission of another person that has its award in another series and is not merged.
 
 Each is a confirmation's measurement of its own (`RunKind.COMPARISON`), ordered after the price.
@@ -17,6 +19,7 @@ from bounty.services.runs.guard_rails import pricing_run
 from bounty.services.runs.lifecycle import queue_run
 from bounty.services.series.best import measured_base, merged_best
 from bounty.services.series.likenesses import nearly_equal_awarded
+from bounty.services.series.pushes import replaced_by_pushes
 from bounty.services.trees import has_present_layout
 
 
@@ -35,10 +38,7 @@ class Comparison:
 
 def comparisons(submission: Submission, priced: Run) -> list[Comparison]:
     """What a price has to be compared with now, besides its base."""
-    trees: dict[str, tuple[StoredTree, str]] = {}
-    best = merged_best(bounty=submission.bounty, of=submission)
-    if best is not None:
-        trees[best.pk] = best, "the best tree of the series, which was merged before the tip moved"
+    trees = _of_series(submission)
     for other in nearly_equal_awarded(submission):
         run = other.award.confirmation_run
         if (
@@ -57,6 +57,25 @@ def comparisons(submission: Submission, priced: Run) -> list[Comparison]:
         for tree, why in trees.values()
         if tree.pk not in (against.pk, priced.candidate_tree_id) and has_present_layout(tree.pk)
     ]
+
+
+def same_tree_as(submission: Submission, priced: Run) -> str:
+    """Why the candidate is no gain although it beats its base: it is itself a tree that it has to beat. Else empty."""
+    same = _of_series(submission).get(priced.candidate_tree_id)
+    if same is None:
+        return ""
+    return f"The candidate is, byte for byte, {same[1]}. Restoring it is no gain. Submit a change that makes it faster."
+
+
+def _of_series(submission: Submission) -> dict[str, tuple[StoredTree, str]]:
+    """Trees of the submission's own series that a gain has to beat besides its base, each with what it is."""
+    trees: dict[str, tuple[StoredTree, str]] = {}
+    best = merged_best(bounty=submission.bounty, of=submission)
+    if best is not None:
+        trees[best.pk] = best, "the best tree of the series, which was merged before the tip moved"
+    for replaced in replaced_by_pushes(bounty=submission.bounty, of=submission):
+        trees.setdefault(replaced.pk, (replaced, "the lineage's tip before a push, which was not measured"))
+    return trees
 
 
 def order_comparison(*, submission: Submission, priced: Run, tree: StoredTree) -> bool:

@@ -1,4 +1,4 @@
-"""`gainshare lineages`: lists lineages, and renews them after a new version changed the stack's layout."""
+"""`gainshare lineages`: lists lineages, binds them to repositories, releases them, and renews those of an older layout."""
 
 from typing import Annotated, Any
 
@@ -6,8 +6,12 @@ import typer
 
 from gainshare.cli.client import KeyOption, UrlOption, site
 from gainshare.cli.output import JsonOption, console, print_json, table
+from gainshare.cli.repositories import bind, fetch, unbind
 
-lineages = typer.Typer(no_args_is_help=True, help="List lineages, and renew those of an older layout.")
+lineages = typer.Typer(no_args_is_help=True, help="List lineages, bind them to repositories, renew them.")
+lineages.command()(bind)
+lineages.command()(unbind)
+lineages.command()(fetch)
 SHOWN = 200
 
 
@@ -23,7 +27,7 @@ def list_lineages(url: UrlOption = "", key: KeyOption = "", as_json: JsonOption 
             row["name"],
             row["tip"][:16],
             "renew it" if row["is_outdated"] else "present",
-            "base fails" if row["stop_reason"] else "",
+            _stopped(row),
             row["created_at"],
         )
         for row in found
@@ -31,20 +35,29 @@ def list_lineages(url: UrlOption = "", key: KeyOption = "", as_json: JsonOption 
     table("Lineages", ("name", "tip", "layout", "stopped", "since"), rows)
 
 
+def _stopped(row: dict[str, Any]) -> str:
+    if row["stop_reason"]:
+        return "base fails"
+    return "branch lost the tip" if row["merge_stop_reason"] else ""
+
+
 @lineages.command("release")
 def release(
     name: Annotated[str, typer.Argument(help="The lineage's name.")],
-    reason: Annotated[str, typer.Option("--reason", help="Why its base tree can be measured again.")],
+    reason: Annotated[str, typer.Option("--reason", help="Why it can continue.")],
     url: UrlOption = "",
     key: KeyOption = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Release a lineage that was stopped because its base tree fails on its own (maintainers)."""
+    """Release a lineage whose base tree failed on its own, or whose branch lost the tip (maintainers)."""
     done = site(url, key).post(f"lineages/{name}/release/", {"reason": reason})
     if as_json:
         print_json(done)
         return
-    console.print(f"{name} is released; the runs that waited are queued again", highlight=False, markup=False)
+    then = (
+        "the runs that waited are queued again" if done["evidence_digest"] else "merges that waited are done"
+    )
+    console.print(f"{name} is released; {then}", highlight=False, markup=False)
 
 
 @lineages.command("renew")

@@ -10,6 +10,7 @@ from typer.exceptions import TyperException
 
 from gainshare.cli.audit import audit
 from gainshare.cli.bench import bench
+from gainshare.cli.bounties import bounties
 from gainshare.cli.chat import chat
 from gainshare.cli.credits import show_credits
 from gainshare.cli.demo.command import demo
@@ -40,6 +41,7 @@ app.command()(up)
 app.command()(down)
 app.command()(demo)
 app.command()(status)
+app.command()(bounties)
 app.command()(submit)
 app.command()(reproduce)
 app.command()(dispute)

@@ -12,7 +12,7 @@ from gainshare.cli.submission import POLL_S
 
 
 def reproduce(
-    bounty: Annotated[str, typer.Argument(help="Id of the bug's bounty.")],
+    bounty: Annotated[str, typer.Argument(help="Number of the bug's bounty, such as B12, or its id.")],
     file: Annotated[Path, typer.Argument(help="A Python file with the functions observe and check.")],
     watch_it: Annotated[bool, typer.Option("--watch", help="Wait for its verdict.")] = False,
     url: UrlOption = "",

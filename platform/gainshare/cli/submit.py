@@ -11,7 +11,7 @@ from gainshare.cli.submission import describe, watch
 
 
 def submit(
-    bounty: Annotated[str, typer.Argument(help="Id of the bounty.")],
+    bounty: Annotated[str, typer.Argument(help="The bounty's number, such as B12, or its id.")],
     diff: Annotated[Path, typer.Argument(help="A unified diff, or - for standard input.")],
     watch_it: Annotated[bool, typer.Option("--watch", help="Follow it until its verdict.")] = False,
     url: UrlOption = "",

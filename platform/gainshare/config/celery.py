@@ -61,6 +61,10 @@ app.conf.update(
             "task": "bounty.tasks.sweep_blobs",
             "schedule": SWEEP_BLOBS_S,
         },
+        "poll-repositories": {
+            "task": "bounty.tasks.poll_repositories",
+            "schedule": settings.REPOSITORY_POLL_S,
+        },
         "seal-entries": {
             "task": "gainshare.ledger.tasks.seal_entries",
             "schedule": settings.CELERY_BEAT_INTERVAL_S,

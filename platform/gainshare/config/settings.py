@@ -112,6 +112,15 @@ AUTH_PASSWORD_VALIDATORS = [
 ]
 BLOB_ROOT = env.path("GAINSHARE_BLOB_ROOT", HOME / "blobs")
 
+# -- Repositories that lineages are bound to ---------------------------------------------------------
+REPOSITORY_ROOT = env.path("GAINSHARE_REPOSITORY_ROOT", HOME / "repositories")
+REPOSITORY_POLL_S = env.integer("GAINSHARE_REPOSITORY_POLL_S", 60, minimum=5)
+GITHUB_URL = env.text("GAINSHARE_GITHUB_URL", "https://github.com").rstrip("/")  # of OWNER/NAME
+# Plain http is for repositories on the own machine. Every other protocol is refused.
+REPOSITORY_PROTOCOLS = (
+    ["https", "http"] if env.flag("GAINSHARE_REPOSITORY_HTTP", default=False) else ["https"]
+)
+
 # -- Time and language ------------------------------------------------------------------------------
 USE_TZ = True
 TIME_ZONE = "UTC"

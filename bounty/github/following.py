@@ -1,0 +1,260 @@
+"""Follows a bound branch: fetches it, reads its folder, and moves the lineage's tip to what was pushed.
+
+Fetching and reading are outside of any transaction, and each can be repeated. The tip moves by one conditional update,
+together with the binding and the record of the push. A push is not measured: `bounty.services.series.pushes` has gains beat
+what it replaced as well.
+"""
+
+import logging
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from django.conf import settings
+from django.db import transaction
+from django.db.models import Q
+from django.utils import timezone
+
+from benchmarks.faults import fault_point
+from benchmarks.patch.layout import missing_modules
+from benchmarks.patch.paths import Refusal
+from benchmarks.patch.policy import check_touched, load_policy
+from benchmarks.patch.staged_blobs import StagedBlobs
+from benchmarks.patch.trees import Tree, shipped_tree
+from bounty.errors import BountyError, NotFound
+from bounty.github import mirrors
+from bounty.github.addresses import Place
+from bounty.github.folder_trees import FolderRefused, read_folder
+from bounty.github.git import GitError
+from bounty.github.histories import has_been_at
+from bounty.models import (
+    Lineage,
+    Push,
+    RepositoryBinding,
+    RepositoryStop,
+    StoredTree,
+    Submission,
+    SubmissionState,
+    Switch,
+)
+from bounty.services.emergency import is_stopped
+from bounty.services.runs.old_trees import stops_merges
+from bounty.services.series.best import wake_left_behind
+from bounty.services.transitions import note
+from bounty.services.trees import blob_store, load_tree, store_tree
+
+logger = logging.getLogger(__name__)
+
+RETRY_AFTER = timedelta(minutes=10)
+ENDED = (
+    SubmissionState.REJECTED,
+    SubmissionState.WITHDRAWN,
+    SubmissionState.DECLINED,
+    SubmissionState.REVERSED,
+)
+
+
+class NotFollowed(BountyError):
+    """The newest state of the branch does not become the tip. The message is shown with the lineage."""
+
+    code = "not_followed"
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a fetch found: the branch's commit, and the tree of its folder, or why that is none."""
+
+    commit: str
+    tree: StoredTree | None
+    refusal: str = ""
+    is_lost: bool = False
+
+
+def mirror_of(binding: RepositoryBinding) -> Path:
+    """Folder of the binding's bare repository."""
+    return Path(settings.REPOSITORY_ROOT) / f"{binding.pk}.git"
+
+
+def due_lineages() -> list[str]:
+    """Names of the lineages whose repository has to be fetched. After a failure that is later than otherwise."""
+    due = Q(problem="") | Q(checked_at__lt=timezone.now() - RETRY_AFTER)
+    return list(RepositoryBinding.objects.filter(due).values_list("lineage__name", flat=True))
+
+
+def follow(*, lineage: str) -> RepositoryBinding:
+    """Fetch the lineage's repository and follow its branch. Raises NotFound for a lineage without a repository.
+
+    What cannot be followed leaves the tip as it is and is written down as the binding's problem.
+    """
+    binding = RepositoryBinding.objects.select_related("lineage").filter(lineage__name=lineage).first()
+    if binding is None:
+        raise NotFound(
+            "This lineage is not bound to a repository. Bind it with `gainshare lineages bind`, or on its page."
+        )
+    try:
+        _settle(binding, _find(binding))
+        problem = ""
+    except mirrors.Busy:
+        return binding  # whoever fetches it now says what was found
+    except (GitError, NotFollowed) as error:
+        problem = str(error)
+    row = RepositoryBinding.objects.select_related("lineage").filter(pk=binding.pk)
+    if not row.update(problem=problem, checked_at=timezone.now()):
+        mirrors.remove(mirror_of(binding))  # the binding ended meanwhile
+        return binding
+    fault_point("repository.followed")
+    return row.get()
+
+
+def _find(binding: RepositoryBinding) -> Found:
+    """Fetch the branch, and read its folder where that may have changed. Raises GitError."""
+    folder = mirror_of(binding)
+    place = Place(binding.url, binding.branch, binding.folder)
+    commit = mirrors.fetch(folder, place, protocols=tuple(settings.REPOSITORY_PROTOCOLS))
+    if commit == binding.commit and binding.tree_id is not None:
+        return Found(commit, binding.tree)
+    is_lost = bool(binding.commit) and not mirrors.descends(folder, old=binding.commit, new=commit)
+    try:
+        return Found(commit, _stored(folder, commit, binding), is_lost=is_lost)
+    except (FolderRefused, NotFollowed) as error:
+        return Found(commit, None, str(error), is_lost)
+
+
+def _stored(folder: Path, commit: str, binding: RepositoryBinding) -> StoredTree:
+    """The folder's tree, stored, if the lineage may have it as its tip. Raises FolderRefused, NotFollowed."""
+    store = StagedBlobs(blob_store())
+    tree = read_folder(folder, commit=commit, folder=binding.folder, store=store)
+    if missing := missing_modules(entry.path for entry in tree.entries):
+        raise NotFollowed(
+            f"The folder has no {', '.join(missing[:3])}, which the judge imports. Bring the branch to the present "
+            "layout of model/."
+        )
+    tip = Lineage.objects.select_related("tip").get(pk=binding.lineage_id).tip
+    _require_allowed(tree, load_tree(tip))
+    store.write()
+    fault_point("repository.blobs_stored")
+    return store_tree(tree=tree, parent=tip if tip.pk != tree.hash else None)
+
+
+def _require_allowed(tree: Tree, tip: Tree) -> None:
+    """Refuse a change of a protected file, and of a kind that no patch may touch, except to the installed stack's own.
+
+    Raises NotFollowed.
+    """
+    changed = {entry.path for entry in set(tree.entries) ^ set(tip.entries)}
+    if not changed:
+        return
+    installed = shipped_tree(blob_store())
+    for path in sorted(changed):
+        if tree.get(path) != installed.get(path):
+            try:
+                check_touched(load_policy(), path)
+            except Refusal as error:
+                raise NotFollowed(f"The push changes what no patch may change. {error.message}") from None
+
+
+def _settle(binding: RepositoryBinding, found: Found) -> None:
+    """Act on what was found, once, under the lineage's lock. Raises NotFollowed."""
+    with transaction.atomic():
+        lineage = (
+            Lineage.objects.select_for_update(no_key=True).select_related("tip").get(pk=binding.lineage_id)
+        )
+        unchanged = {"pk": binding.pk, "commit": binding.commit, "tree": binding.tree_id}
+        row = RepositoryBinding.objects.filter(**unchanged).first()
+        if row is None:
+            return  # another process has followed meanwhile, or it is bound to another one
+        stop = lineage.standing_repository_stop
+        if stop is not None:
+            RepositoryStop.objects.filter(pk=stop.pk).update(found_commit=found.commit)
+            return
+        if found.is_lost and (found.tree is None or found.tree.pk not in (lineage.tip_id, row.tree_id)):
+            _stop(lineage, row, found)
+            return
+    if found.tree is None:
+        raise NotFollowed(found.refusal)
+    if found.tree.pk in (row.tree_id, lineage.tip_id):
+        RepositoryBinding.objects.filter(**unchanged).update(commit=found.commit, tree=found.tree)
+        return
+    _require_no_paid_loss(binding, lineage, found)
+    _move(binding, found.commit, found.tree, replaced=lineage.tip)
+    fault_point("repository.tip_moved")
+
+
+def _require_no_paid_loss(binding: RepositoryBinding, lineage: Lineage, found: Found) -> None:
+    """A tip that a merge made must have been on the branch: else the push would drop what was paid for.
+
+    Raises NotFollowed.
+    """
+    last = lineage.pushes.last()
+    is_merged = lineage.tip_id != lineage.origin_id and (last is None or last.tree_id != lineage.tip_id)
+    if not is_merged or binding.tree_id == lineage.tip_id:
+        return
+    if has_been_at(
+        mirror_of(binding),
+        commit=found.commit,
+        folder=binding.folder,
+        tree=lineage.tip_id,
+        since=binding.commit,
+    ):
+        return
+    raise NotFollowed(
+        f"The branch does not have the lineage's tip {lineage.tip_id[:12]}, which merged gains made. Commit that tree to "
+        "the branch first (the lineage's page links its files), then your change."
+    )
+
+
+def _move(binding: RepositoryBinding, commit: str, tree: StoredTree, *, replaced: StoredTree) -> None:
+    """Make the pushed tree the tip. Nothing happens if tip or binding have changed meanwhile. Raises NotFollowed."""
+    with transaction.atomic():
+        lineage = Lineage.objects.select_for_update(no_key=True).get(pk=binding.lineage_id)
+        unchanged = {"pk": binding.pk, "commit": binding.commit, "tree": binding.tree_id}
+        if lineage.tip_id != replaced.pk or not RepositoryBinding.objects.filter(**unchanged).exists():
+            return
+        _require_running(lineage)
+        _require_unclaimed(lineage, tree)
+        RepositoryBinding.objects.filter(**unchanged).update(commit=commit, tree=tree)
+        Lineage.objects.filter(pk=lineage.pk, tip=replaced).update(tip=tree)
+        Push.objects.create(lineage=lineage, replaced=replaced, tree=tree, commit=commit)
+        note(
+            lineage,
+            old=replaced.pk,
+            new=tree.pk,
+            reason=f"push of {commit[:12]} to {binding.branch} of {binding.url}",
+        )
+        wake_left_behind(lineage_id=lineage.pk)
+        fault_point("repository.before_commit")
+
+
+def _require_running(lineage: Lineage) -> None:
+    if is_stopped(Switch.MERGES):
+        raise NotFollowed("Merges are stopped, so the tip stays. The push is followed when they continue.")
+    if stops_merges(lineage_id=lineage.pk):
+        raise NotFollowed(
+            "A base of this lineage is in doubt, so the tip stays. The push is followed when a maintainer has decided."
+        )
+
+
+def _require_unclaimed(lineage: Lineage, tree: StoredTree) -> None:
+    """The measured tree of an open submission becomes the tip by its merge, which pays it, and not by a push."""
+    found = Submission.objects.filter(bounty__lineage=lineage, candidate_tree=tree, merged_at=None)
+    claimed = found.exclude(state__in=ENDED).order_by("sealed_at").first()
+    if claimed is not None:
+        raise NotFollowed(
+            f"The push brings the tree of submission {claimed.pk}. It becomes the tip when a maintainer merges that "
+            "submission here, so that its author is paid; or decline it."
+        )
+
+
+def _stop(lineage: Lineage, binding: RepositoryBinding, found: Found) -> None:
+    reason = (
+        f"The history of {binding.branch} was rewritten: it no longer has the commit {binding.commit[:12]}, from which "
+        f"the lineage's tip came. The branch is at {found.commit[:12]} now."
+    )
+    RepositoryStop.objects.create(
+        lineage=lineage,
+        tree=lineage.tip,
+        lost_commit=binding.commit,
+        found_commit=found.commit,
+        reason=reason,
+    )
+    note(lineage, old=lineage.tip_id, new=lineage.tip_id, reason=f"merges stopped: {reason}")
