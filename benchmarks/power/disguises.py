@@ -41,7 +41,7 @@ def persistent(taken: Submissions, attempts: int, *, has_rule: bool = True) -> P
 def self_ended(taken: Submissions, attempts: int) -> Pay:
     """The best that they can do who know each bound before it counts, and may end each run, or fail a guard rail instead.
 
-    Whoever fails a rail keeps the bound as a cap for later ones. By backward induction over the attempts left and the
+    A run that fails a rail keeps the bound as a cap for later ones. By backward induction over the attempts left and the
     lowest bound so far.
     """
     bounds = taken.bound[taken.passed]

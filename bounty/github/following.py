@@ -95,7 +95,7 @@ def follow(*, lineage: str) -> RepositoryBinding:
         _settle(binding, _find(binding))
         problem = ""
     except mirrors.Busy:
-        return binding  # whoever fetches it now says what was found
+        return binding  # the process that fetches it now says what was found
     except (GitError, NotFollowed) as error:
         problem = str(error)
     row = RepositoryBinding.objects.select_related("lineage").filter(pk=binding.pk)

@@ -39,7 +39,7 @@ class RepositoryBinding(models.Model):
 
 
 class Push(models.Model):
-    """One move of a lineage's tip by a push: ``tree`` took the place of ``replaced``, which nobody measured it against."""
+    """One move of a lineage's tip by a push: ``tree`` took the place of ``replaced``, without being measured against it."""
 
     lineage = models.ForeignKey(Lineage, on_delete=models.PROTECT, related_name="pushes")
     replaced = models.ForeignKey(StoredTree, on_delete=models.PROTECT, related_name="+")

@@ -1,7 +1,7 @@
 """New prices after a base proved slow: who was priced against it is measured without it, and paid the difference.
 
-A base is slow from a date that no one knows. Whoever was measured against it before had to beat a speed that the series no
-longer has, and was paid too little or nothing. Whoever was measured after it looked faster, and was paid too much. So
+A base is slow from a date that no one knows. Gains that were measured against it before had to beat a speed that the
+series no longer has, and were paid too little or nothing. Those measured after it looked faster, and were paid too much. So
 every gain that was booked after the slow one in its series is measured again, in the order of the series, without the
 slow one's change. What is worth more gets the difference as a supplement, from the credits that came back. Nothing is
 lowered here: a maintainer can reverse an award. Patches that were refused against the slow base are judged again.
