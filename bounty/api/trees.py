@@ -231,7 +231,7 @@ class LineageDetail(generics.RetrieveAPIView[Lineage]):
 
 
 class LineageRelease(APIView):
-    """Release a lineage that was stopped (maintainers): its base tree failed, or a push lost its tip.
+    """Release a lineage that a failed base or a lost tip stopped (maintainers).
 
     After a failed base, runs that waited are queued again without counting an attempt. If the tree still fails, the
     lineage stops again. After a lost tip, the branch is followed as it was last seen.

@@ -51,7 +51,9 @@ def world() -> BugWorld:
 
 def pages_of(world: BugWorld) -> list[str]:
     """Pages that look different from row to row, and those that only some rows link to."""
-    bounties = [f"/bounties/{bounty.pk}/" for bounty in Bounty.objects.all()]
+    bounties = [
+        f"/bounties/{name}/" for bounty in Bounty.objects.all() for name in (bounty.pk, bounty.short_name)
+    ]
     submissions = [f"/submissions/{submission.pk}/" for submission in Submission.objects.all()]
     wanted = world.open_bug(title="No one has shown this one")
     return [*bounties, *submissions, f"/bounties/{wanted.pk}/", f"/bounties/{wanted.pk}/reproduce/"]
@@ -134,7 +136,7 @@ def test_no_page_breaks_the_policy(live_server: LiveServer, browser: Browser, wo
 
 # Addresses that take forms alone, or answer scripts.
 ACTIONS = re.compile(
-    r"logout|revoke|escrow|close|decline|live|action|playground/.|stop/\(|release|base/\(|usage/\(|keys/\(|/read/"
+    r"logout|revoke|escrow|close|decline|live|action|playground/.|stop/\(|release|base/\(|usage/\(|keys/\(|/read/|repository/"
 )
 
 

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.django_db
         "/api/v1/",
         "/api/v2/bounties/",
         "/api/v1/bountys/",
-        "/api/v1/bounties/5/",
+        "/api/v1/submissions/5/",
         "/api/v1/a\u2028b/",
     ],
 )
