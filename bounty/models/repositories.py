@@ -6,6 +6,7 @@ from django.conf import settings
 from django.db import models
 from django.db.models import Q
 
+from bounty.models.stops import LineageStop, one_stands, release_says_who_and_why
 from bounty.models.trees import Lineage, StoredTree
 
 
@@ -58,7 +59,7 @@ class Push(models.Model):
         return f"{self.lineage}: {self.commit[:12]}"
 
 
-class RepositoryStop(models.Model):
+class RepositoryStop(LineageStop):
     """A branch whose history no longer has the commit that was followed. Merges stop until a maintainer releases it."""
 
     lineage = models.ForeignKey(Lineage, on_delete=models.PROTECT, related_name="repository_stops")
@@ -69,26 +70,9 @@ class RepositoryStop(models.Model):
     found_commit = models.CharField(
         max_length=64, help_text="The branch's newest commit as it was last seen."
     )
-    reason = models.TextField()
-    stopped_at = models.DateTimeField(auto_now_add=True)
-    released_at = models.DateTimeField(null=True, blank=True)
-    released_by = models.ForeignKey(
-        settings.AUTH_USER_MODEL, on_delete=models.PROTECT, null=True, blank=True, related_name="+"
-    )
-    release_reason = models.TextField(blank=True)
 
-    class Meta:
-        ordering = ["-stopped_at", "-pk"]
+    class Meta(LineageStop.Meta):
         constraints = [
-            models.UniqueConstraint(
-                fields=["lineage"], condition=Q(released_at=None), name="one_standing_repository_stop"
-            ),
-            models.CheckConstraint(
-                condition=Q(released_at__isnull=True, released_by__isnull=True, release_reason="")
-                | (Q(released_at__isnull=False, released_by__isnull=False) & ~Q(release_reason="")),
-                name="repository_release_says_who_and_why",
-            ),
+            one_stands("one_standing_repository_stop"),
+            release_says_who_and_why("repository_release_says_who_and_why"),
         ]
-
-    def __str__(self) -> str:
-        return f"{self.lineage}: {'stopped' if self.released_at is None else 'released'}"

@@ -54,7 +54,10 @@ def settle_earlier(run: Run, *, base_before: str) -> None:
 
 
 def _begun(run: Run, base_before: str) -> Run | None:
-    """The submission's run whose confirmation against this base this one goes on with: what began later is not earlier."""
+    """The submission's run that began the confirmation against this base which ``run`` continues; None where it begins one.
+
+    Confirmations of others that began after it do not count as earlier.
+    """
     pairs = MeasuredPair.objects.filter(
         run__submission=run.submission,
         run__kind__in=PRICING_KINDS,

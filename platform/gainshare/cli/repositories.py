@@ -7,8 +7,8 @@ import typer
 
 from gainshare.cli.client import KeyOption, Site, UrlOption, site
 from gainshare.cli.output import CliError, JsonOption, console, print_json
+from gainshare.cli.submission import POLL_S
 
-POLL_S = 1.0
 FETCHED_WITHIN_S = 300.0
 
 NameArgument = Annotated[str, typer.Argument(help="The lineage's name.")]

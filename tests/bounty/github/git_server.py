@@ -51,7 +51,7 @@ class Repository:
         self.files[path] = (mode, self.git("hash-object", "-w", "--stdin", given=given))
 
     def put_tree(self, stored: StoredTree, folder: str = "model") -> None:
-        """The lineage's tree as the repository's folder, and a file beside it."""
+        """The lineage's tree as the repository's folder, and a file next to it."""
         self.files = {path: at for path, at in self.files.items() if not path.startswith(f"{folder}/")}
         for entry in load_tree(stored).entries:
             mode = "100755" if entry.mode == 0o755 else "100644"

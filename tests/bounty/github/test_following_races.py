@@ -67,7 +67,7 @@ def _await_a_waiting_backend() -> None:
             if cursor.fetchone() != (0,):
                 return
         time.sleep(0.02)
-    raise AssertionError("nobody waits for the lineage's lock")
+    raise AssertionError("no process waits for the lineage's lock")
 
 
 def test_a_binding_that_ends_while_it_is_followed_leaves_nothing(

@@ -1,34 +1,27 @@
 """A submission's page in a real browser: short at both widths, in both themes, and updated automatically."""
 
-import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from django.db import connection
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 from pytest_django.live_server_helper import LiveServer
 
 from bounty.models import Run
 from tests.bounty.bounty_world import World, diff_of_line
+from tests.chromium import started_chromium
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 SCREENS = {1280: (900, 2.5), 390: (844, 4.0)}  # height of the screen, and how many of them a page may fill
 
 
 @pytest.fixture
 def browser() -> Iterator[Browser]:
-    if CHROMIUM is None:
-        pytest.skip("Chromium is not installed: `apt-get install chromium` (or your system's package)")
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
-        )
+    with started_chromium() as chromium:
         yield chromium
-        chromium.close()
 
 
 def outside_the_event_loop(work: Any, *arguments: Any) -> Any:

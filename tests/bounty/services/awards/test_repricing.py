@@ -63,8 +63,16 @@ def settle() -> None:
     assert reconcile_runs().failed == []
 
 
+def measured_again(world: World, *gains: float) -> None:
+    """Let the control plane order what is due, and measure each run that it orders, one after the other, in nats."""
+    settle()
+    for gain in gains:
+        world.judge(gain)
+        settle()
+
+
 def test_a_vested_gain_that_had_to_beat_a_falsely_fast_base_is_paid_the_difference(world: World) -> None:
-    """Bob's patch is worth 0.3 nats without Ann's, and looked like 0.1 beside it."""
+    """Bob's patch is worth 0.3 nats without Ann's, and was measured as 0.1 with it."""
     slow = world.vested(world.ann, FIRST, 0.3)
     bob = world.vested(world.bob, SECOND, 0.1)
     before, came_back = amount_of(bob), amount_of(slow)
@@ -97,7 +105,7 @@ def test_a_vested_gain_that_had_to_beat_a_falsely_fast_base_is_paid_the_differen
     holds(world)
 
 
-def test_a_gain_that_looked_larger_beside_the_slow_base_keeps_its_price(world: World) -> None:
+def test_a_gain_that_looked_larger_against_the_slow_base_keeps_its_price(world: World) -> None:
     slow = world.vested(world.ann, FIRST, 0.3)
     bob = world.vested(world.bob, SECOND, 0.2)
     before = amount_of(bob)
@@ -143,11 +151,7 @@ def test_no_more_is_paid_than_came_back(world: World) -> None:
     last = world.vested(make_user("cleo"), THIRD, 0.1)
     came_back = amount_of(slow)
     called_slow(world, slow)
-    settle()
-    world.judge(0.5)
-    settle()
-    world.judge(0.0)
-    settle()
+    measured_again(world, 0.5, 0.0)
     paid = supplement_of(bob)
     assert paid is not None and (paid.amount_microcredits, paid.is_partial) == (came_back, True)
     row = Repricing.objects.get(submission=last)
@@ -163,11 +167,7 @@ def test_what_came_back_is_held_and_not_returned_with_a_closed_bounty(world: Wor
     assert ledger.escrow_balance(world.bounty.escrow_reference).reserved == came_back
     close_bounty(bounty_id=world.bounty.pk, reason="enough")
     assert not return_leftover(bounty_id=world.bounty.pk)
-    settle()
-    world.judge(0.3)
-    settle()
-    world.judge(0.0)
-    settle()
+    measured_again(world, 0.3, 0.0)
     assert supplement_of(bob) is not None
     world.bounty.refresh_from_db()
     assert world.bounty.escrow_returned_at is not None
@@ -228,11 +228,7 @@ def test_a_patch_that_was_refused_against_the_slow_base_is_judged_again(world: W
     assert (run.kind, run.submission_id, run.base_tree_id) == (RunKind.GATE, refused.pk, world.tree.pk)
     world.commit(run)
     world.finish(run, 0.3)
-    settle()
-    world.judge(0.3)
-    settle()
-    world.judge(0.0)
-    settle()
+    measured_again(world, 0.3, 0.0)
     assert amount_of(find_submission(refused.pk)) == pytest.approx(0.3 * 20_000_000, rel=0.02)
     holds(world)
 
@@ -252,11 +248,7 @@ def test_failed_guard_rails_pay_nothing_more(world: World) -> None:
     slow = world.vested(world.ann, FIRST, 0.3)
     bob = world.vested(world.bob, SECOND, 0.1)
     called_slow(world, slow)
-    settle()
-    world.judge(0.3)
-    settle()
-    world.judge(-0.2)
-    settle()
+    measured_again(world, 0.3, -0.2)
     row = Repricing.objects.get()
     assert row.state == RepricingState.UNCHANGED and "guard rails" in row.outcome
     assert supplement_of(bob) is None
@@ -267,11 +259,7 @@ def test_a_reversed_gain_gives_its_supplement_back_too(world: World) -> None:
     slow = world.vested(world.ann, FIRST, 0.3)
     bob = world.vested(world.bob, SECOND, 0.1)
     called_slow(world, slow)
-    settle()
-    world.judge(0.3)
-    settle()
-    world.judge(0.0)
-    settle()
+    measured_again(world, 0.3, 0.0)
     reverse(actor=world.mira, submission=find_submission(bob.pk), reason="it cheats")
     assert {award.state for award in bob.awards.all()} == {AwardState.REVERSED}
     assert ledger.balance(world.bob).available == 0

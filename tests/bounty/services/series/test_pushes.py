@@ -1,4 +1,4 @@
-"""A push is not measured, so nobody is paid for winning back what it lost."""
+"""A push is not measured, so winning back what it lost earns nothing."""
 
 from benchmarks.patch.trees import Tree, TreeEntry
 from bounty.models import Award, Lineage, Push, Run, RunKind, StoredTree, Submission
