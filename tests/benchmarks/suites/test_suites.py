@@ -67,10 +67,12 @@ def test_every_preset_but_a_demos_is_guarded_by_all_suites_that_guard() -> None:
             assert info.is_for_demos == (preset == "tour")
 
 
-def test_a_demos_preset_is_measured_and_judged_as_the_demo_size() -> None:
+def test_a_demos_preset_differs_from_the_demo_size_only_in_fewer_calls() -> None:
     tour, demo = (get_suite("moe_forward", preset).describe() for preset in ("tour", "demo"))
     assert tour.pop("preset") == "tour" and demo.pop("preset") == "demo"
-    assert tour == demo
+    for shorter, longer in zip(tour["cases"], demo["cases"], strict=True):
+        assert 10 <= shorter.pop("calls") < longer.pop("calls")  # as steady: docs/lab/judge.md
+    assert tour == demo  # the same shapes, checks and statistics
 
 
 @pytest.mark.parametrize(("name", "preset"), ALL)
