@@ -7,7 +7,7 @@ from celery import shared_task
 
 from benchmarks.runner.lost_broker import end_worker_on_lost_ack
 from bounty.errors import NotFound
-from bounty.github.following import due_lineages, follow
+from bounty.github.repositories.following import due_lineages, follow
 from bounty.services.awards.advance import advance_submission as advance
 from bounty.services.blob_sweep import sweep_blobs as sweep
 from bounty.services.reconcile import reconcile_runs as reconcile

@@ -10,8 +10,8 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from bounty.api.parsing import caller, validated
-from bounty.github.addresses import DEFAULT_FOLDER
-from bounty.github.bindings import ask_fetch, bind, find_binding, unbind
+from bounty.github.repositories.addresses import DEFAULT_FOLDER
+from bounty.github.repositories.bindings import ask_fetch, bind, find_binding, unbind
 from bounty.models import RepositoryBinding
 from gainshare.accounts.permissions import IsMaintainer
 from gainshare.accounts.schema import refused

@@ -1,1 +1,1 @@
-"""Repositories that lineages are bound to: fetched without a checkout, read, and followed when they are pushed to."""
+"""GitHub: repositories that lineages are bound to, the App, its events, pull requests, and what is reported to them."""

@@ -7,6 +7,20 @@ from bounty.models.calibration import NoiseSample, RunnerFailure
 from bounty.models.changes import StateChange
 from bounty.models.disputes import Dispute, DisputeState
 from bounty.models.evidence import Evidence, RunVerdict
+from bounty.models.github import (
+    Command,
+    CommandState,
+    Delivery,
+    GitHubRepository,
+    Head,
+    HeadState,
+    Installation,
+    InstallationState,
+    PullRequest,
+    PullRequestState,
+    Report,
+    ReportKind,
+)
 from bounty.models.likeness import ChangedLines, Likeness
 from bounty.models.looks import Look
 from bounty.models.order import OutOfOrder
@@ -34,9 +48,17 @@ __all__ = [
     "Bounty",
     "BountyState",
     "ChangedLines",
+    "Command",
+    "CommandState",
+    "Delivery",
     "Dispute",
     "DisputeState",
     "Evidence",
+    "GitHubRepository",
+    "Head",
+    "HeadState",
+    "Installation",
+    "InstallationState",
     "Likeness",
     "Lineage",
     "LogChunk",
@@ -45,8 +67,12 @@ __all__ = [
     "NextStep",
     "NoiseSample",
     "OutOfOrder",
+    "PullRequest",
+    "PullRequestState",
     "Push",
     "QuarantineCause",
+    "Report",
+    "ReportKind",
     "RepositoryBinding",
     "RepositoryStop",
     "Repricing",

@@ -6,6 +6,7 @@ from django.conf import settings
 from django.db import models
 from django.db.models import Q
 
+from bounty.models.github.installations import GitHubRepository
 from bounty.models.stops import LineageStop, one_stands, release_says_who_and_why
 from bounty.models.trees import Lineage, StoredTree
 
@@ -20,8 +21,19 @@ class RepositoryBinding(models.Model):
     url = models.CharField(max_length=300)
     branch = models.CharField(max_length=200)
     folder = models.CharField(max_length=240)
+    github = models.ForeignKey(
+        GitHubRepository,
+        on_delete=models.PROTECT,
+        null=True,
+        blank=True,
+        related_name="bindings",
+        help_text="The same repository as the App sees it; empty: its pull requests are not judged.",
+    )
     commit = models.CharField(max_length=64, blank=True)
     tree = models.ForeignKey(StoredTree, on_delete=models.PROTECT, null=True, blank=True, related_name="+")
+    daily_microcredits = models.BigIntegerField(
+        default=0, help_text="What comments in its pull requests can spend in a day (UTC)."
+    )
     problem = models.TextField(blank=True)
     checked_at = models.DateTimeField(null=True, blank=True, help_text="When it was last fetched, or tried.")
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="+")
@@ -29,6 +41,9 @@ class RepositoryBinding(models.Model):
 
     class Meta:
         ordering = ["pk"]
+        constraints = [
+            models.CheckConstraint(condition=Q(daily_microcredits__gte=0), name="comments_spend_or_nothing")
+        ]
 
     def __str__(self) -> str:
         return f"{self.lineage}: {self.where}"

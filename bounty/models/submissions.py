@@ -7,6 +7,7 @@ import uuid
 from django.conf import settings
 from django.db import models
 from django.db.models import Q
+from django.utils import timezone
 
 from benchmarks.judging.verdicts import VerdictKind
 from bounty.models.bounties import Bounty
@@ -78,7 +79,9 @@ class Submission(models.Model):
         help_text="The run that the verdict rests on; none where nothing was run.",
     )
     next_step = models.CharField(max_length=16, choices=NextStep.choices, default=NextStep.NONE, blank=True)
-    sealed_at = models.DateTimeField(auto_now_add=True, help_text="Decides which of two copies is the first.")
+    sealed_at = models.DateTimeField(
+        default=timezone.now, editable=False, help_text="Decides which of two copies is the first."
+    )
     judged_at = models.DateTimeField(null=True, blank=True)
     confirmed_at = models.DateTimeField(null=True, blank=True)
     merged_at = models.DateTimeField(null=True, blank=True)

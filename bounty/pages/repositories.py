@@ -5,7 +5,7 @@ from django.http import Http404, HttpResponse
 from django.shortcuts import redirect
 
 from bounty.errors import NotFound
-from bounty.github.bindings import ask_fetch, bind, release_repository_stop, unbind
+from bounty.github.repositories.bindings import ask_fetch, bind, release_repository_stop, unbind
 from bounty.pages.lineages import lineage_page
 from bounty.pages.repository_forms import RepositoryForm
 from gainshare.accounts.errors import DomainError

@@ -2,7 +2,7 @@
 
 from django import forms
 
-from bounty.github.addresses import DEFAULT_FOLDER
+from bounty.github.repositories.addresses import DEFAULT_FOLDER
 from bounty.models import Lineage, RepositoryBinding
 
 

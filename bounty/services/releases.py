@@ -1,6 +1,6 @@
 """Releasing a lineage, whatever stopped it: a base tree that fails on its own, or a branch that lost the tip."""
 
-from bounty.github.bindings import release_repository_stop
+from bounty.github.repositories.bindings import release_repository_stop
 from bounty.models import BaseStop, Lineage, RepositoryStop
 from bounty.services.series.base_stops import release_lineage
 from gainshare.accounts.models import User

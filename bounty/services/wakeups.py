@@ -17,6 +17,9 @@ logger = logging.getLogger(__name__)
 RUN_JOB = "benchmarks.worker.run_job"
 ADVANCE = "bounty.tasks.advance_submission"
 FETCH = "bounty.tasks.follow_repository"
+DELIVERY = "bounty.tasks.process_delivery"
+PULL_REQUEST = "bounty.tasks.advance_pull_request"
+REPORT = "bounty.tasks.report_pull_request"
 SETTLE = "bounty.tasks.settle_reproduction"
 RESENT_EXPIRES_S = 60
 
@@ -51,3 +54,18 @@ def wake_reproduction(*, reproduction_id: UUID) -> None:
 def wake_fetch(*, lineage: str) -> None:
     """Wake a control worker to fetch the lineage's repository. A message that is not read soon expires: beat polls."""
     transaction.on_commit(lambda: _send(FETCH, [lineage], queue="control", expires=RESENT_EXPIRES_S))
+
+
+def wake_delivery(*, delivery_id: UUID) -> None:
+    """Wake a control worker to work off a webhook delivery."""
+    transaction.on_commit(lambda: _send(DELIVERY, [str(delivery_id)], queue="control"))
+
+
+def wake_pull_request(*, pull_request_id: UUID) -> None:
+    """Wake a control worker to do what can be done now for a pull request: seal, submit, answer its commands, merge."""
+    transaction.on_commit(lambda: _send(PULL_REQUEST, [str(pull_request_id)], queue="control"))
+
+
+def wake_report(*, pull_request_id: UUID) -> None:
+    """Wake a control worker to tell a pull request what has changed: its comment and its check runs."""
+    transaction.on_commit(lambda: _send(REPORT, [str(pull_request_id)], queue="control"))

@@ -91,6 +91,32 @@ class User(AbstractUser):
         return frozenset(scopes if self.is_maintainer else scopes - {Scope.MAINTAIN.value})
 
 
+class GitHubAccount(models.Model):
+    """An account of GitHub, by GitHub's own number, and the user that it belongs to. Names change hands; numbers do not.
+
+    A user without a link is dormant: made for somebody who has never signed in here, and nobody can sign in as it.
+    """
+
+    github_id = models.BigIntegerField(primary_key=True)
+    login = models.CharField(max_length=100, help_text="Its name, as last seen. It finds nobody.")
+    user = models.OneToOneField(User, on_delete=models.PROTECT, related_name="github")
+    linked_at = models.DateTimeField(
+        null=True, blank=True, help_text="When its owner signed in; empty: dormant."
+    )
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["github_id"]
+        verbose_name = "GitHub account"
+
+    def __str__(self) -> str:
+        return f"{self.login} ({self.github_id})"
+
+    @property
+    def is_dormant(self) -> bool:
+        return self.linked_at is None
+
+
 class RoleChange(models.Model):
     """A change of a user's role: by whom, when and why. Append-only, written in the transaction of the change."""
 

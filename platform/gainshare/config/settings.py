@@ -115,11 +115,24 @@ BLOB_ROOT = env.path("GAINSHARE_BLOB_ROOT", HOME / "blobs")
 # -- Repositories that lineages are bound to ---------------------------------------------------------
 REPOSITORY_ROOT = env.path("GAINSHARE_REPOSITORY_ROOT", HOME / "repositories")
 REPOSITORY_POLL_S = env.integer("GAINSHARE_REPOSITORY_POLL_S", 60, minimum=5)
-GITHUB_URL = env.text("GAINSHARE_GITHUB_URL", "https://github.com").rstrip("/")  # of OWNER/NAME
 # Plain http is for repositories on the own machine. Every other protocol is refused.
 REPOSITORY_PROTOCOLS = (
     ["https", "http"] if env.flag("GAINSHARE_REPOSITORY_HTTP", default=False) else ["https"]
 )
+
+# -- GitHub: without an App no pull request is seen, and without a client nobody signs in by GitHub ----------
+GITHUB_URL = env.text("GAINSHARE_GITHUB_URL", "https://github.com").rstrip("/")  # of OWNER/NAME
+GITHUB_API_URL = env.text("GAINSHARE_GITHUB_API_URL", "https://api.github.com").rstrip("/")
+GITHUB_APP_ID = env.text("GAINSHARE_GITHUB_APP_ID", "")
+GITHUB_PRIVATE_KEY = env.secret("GAINSHARE_GITHUB_PRIVATE_KEY", default="")
+# Two, so that a secret can be renewed: both are taken while GitHub still signs with the old one.
+GITHUB_WEBHOOK_SECRETS = [
+    secret
+    for name in ("GAINSHARE_GITHUB_WEBHOOK_SECRET", "GAINSHARE_GITHUB_WEBHOOK_SECRET_OLD")
+    if (secret := env.secret(name, default=""))
+]
+GITHUB_CLIENT_ID = env.text("GAINSHARE_GITHUB_CLIENT_ID", "")
+GITHUB_CLIENT_SECRET = env.secret("GAINSHARE_GITHUB_CLIENT_SECRET", default="")
 
 # -- Time and language ------------------------------------------------------------------------------
 USE_TZ = True

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from pytest_django import Settings
 
-from bounty.github.bindings import bind
-from bounty.github.following import follow, mirror_of
+from bounty.github.repositories.bindings import bind
+from bounty.github.repositories.following import follow, mirror_of
 from bounty.models import Lineage, RepositoryBinding
 from tests.bounty.bounty_world import World
 from tests.bounty.github.git_server import Repository, served

@@ -23,7 +23,7 @@ BACK = back("gate = str('softmax')\n")  # the same speed in other words
 
 
 def pushed(world: World, text: str = SLOW) -> StoredTree:
-    """The tip after a push of a router with this text, as `bounty.github.following` records it."""
+    """The tip after a push of a router with this text, as `bounty.github.repositories.following` records it."""
     lineage = Lineage.objects.select_related("tip").get(pk=world.lineage.pk)
     path, store = "model/layers/moe/router.py", blob_store()
     entries = [

@@ -5,9 +5,9 @@ from django.db import transaction
 from django.utils import timezone
 
 from bounty.errors import BadRequest, NotFound, WrongState
-from bounty.github.addresses import DEFAULT_FOLDER, BadAddress, Place, place
-from bounty.github.following import mirror_of
-from bounty.github.mirrors import remove
+from bounty.github.repositories.addresses import DEFAULT_FOLDER, BadAddress, Place, place
+from bounty.github.repositories.following import mirror_of
+from bounty.github.repositories.mirrors import remove
 from bounty.models import Lineage, RepositoryBinding, RepositoryStop
 from bounty.services.permissions import require_maintainer
 from bounty.services.transitions import note

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.faults import fault_point
-from bounty.github.addresses import Place
-from bounty.github.git import Git, GitError, LimitReached, Limits, Missing
+from bounty.github.repositories.addresses import Place
+from bounty.github.repositories.git import Git, GitError, LimitReached, Limits, Missing
 
 HEAD = "refs/bound/head"
 MAX_BLOB_BYTES = 1024 * 1024

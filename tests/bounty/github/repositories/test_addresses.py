@@ -2,7 +2,7 @@
 
 import pytest
 
-from bounty.github.addresses import BadAddress, Place, place
+from bounty.github.repositories.addresses import BadAddress, Place, place
 
 GITHUB = "https://github.com"
 

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from benchmarks.patch.staged_blobs import StagedBlobs
-from bounty.github.folder_trees import FolderRefused, read_folder
-from bounty.github.git import Git, GitError
+from bounty.github.repositories.folder_trees import FolderRefused, read_folder
+from bounty.github.repositories.git import Git, GitError
 from bounty.services.trees import blob_store
 
 MAX_COMMITS = 200

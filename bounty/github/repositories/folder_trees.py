@@ -6,8 +6,8 @@ from pathlib import Path
 from benchmarks.patch.blobs import BlobStore, TreeError
 from benchmarks.patch.paths import Refusal, check_path
 from benchmarks.patch.trees import EXECUTABLE, MAX_FILES, PLAIN, Tree, TreeEntry
-from bounty.github.git import Git, LimitReached, Limits
-from bounty.github.mirrors import MAX_BLOB_BYTES
+from bounty.github.repositories.git import Git, LimitReached, Limits
+from bounty.github.repositories.mirrors import MAX_BLOB_BYTES
 
 MAX_FOLDER_BYTES = 64 * 1024 * 1024
 MAX_LISTING_BYTES = 32 * 1024 * 1024

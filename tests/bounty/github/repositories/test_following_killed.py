@@ -13,7 +13,7 @@ from tests.bounty.services.test_killed_control import in_a_worker
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-FOLLOW = "import sys, django; django.setup(); from bounty.github.following import follow; follow(lineage=sys.argv[1])"
+FOLLOW = "import sys, django; django.setup(); from bounty.github.repositories.following import follow; follow(lineage=sys.argv[1])"
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from bounty.github import mirrors
-from bounty.github.addresses import Place
-from bounty.github.folder_trees import FolderRefused, read_folder
-from bounty.github.git import Git, GitError, LimitReached, Limits, folder_bytes
+from bounty.github.repositories import mirrors
+from bounty.github.repositories.addresses import Place
+from bounty.github.repositories.folder_trees import FolderRefused, read_folder
+from bounty.github.repositories.git import Git, GitError, LimitReached, Limits, folder_bytes
 from bounty.services.trees import blob_store
 from tests.bounty.github.conftest import Bound
 from tests.bounty.github.git_server import Repository

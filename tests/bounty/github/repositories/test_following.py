@@ -3,8 +3,8 @@
 import pytest
 
 from bounty.errors import BadRequest, NotAllowed, NotFound, WrongState
-from bounty.github.bindings import bind, release_repository_stop, unbind
-from bounty.github.following import RETRY_AFTER, due_lineages, follow
+from bounty.github.repositories.bindings import bind, release_repository_stop, unbind
+from bounty.github.repositories.following import RETRY_AFTER, due_lineages, follow
 from bounty.models import Push, RepositoryBinding, StateChange, StoredTree, WaitingMerge
 from bounty.services.merges import merge, merge_waiting
 from bounty.services.reviews import review

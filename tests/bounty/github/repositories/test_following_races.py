@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from django.db import connection, transaction
 
-from bounty.github.bindings import unbind
-from bounty.github.following import follow, mirror_of
+from bounty.github.repositories.bindings import unbind
+from bounty.github.repositories.following import follow, mirror_of
 from bounty.models import Lineage, Push, RepositoryBinding, RepositoryStop, StateChange, WaitingMerge
 from bounty.services.merges import merge
 from bounty.services.reviews import review

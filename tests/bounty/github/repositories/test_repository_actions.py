@@ -7,7 +7,7 @@ import pytest
 from django.test import Client
 from rest_framework.test import APIClient
 
-from bounty.github.following import follow
+from bounty.github.repositories.following import follow
 from bounty.models import Lineage, RepositoryBinding
 from bounty.pages.desk import n_waiting
 from bounty.services import wakeups

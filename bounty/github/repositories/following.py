@@ -22,11 +22,11 @@ from benchmarks.patch.policy import check_touched, load_policy
 from benchmarks.patch.staged_blobs import StagedBlobs
 from benchmarks.patch.trees import Tree, shipped_tree
 from bounty.errors import BountyError, NotFound
-from bounty.github import mirrors
-from bounty.github.addresses import Place
-from bounty.github.folder_trees import FolderRefused, read_folder
-from bounty.github.git import GitError
-from bounty.github.histories import has_been_at
+from bounty.github.repositories import mirrors
+from bounty.github.repositories.addresses import Place
+from bounty.github.repositories.folder_trees import FolderRefused, read_folder
+from bounty.github.repositories.git import GitError
+from bounty.github.repositories.histories import has_been_at
 from bounty.models import (
     Lineage,
     Push,

@@ -1,0 +1,1 @@
+"""The GitHub App: its credentials, its client, and what GitHub says, as plain facts."""

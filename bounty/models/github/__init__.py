@@ -1,0 +1,28 @@
+"""What is kept of GitHub: installations, repositories, deliveries, pull requests, commands, and what was reported."""
+
+from bounty.models.github.deliveries import Delivery
+from bounty.models.github.installations import GitHubRepository, Installation, InstallationState
+from bounty.models.github.pull_requests import (
+    Command,
+    CommandState,
+    Head,
+    HeadState,
+    PullRequest,
+    PullRequestState,
+)
+from bounty.models.github.reports import Report, ReportKind
+
+__all__ = [
+    "Command",
+    "CommandState",
+    "Delivery",
+    "GitHubRepository",
+    "Head",
+    "HeadState",
+    "Installation",
+    "InstallationState",
+    "PullRequest",
+    "PullRequestState",
+    "Report",
+    "ReportKind",
+]
