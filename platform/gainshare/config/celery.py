@@ -65,6 +65,10 @@ app.conf.update(
             "task": "bounty.tasks.poll_repositories",
             "schedule": settings.REPOSITORY_POLL_S,
         },
+        "reconcile-pull-requests": {
+            "task": "bounty.tasks.reconcile_pull_requests",
+            "schedule": settings.REPOSITORY_POLL_S,
+        },
         "seal-entries": {
             "task": "gainshare.ledger.tasks.seal_entries",
             "schedule": settings.CELERY_BEAT_INTERVAL_S,
