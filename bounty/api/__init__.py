@@ -50,6 +50,7 @@ from bounty.api.trees import (
     TreeDetail,
     TreeList,
 )
+from bounty.github.events.door import Webhook
 
 urlpatterns = [
     path("trees/", TreeList.as_view()),
@@ -96,6 +97,7 @@ urlpatterns = [
     path("runs/<uuid:pk>/cancel/", RunCancel.as_view()),
     path("runs/<uuid:pk>/rerun/", RunRerun.as_view()),
     path("awards/", AwardList.as_view()),
+    path("github/webhook/", Webhook.as_view()),
     path("slow-bases/", SlowBaseList.as_view()),
     path("slow-bases/<uuid:pk>/answer/", SlowBaseAnswer.as_view()),
     path("runners/", RunnerList.as_view()),

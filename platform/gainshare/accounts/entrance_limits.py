@@ -83,7 +83,8 @@ class LimitedModelBackend(ModelBackend):
     ) -> User | None:
         """As Django's. Raises TooManyAttempts before the password is checked, AccountWaits after it."""
         if request is None or username is None or password is None:
-            return super().authenticate(request, username, password, **credentials)
+            user = super().authenticate(request, username, password, **credentials)
+            return None if isinstance(user, User) and user.is_dormant else user
         network = network_of(request)
         take(what=SIGN_INS, who=network, rate=Rate(settings.SIGN_INS_PER_HOUR))
         account, rate = username.casefold(), Rate(settings.WRONG_PASSWORDS_PER_HOUR)
@@ -92,6 +93,8 @@ class LimitedModelBackend(ModelBackend):
         user = super().authenticate(request, username, password, **credentials)
         if user is not None:
             assert isinstance(user, User)
+            if user.is_dormant:  # its owner signs in through GitHub, whatever password was set for it
+                return None
             give_back(what=WRONG_PASSWORDS, who=who, rate=rate)
             _note_place(user, network)
             if user.is_waiting:
