@@ -10,7 +10,8 @@ BEGIN
 END $$;
 CREATE TRIGGER bounty_final_report_stays BEFORE UPDATE ON bounty_report FOR EACH ROW
     WHEN (OLD.is_final AND (NOT NEW.is_final OR OLD.final_fields IS DISTINCT FROM NEW.final_fields
-        OR OLD.outcome IS DISTINCT FROM NEW.outcome OR OLD.subject IS DISTINCT FROM NEW.subject
+        OR OLD.outcome IS DISTINCT FROM NEW.outcome
+        OR OLD.told_at IS DISTINCT FROM NEW.told_at OR OLD.subject IS DISTINCT FROM NEW.subject
         OR OLD.head_id IS DISTINCT FROM NEW.head_id))
     EXECUTE FUNCTION bounty_final_report_stays();
 """
@@ -41,6 +42,13 @@ class Migration(migrations.Migration):
                 blank=True,
                 help_text="Of a final check run: what is sent, written down before it is.",
                 null=True,
+            ),
+        ),
+        migrations.AddField(
+            model_name="report",
+            name="told_at",
+            field=models.DateTimeField(
+                blank=True, help_text="When a final one was written down.", null=True
             ),
         ),
         migrations.AddField(

@@ -51,7 +51,11 @@ def heads_of(pull_request: PullRequest) -> list[Head]:
 
 def told_of(head: Head) -> list[Report]:
     """The final check runs of its verdict and what came after it, in their order."""
-    chain = [row for row in head.reports.all() if row.is_final and row.subject.partition(":")[0] in (VERDICT, AGAIN)]
+    chain = [
+        row
+        for row in head.reports.all()
+        if row.is_final and row.subject.partition(":")[0] in (VERDICT, AGAIN)
+    ]
     return sorted(chain, key=lambda row: row.pk)
 
 
@@ -66,9 +70,11 @@ def _of_head(head: Head) -> list[WantedCheck]:
     if head.submission is None or outcome is None or not told:
         return found
     known = {row.subject for row in head.reports.all() if row.is_final}
-    for later in later_outcomes(head.submission):
-        if later.key not in known:
-            found.append(_final(head, later.key, f"{NAME}: {later.name}", later.outcome))
+    found += [
+        _final(head, later.key, f"{NAME}: {later.name}", later.outcome)
+        for later in later_outcomes(head.submission)
+        if later.key not in known
+    ]
     return found
 
 

@@ -17,7 +17,7 @@ MOST = 2000  # characters of one text
 MOST_ON_ONE_LETTER = 3  # combining marks; more of them would run over the neighbouring lines
 
 _MARKUP = re.compile(r"[\\`*_{}\[\]<>|~&\"'!^=]")
-_AT_THE_START = re.compile(r"(?m)^(\s*)(\d*)([-+.)])")
+_AT_THE_START = re.compile(r"^(\d*)([-+.)])")
 _MARK = r"[\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]"
 _STACKED = re.compile(f"({_MARK}{{{MOST_ON_ONE_LETTER}}}){_MARK}+")
 _ISSUE = re.compile(r"(?i)\bgh(?=-\d)")
@@ -67,12 +67,16 @@ def _with_own_links(text: str, plain: Callable[[str], str]) -> str:
     for found in own.finditer(text):
         parts += [plain(text[done : found.start()]), f"<{found[0]}>"]
         done = found.end()
-    return "".join([*parts, plain(text[done:])])
+    return _at_the_start("".join([*parts, plain(text[done:])]))
+
+
+def _at_the_start(text: str) -> str:
+    """`text` without what would begin a list, a heading or a rule."""
+    return _AT_THE_START.sub(lambda found: f"{found[1]}&#{ord(found[2])};", text)
 
 
 def _plain(text: str) -> str:
     text = _MARKUP.sub(lambda found: f"&#{ord(found[0])};", text)
-    text = _AT_THE_START.sub(lambda found: f"{found[1]}{found[2]}&#{ord(found[3])};", text)
     text = re.sub(r"(?<!&)#", f"#{BREAK}", text)
     text = text.replace("@", f"@{BREAK}").replace("$", "<span>&#36;</span>")
     text = re.sub(r":(?=\S)", f":{BREAK}", text)

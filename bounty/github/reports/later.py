@@ -34,7 +34,9 @@ def later_outcomes(submission: Submission) -> list[Later]:
     if check is not None and check.outcome in ENDED and check.run.pk != submission.verdict_run_id:
         found.append(Later("measured again", _measured_again(check)))
     ended = submission.repricings.filter(state__in=[RepricingState.PAID, RepricingState.UNCHANGED])
-    found += [Later("new price", _new_price(row)) for row in ended.select_related("award").order_by("ended_at")]
+    found += [
+        Later("new price", _new_price(row)) for row in ended.select_related("award").order_by("ended_at")
+    ]
     return found
 
 

@@ -80,7 +80,10 @@ def figure_rows(submission: Submission) -> list[Figure]:
         rows.append(Figure("Guard rails", "hold"))
     part = ", which is what the escrow held" if award.is_partial else ""
     rows.append(
-        Figure("Award", f"{format_credits(award.amount_microcredits)} credits{part} ({award.get_state_display().lower()})")
+        Figure(
+            "Award",
+            f"{format_credits(award.amount_microcredits)} credits{part} ({award.get_state_display().lower()})",
+        )
     )
     if rank := rank_text(submission):
         rows.append(Figure("Rank", rank))
@@ -103,10 +106,14 @@ def next_step(head: Head, outcome: Outcome) -> str:
         return "Read the reason, and ask a maintainer where it is wrong."
     if submission.state == SubmissionState.REJECTED:
         return NEXT_STEPS[VerdictKind.PATCH_REJECTED]
+    if submission.state == SubmissionState.VESTED:
+        return ""
     kind = VerdictKind(submission.verdict_kind)
     if kind == VerdictKind.GAIN and booked_award(submission) is None:
         return "Read the reason; `/dispute` and your reason has a maintainer look at it."
-    dispute = "" if kind == VerdictKind.GAIN else " Where the verdict is wrong, comment `/dispute` and your reason."
+    dispute = (
+        "" if kind == VerdictKind.GAIN else " Where the verdict is wrong, comment `/dispute` and your reason."
+    )
     return NEXT_STEPS.get(kind, "") + dispute
 
 

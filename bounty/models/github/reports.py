@@ -39,6 +39,7 @@ class Report(models.Model):
     final_fields = models.JSONField(
         null=True, blank=True, help_text="Of a final check run: what is sent, written down before it is."
     )
+    told_at = models.DateTimeField(null=True, blank=True, help_text="When a final one was written down.")
     sent_at = models.DateTimeField(null=True, blank=True)
     due_at = models.DateTimeField(
         null=True, blank=True, help_text="Not sent before; empty: it is not held back."
