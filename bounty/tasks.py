@@ -7,6 +7,7 @@ from celery import shared_task
 
 from benchmarks.runner.lost_broker import end_worker_on_lost_ack
 from bounty.errors import NotFound
+from bounty.github.reports.publishing import publish
 from bounty.github.repositories.following import due_lineages, follow
 from bounty.services.awards.advance import advance_submission as advance
 from bounty.services.blob_sweep import sweep_blobs as sweep
@@ -67,3 +68,9 @@ def follow_repository(lineage: str) -> None:
     """Fetch a lineage's repository and follow its branch; nothing if it is no longer bound."""
     with suppress(NotFound):
         follow(lineage=lineage)
+
+
+@shared_task(name="bounty.tasks.report_pull_request")
+def report_pull_request(pull_request_id: str) -> None:
+    """Tell a pull request what has changed, and whatever else waits in the queue of its installation."""
+    publish(UUID(pull_request_id))
