@@ -18,5 +18,9 @@ RUNNER_ALIVE = timedelta(hours=1)  # an idle runner sends nothing; one seen with
 DEVICE_WAIT_ALIVE = timedelta(minutes=2)  # a runner that waits for its device reports it every 20 s
 OTHER_HOST_WAIT = timedelta(minutes=2)  # how long a second measurement waits for another host
 
+UNCLAIMED_AFTER = timedelta(
+    days=90
+)  # an award of somebody who never signed in goes back to escrow after this
+
 MAX_DISPUTES = 5  # per person and bounty: each one takes a maintainer's time
 MAX_DISPUTE_CHARS = 10_000
