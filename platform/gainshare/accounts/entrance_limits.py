@@ -26,6 +26,7 @@ from gainshare.accounts.services import create_user
 SIGN_UPS = "sign-ups from this address"
 ALL_SIGN_UPS, ANYWHERE = "sign-ups over all", "all addresses"
 SIGN_INS = "sign-ins from this address"
+STARTS = "sign-ins with GitHub from this address"
 WRONG_PASSWORDS = "wrong passwords for this account"
 PLACE_LIFE = timedelta(days=30)  # how long an address is known for an account
 PLACE_NOTED_EVERY = timedelta(hours=1)
@@ -54,6 +55,11 @@ def take_turn(user: User) -> None:
     if due is not None:
         user.active_from = due
         user.save(update_fields=["active_from"])
+
+
+def allow_start(request: HttpRequest) -> None:
+    """Use one start of a sign-in with GitHub of the visitor's address: each keeps a session. Raises TooManyAttempts."""
+    take(what=STARTS, who=network_of(request), rate=Rate(settings.SIGN_INS_PER_HOUR))
 
 
 def allow_sign_in(request: HttpRequest) -> None:
