@@ -251,7 +251,6 @@ LOGGING = {
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["console"], "level": env.text("GAINSHARE_LOG_LEVEL", "INFO")},
     "loggers": {
-        "httpx": {"level": "WARNING"},  # otherwise two lines for each request that the gateway forwards
-        "github": {"level": "INFO"},  # at DEBUG it would log codes and tokens
-    },
+        "httpx": {"level": "WARNING"}
+    },  # otherwise two lines for each request that the gateway forwards
 }
