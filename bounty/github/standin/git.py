@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -44,10 +45,13 @@ class GitError(RuntimeError):
     """Git refused."""
 
 
+GIT = shutil.which("git") or "git"
+
+
 def git(folder: Path, *arguments: str, given: bytes = b"", env: Mapping[str, str] | None = None) -> str:
     """Run git on a bare repository; what it printed, stripped. Raises GitError."""
     done = subprocess.run(
-        ["git", f"--git-dir={folder}", *arguments],
+        [GIT, f"--git-dir={folder}", *arguments],
         input=given, capture_output=True, env={**ENVIRONMENT, **(env or {})}, check=False, timeout=TIMEOUT_S,
     )  # fmt: skip
     if done.returncode:

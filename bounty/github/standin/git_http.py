@@ -123,7 +123,7 @@ def _backend(
     user: str = "",
 ) -> GitAnswer:
     program = subprocess.Popen(
-        ["git", "http-backend"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        [git.GIT, "http-backend"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         env={
             **git.ENVIRONMENT,
             "GIT_PROJECT_ROOT": str(repository.folder.parent),

@@ -32,7 +32,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._handle()
 
-    do_HEAD = do_POST = do_PATCH = do_PUT = do_DELETE = do_GET  # noqa: N815
+    do_HEAD = do_POST = do_PATCH = do_PUT = do_DELETE = do_GET
 
     def log_message(self, *_args: object) -> None:
         """Say nothing: every request is recorded."""
