@@ -68,7 +68,8 @@ RUN_MOVES: Mapping[str, frozenset[str]] = {
 AWARD_MOVES: Mapping[str, frozenset[str]] = {
     A.RESERVED: frozenset({A.UNVESTED, A.VOID}),
     A.UNVESTED: frozenset({A.VESTED, A.VOID}),
-    A.VESTED: frozenset({A.REVERSED}),
+    A.VESTED: frozenset({A.RETURNED, A.REVERSED}),
+    A.RETURNED: frozenset({A.REVERSED}),
     A.REVERSED: frozenset(),
     A.VOID: frozenset(),
 }
