@@ -169,7 +169,7 @@ class Story:
                 changes(files_of(self.base, self.store), files_of(after, self.store)),
                 title=TITLE,
                 body=f"Every expert ran on every token.\n\nGainshare-Bounty: {self.bounty}\n",
-                message=f"Compute only what the router chose\n\nSigned-off-by: {name} <{name}@example.org>\n",
+                message=f"{TITLE}\n\nSigned-off-by: {signature(self.accounts[name])}\n",
             )
             self._wait("a comment", lambda: self.standin.app_comments(pull) or None)
             step.ok, step.actual = True, f"#{pull.number} from a fork is answered"
