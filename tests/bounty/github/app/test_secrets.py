@@ -33,7 +33,9 @@ def _secrets(connected: Connected) -> list[str]:
     return [body[:40], body[40:80], app.webhook_secret, app.client_secret, *tokens]
 
 
-def test_no_secret_is_in_an_error_or_a_log_line(connected: Connected, caplog: pytest.LogCaptureFixture) -> None:
+def test_no_secret_is_in_an_error_or_a_log_line(
+    connected: Connected, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.DEBUG)
     connected.pull()
     client = connected.client
@@ -64,7 +66,9 @@ def test_no_secret_is_in_an_error_or_a_log_line(connected: Connected, caplog: py
     assert not [secret for secret in secrets if secret in everything]
 
 
-@pytest.mark.parametrize("key", ["not a key", "-----BEGIN RSA PRIVATE KEY-----\nAAAA\n-----END RSA PRIVATE KEY-----"])
+@pytest.mark.parametrize(
+    "key", ["not a key", "-----BEGIN RSA PRIVATE KEY-----\nAAAA\n-----END RSA PRIVATE KEY-----"]
+)
 def test_a_bad_key_is_said_without_being_shown(connected: Connected, settings: Settings, key: str) -> None:
     settings.GITHUB_PRIVATE_KEY = key
     with pytest.raises(GitHubError) as raised:
