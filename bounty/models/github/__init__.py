@@ -1,7 +1,7 @@
 """What is kept of GitHub: installations, repositories, deliveries, pull requests, commands, and what was reported."""
 
 from bounty.models.github.deliveries import Delivery
-from bounty.models.github.installations import GitHubRepository, Installation, InstallationState
+from bounty.models.github.installations import GitHubApp, GitHubRepository, Installation, InstallationState
 from bounty.models.github.pull_requests import (
     Command,
     CommandState,
@@ -16,6 +16,7 @@ __all__ = [
     "Command",
     "CommandState",
     "Delivery",
+    "GitHubApp",
     "GitHubRepository",
     "Head",
     "HeadState",

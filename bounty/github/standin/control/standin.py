@@ -9,10 +9,10 @@ from datetime import timedelta
 from pathlib import Path
 
 from bounty.github.standin.authentication import issue_user_token
-from bounty.github.standin.control.keys import key_pair
 from bounty.github.standin.control.pulls import PullControl
 from bounty.github.standin.deliveries import Deliveries
 from bounty.github.standin.hub import Hub
+from bounty.github.standin.keys import key_pair
 from bounty.github.standin.local_only import is_own_machine, require_local_mode
 from bounty.github.standin.records import Account, App, Recorded
 from bounty.github.standin.server import Server
