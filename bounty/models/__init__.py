@@ -8,6 +8,8 @@ from bounty.models.changes import StateChange
 from bounty.models.disputes import Dispute, DisputeState
 from bounty.models.evidence import Evidence, RunVerdict
 from bounty.models.github import (
+    Approval,
+    ApprovalState,
     Command,
     CommandState,
     Delivery,
@@ -16,10 +18,16 @@ from bounty.models.github import (
     HeadState,
     Installation,
     InstallationState,
+    Landing,
+    LandingState,
     PullRequest,
     PullRequestState,
+    PushSender,
     Report,
     ReportKind,
+    Reversal,
+    ReversalKind,
+    ReversalState,
 )
 from bounty.models.likeness import ChangedLines, Likeness
 from bounty.models.looks import Look
@@ -41,6 +49,8 @@ __all__ = [
     "OPEN_REPRICING_STATES",
     "OPEN_RUN_STATES",
     "PRICING_KINDS",
+    "Approval",
+    "ApprovalState",
     "Award",
     "AwardRole",
     "AwardState",
@@ -59,6 +69,8 @@ __all__ = [
     "HeadState",
     "Installation",
     "InstallationState",
+    "Landing",
+    "LandingState",
     "Likeness",
     "Lineage",
     "LogChunk",
@@ -70,6 +82,7 @@ __all__ = [
     "PullRequest",
     "PullRequestState",
     "Push",
+    "PushSender",
     "QuarantineCause",
     "Report",
     "ReportKind",
@@ -79,6 +92,9 @@ __all__ = [
     "RepricingState",
     "Reproduction",
     "ReproductionState",
+    "Reversal",
+    "ReversalKind",
+    "ReversalState",
     "Review",
     "ReviewDecision",
     "Run",
