@@ -70,6 +70,10 @@ app.conf.update(
             "task": "bounty.tasks.check_github_app",
             "schedule": CHECK_GITHUB_APP_S,
         },
+        "reconcile-pull-requests": {
+            "task": "bounty.tasks.reconcile_pull_requests",
+            "schedule": settings.REPOSITORY_POLL_S,
+        },
         "seal-entries": {
             "task": "gainshare.ledger.tasks.seal_entries",
             "schedule": settings.CELERY_BEAT_INTERVAL_S,

@@ -20,9 +20,9 @@ GITHUB = (
     "GAINSHARE_GITHUB_APP_ID",
     "GAINSHARE_GITHUB_CLIENT_ID",
     *(
-        f"GAINSHARE_GITHUB_{secret}{suffix}"
+        f"GAINSHARE_GITHUB_{secret}{file}"
         for secret in ("PRIVATE_KEY", "WEBHOOK_SECRET", "WEBHOOK_SECRET_OLD", "CLIENT_SECRET")
-        for suffix in ("", "_FILE")
+        for file in ("", "_FILE")
     ),
 )
 PLATFORM_OVERRIDES = (
