@@ -81,7 +81,10 @@ def fork(source: Path, folder: Path) -> None:
 
 def ref(folder: Path, name: str) -> str:
     """The commit that a ref names; empty if there is none."""
-    return git(folder, "for-each-ref", "--format=%(objectname)", name)
+    try:
+        return git(folder, "show-ref", "--verify", "--hash", name)
+    except GitError:
+        return ""
 
 
 def refs(folder: Path, below: str = "refs/heads") -> dict[str, str]:
@@ -147,7 +150,7 @@ def commit_files(
 ) -> str:
     """Commit changes on top of `parent` (empty: a new root) and point the branch there; the commit.
 
-    One process writes any number of files.
+    One process writes any number of files; but tens of thousands in one folder take it minutes.
     """
     stamp = f"{int(at.timestamp())} +0000"
     text = message.encode()

@@ -35,7 +35,9 @@ def is_own_machine(url: str) -> bool:
 
 def _is_own_database(url: str) -> bool:
     parts = urlsplit(url)
-    hosts = parse_qs(parts.query).get("host", []) + ([parts.hostname] if parts.hostname else [])
+    query = parse_qs(parts.query)
+    named = [name for text in query.get("host", []) + query.get("hostaddr", []) for name in text.split(",")]
+    hosts = named + ([parts.hostname] if parts.hostname else [])
     return all(host.startswith("/") or _is_loopback(host) for host in hosts)
 
 
