@@ -3,6 +3,7 @@
 The copy that the branch is followed in is another one, so that no pull request can make it too large.
 """
 
+import re
 from pathlib import Path
 
 from django.conf import settings
@@ -13,6 +14,7 @@ from bounty.github.repositories.following import pulls_mirror_of
 from bounty.github.repositories.git import Git, GitError, LimitReached, Limits, Missing
 from bounty.models import RepositoryBinding
 
+SHA = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 GONE = ("not our ref", "unadvertised object")
 
 
@@ -20,8 +22,8 @@ class HeadGone(GitError):
     """The repository no longer has this commit: the pull request has another head by now."""
 
 
-class HeadTooLarge(GitError):
-    """The head cannot be fetched within the limits, not even into an empty copy."""
+class HeadRefused(GitError):
+    """The head can never be fetched: not within the limits, not even into an empty copy, or by no such name."""
 
 
 def fetch_head(
@@ -30,8 +32,10 @@ def fetch_head(
     """Fetch the branch and this head; the copy's folder, and the branch's commit.
 
     The head is asked for by its own name, and by its pull request's where the server does not hand out commits. Raises
-    HeadGone, HeadTooLarge, Missing, Busy, GitError.
+    HeadGone, HeadRefused, Missing, Busy, GitError.
     """
+    if not SHA.fullmatch(sha):
+        raise HeadRefused("This head has a name that no commit has.")
     folder, place = pulls_mirror_of(binding), Place(binding.url, binding.branch, binding.folder)
     try:
         _fetch(folder, place, number, sha, limits)
@@ -39,7 +43,7 @@ def fetch_head(
         try:
             _fetch(folder, place, number, sha, limits)
         except LimitReached as error:
-            raise HeadTooLarge(f"This pull request cannot be fetched. {error}") from None
+            raise HeadRefused(f"This pull request cannot be fetched. {error}") from None
     return folder, mirrors.commit_at(folder, mirrors.HEAD)
 
 

@@ -19,7 +19,7 @@ from benchmarks.patch.trees import Tree
 from bounty.code_digest import code_digest
 from bounty.github.pulls.beside import TooMuchBeside, is_signed_off, unmeasured_paths
 from bounty.github.pulls.diffs import write_diff
-from bounty.github.pulls.fetching import HeadGone, HeadTooLarge, fetch_head
+from bounty.github.pulls.fetching import HeadGone, HeadRefused, fetch_head
 from bounty.github.repositories.folder_trees import read_folder
 from bounty.github.repositories.git import Git, GitError
 from bounty.limits import HEADS_PER_DAY
@@ -72,7 +72,7 @@ def seal(head: Head, binding: RepositoryBinding) -> None:
             raise  # GitHub may be late itself
         row.update(state=HeadState.REPLACED, problem=str(error))
         return
-    except (HeadTooLarge, TooMuchBeside, NotSealed) as error:
+    except (HeadRefused, TooMuchBeside, NotSealed) as error:
         row.update(state=HeadState.REFUSED, problem=str(error))
         return
     blob = change.blobs.put(change.diff.encode())

@@ -9,7 +9,17 @@ from django.utils import timezone
 from bounty.github.app.client import client_for
 from bounty.github.pulls.answers import answer_commands
 from bounty.github.standin import records
-from bounty.models import Bounty, Command, Dispute, Head, Installation, PullRequest, Review, Submission
+from bounty.models import (
+    Bounty,
+    Command,
+    Dispute,
+    Head,
+    Installation,
+    PullRequest,
+    RepositoryBinding,
+    Review,
+    Submission,
+)
 from bounty.services.bounties import available_escrow
 from gainshare.ledger.audit import audit
 from tests.bounty.github.pulls.hub_world import HubWorld
@@ -171,7 +181,7 @@ def test_a_maintainer_opens_and_funds_within_the_daily_sum(hub: HubWorld, pull: 
 
 
 def test_without_a_daily_sum_comments_spend_nothing(hub: HubWorld, pull: records.PullRequest) -> None:
-    hub.world.lineage.repository.__class__.objects.update(daily_microcredits=0)
+    RepositoryBinding.objects.update(daily_microcredits=0)
     assert "0 credits a day" in hub.says(pull, hub.mira, "/fund 1").answer
     assert available_escrow(hub.world.bounty) == 100_000_000
 
