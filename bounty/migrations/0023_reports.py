@@ -24,7 +24,7 @@ DROP FUNCTION bounty_final_report_stays();
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("bounty", "0020_github"),
+        ("bounty", "0022_pulls"),
     ]
 
     operations = [
