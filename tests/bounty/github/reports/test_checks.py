@@ -16,7 +16,7 @@ from bounty.services.merges import merge
 from bounty.services.reviews import review
 from bounty.services.submissions import find_submission, withdraw
 from tests.bounty.bounty_world import diff_of_line
-from tests.bounty.github.reports.conftest import Room
+from tests.bounty.github.reports.room import Room
 
 pytestmark = pytest.mark.django_db
 

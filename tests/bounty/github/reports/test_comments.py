@@ -17,7 +17,7 @@ from bounty.services.merges import merge
 from bounty.services.reviews import review
 from bounty.services.submissions import find_submission
 from tests.bounty.bounty_world import diff_of_line
-from tests.bounty.github.reports.conftest import Room
+from tests.bounty.github.reports.room import Room
 from tests.bounty.github.reports.test_checks import tell
 from tests.bounty.github.reports.test_escaping import GFM, TEXTS, assert_without_effect, flat
 

@@ -11,7 +11,7 @@ from bounty.services.transitions import note
 from bounty.services.wakeups import REPORT
 from tests.bounty.bounty_world import diff_of_line
 from tests.bounty.conftest import Outbox
-from tests.bounty.github.reports.conftest import Room
+from tests.bounty.github.reports.room import Room
 
 pytestmark = pytest.mark.django_db
 
