@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('bounty', '0023_reports'),
+        ('bounty', '0024_merging'),
     ]
 
     operations = [

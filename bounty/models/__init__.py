@@ -8,6 +8,8 @@ from bounty.models.changes import StateChange
 from bounty.models.disputes import Dispute, DisputeState
 from bounty.models.evidence import Evidence, RunVerdict
 from bounty.models.github import (
+    Approval,
+    ApprovalState,
     Command,
     CommandState,
     Delivery,
@@ -17,10 +19,16 @@ from bounty.models.github import (
     HeadState,
     Installation,
     InstallationState,
+    Landing,
+    LandingState,
     PullRequest,
     PullRequestState,
+    PushSender,
     Report,
     ReportKind,
+    Reversal,
+    ReversalKind,
+    ReversalState,
 )
 from bounty.models.likeness import ChangedLines, Likeness
 from bounty.models.looks import Look
@@ -42,6 +50,8 @@ __all__ = [
     "OPEN_REPRICING_STATES",
     "OPEN_RUN_STATES",
     "PRICING_KINDS",
+    "Approval",
+    "ApprovalState",
     "Award",
     "AwardRole",
     "AwardState",
@@ -61,6 +71,8 @@ __all__ = [
     "HeadState",
     "Installation",
     "InstallationState",
+    "Landing",
+    "LandingState",
     "Likeness",
     "Lineage",
     "LogChunk",
@@ -72,6 +84,7 @@ __all__ = [
     "PullRequest",
     "PullRequestState",
     "Push",
+    "PushSender",
     "QuarantineCause",
     "Report",
     "ReportKind",
@@ -81,6 +94,9 @@ __all__ = [
     "RepricingState",
     "Reproduction",
     "ReproductionState",
+    "Reversal",
+    "ReversalKind",
+    "ReversalState",
     "Review",
     "ReviewDecision",
     "Run",

@@ -53,7 +53,7 @@ SUBMISSION_MOVES: Mapping[str, frozenset[str]] = {
     S.ACCEPTED: frozenset({S.VESTED, S.CONFIRMING, S.JUDGED, S.DECLINED}),
     S.DECLINED: frozenset(),
     S.VESTED: frozenset({S.REVERSED}),
-    S.REVERSED: frozenset(),
+    S.REVERSED: frozenset({S.VESTED}),  # its code landed again, and a maintainer restored the award
     S.WITHDRAWN: frozenset(),
 }
 RUN_MOVES: Mapping[str, frozenset[str]] = {
@@ -70,7 +70,7 @@ AWARD_MOVES: Mapping[str, frozenset[str]] = {
     A.UNVESTED: frozenset({A.VESTED, A.VOID}),
     A.VESTED: frozenset({A.RETURNED, A.REVERSED}),
     A.RETURNED: frozenset({A.REVERSED}),
-    A.REVERSED: frozenset(),
+    A.REVERSED: frozenset({A.VESTED}),  # restored, by another transfer
     A.VOID: frozenset(),
 }
 BOUNTY_MOVES: Mapping[str, frozenset[str]] = {

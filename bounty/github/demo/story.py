@@ -17,6 +17,7 @@ from benchmarks.patch.blobs import BlobStore
 from benchmarks.patch.trees import Tree, shipped_tree
 from bounty.github.demo.trees import changes, files_of, patched
 from bounty.github.demo.visitors import Visitor
+from bounty.github.standin.actions.merges import signature
 from bounty.github.standin.control.standin import StandIn
 from bounty.github.standin.records import Account, CheckRun, PullRequest, Repository
 from gainshare.cli.client import Site
@@ -31,6 +32,7 @@ from gainshare.cli.output import CliError, credits_text
 T = TypeVar("T")
 REPOSITORY = "octo-lab/stack"
 LINEAGE = "pull-requests"
+TITLE = "Compute only what the router chose"
 HONEST = "patches/honest_speedup.diff"
 POLL_S = 0.5
 ANSWER_S = 120.0  # for an answer to an event
@@ -98,8 +100,10 @@ class Story:
             self.standin.install([self.repository])
             tree = mira.post("trees/", {"base": "shipped", "diff": text})["hash"]
             mira.post("lineages/", {"name": LINEAGE, "is_demo": True, "base_tree": tree})
-            bound = {"repository": REPOSITORY, "branch": "main", "folder": "model"}
-            mira.post(f"lineages/{LINEAGE}/repository/", bound)
+            mira.post("github/check/")
+            self._wait("the App's installation", lambda: mira.get("github/")["installations"] or None)
+            terms = {"github_id": self.repository.github_id, "branch": "main", "folder": "model"}
+            mira.post(f"lineages/{LINEAGE}/repository/connect/", terms)
             self._wait(
                 "the branch is followed",
                 lambda: mira.get(f"lineages/{LINEAGE}/repository/")["tree"] == tree or None,
@@ -163,9 +167,9 @@ class Story:
                 self.repository,
                 self.accounts[name],
                 changes(files_of(self.base, self.store), files_of(after, self.store)),
-                title="Compute only what the router chose",
+                title=TITLE,
                 body=f"Every expert ran on every token.\n\nGainshare-Bounty: {self.bounty}\n",
-                message=f"Compute only what the router chose\n\nSigned-off-by: {name} <{name}@example.org>\n",
+                message=f"{TITLE}\n\nSigned-off-by: {signature(self.accounts[name])}\n",
             )
             self._wait("a comment", lambda: self.standin.app_comments(pull) or None)
             step.ok, step.actual = True, f"#{pull.number} from a fork is answered"

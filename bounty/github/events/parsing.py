@@ -1,15 +1,17 @@
-"""Payloads of GitHub's webhooks, and objects of its REST API, as facts. Pure."""
+"""Payloads of GitHub's webhooks as facts. Pure."""
 
 import re
-from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
-from bounty.github.app.facts import AccountFacts, CommentFacts, PullRequestFacts
+from bounty.github.app import reading
+from bounty.github.app.facts import CommentFacts, PullRequestFacts
 
 SHA = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 QUEUE_REF = re.compile(r"refs/heads/gh-readonly-queue/.+/pr-([1-9][0-9]{0,9})-(?:[0-9a-f]{40}|[0-9a-f]{64})")
 MAX_NUMBER = 2**31 - 1  # of a pull request, as it is kept
+Facts = TypeVar("Facts")
 
 
 class NotUnderstood(ValueError):
@@ -36,49 +38,39 @@ class PushFacts:
 
 def pull_request_facts(payload: Any) -> PullRequestFacts:
     """The pull request of a `pull_request` event. Raises NotUnderstood."""
-    return facts_of_pull_request(_of(payload, "pull_request"), repository_id=repository_id_of(payload))
-
-
-def facts_of_pull_request(found: Any, *, repository_id: int) -> PullRequestFacts:
-    """A pull request as the REST API and the events have it. Raises NotUnderstood."""
-    is_merged = bool(found.get("merged") or found.get("merged_at")) if isinstance(found, dict) else False
-    merged_by = found.get("merged_by") if isinstance(found, dict) else None
-    return PullRequestFacts(
-        repository_id=repository_id,
-        number=number_of(found),
-        author=account_facts(_of(found, "user")),
-        title=_text(found, "title"),
-        body=_text(found, "body", or_null=True),
-        branch=_text(_of(found, "base"), "ref"),
-        head_sha=_sha(_of(found, "head"), "sha"),
-        state="open" if _text(found, "state") == "open" else "closed",
-        is_draft=bool(found.get("draft")),
-        is_merged=is_merged,
-        created_at=_time(found, "created_at"),
-        updated_at=_time(found, "updated_at"),
-        merge_sha=_sha(found, "merge_commit_sha") if is_merged and found.get("merge_commit_sha") else "",
-        merged_by=account_facts(merged_by) if is_merged and merged_by else None,
-    )
+    found, repository_id = _of(payload, "pull_request"), repository_id_of(payload)
+    number_of(found)
+    facts = _read(lambda: reading.pull_request_facts(found), "pull request")
+    if facts.repository_id != repository_id:
+        raise NotUnderstood("its pull request is to another repository")
+    if not all(isinstance(text, str) for text in (facts.title, facts.body, facts.branch)):
+        raise NotUnderstood("its pull request has no text where one is expected")
+    for sha in (facts.head_sha, facts.merge_sha):
+        if sha and not SHA.fullmatch(sha):
+            raise NotUnderstood("its pull request names no commit")
+    return facts
 
 
 def comment_facts(payload: Any) -> CommentFacts | None:
-    """The comment of an `issue_comment` event; None for an issue's. Raises NotUnderstood."""
+    """The comment of an `issue_comment` event; None for an issue's. Raises NotUnderstood.
+
+    Any other event than the creation tells of an edit: no command is read from it.
+    """
     issue = _of(payload, "issue")
     if not issue.get("pull_request"):
         return None
-    comment = _of(payload, "comment")
-    created_at = _time(comment, "created_at")
-    return CommentFacts(
-        repository_id=repository_id_of(payload),
-        number=number_of(issue),
-        comment_id=_number(comment, "id"),
-        author=account_facts(_of(comment, "user")),
-        sent_by=account_facts(_of(payload, "sender")),
-        body=_text(comment, "body", or_null=True),
-        created_at=created_at,
-        is_edited=_text(payload, "action") != "created",
-        is_by_app=bool(comment.get("performed_via_github_app")),
+    facts = _read(
+        lambda: reading.comment_facts(
+            _of(payload, "comment"),
+            repository_id=repository_id_of(payload),
+            number=number_of(issue),
+            sent_by=reading.account_facts(_of(payload, "sender")),
+        ),
+        "comment",
     )
+    if not isinstance(facts.body, str):
+        raise NotUnderstood("its comment has no text")
+    return replace(facts, is_edited=facts.is_edited or payload.get("action") != "created")
 
 
 def queue_facts(payload: Any) -> QueueFacts | None:
@@ -97,16 +89,6 @@ def push_facts(payload: Any) -> PushFacts | None:
         return None
     commit = "" if payload.get("deleted") else _sha(payload, "after")
     return PushFacts(repository_id_of(payload), ref.removeprefix("refs/heads/"), commit)
-
-
-def account_facts(found: Any) -> AccountFacts:
-    """An account: `user`, `sender`, `merged_by` and so on. Raises NotUnderstood, also for a deleted account."""
-    login = _text(found, "login")
-    return AccountFacts(
-        github_id=_number(found, "id"),
-        login=login,
-        is_bot=found.get("type") == "Bot" or login.endswith("[bot]"),
-    )
 
 
 def repository_id_of(payload: Any) -> int:
@@ -129,10 +111,8 @@ def _of(found: Any, name: str) -> dict[str, Any]:
     return part
 
 
-def _text(found: Any, name: str, *, or_null: bool = False) -> str:
+def _text(found: Any, name: str) -> str:
     value = found.get(name) if isinstance(found, dict) else None
-    if value is None and or_null:
-        return ""
     if not isinstance(value, str):
         raise NotUnderstood(f"its {name} is no text")
     return value
@@ -152,11 +132,12 @@ def _sha(found: Any, name: str) -> str:
     return value
 
 
-def _time(found: Any, name: str) -> datetime:
+def _read(read: Callable[[], Facts], what: str) -> Facts:
+    """What `read` returns. Raises NotUnderstood where something is missing, of another kind, or no time."""
     try:
-        value = datetime.fromisoformat(_text(found, name))
-    except ValueError:
-        raise NotUnderstood(f"its {name} is no time") from None
-    if value.tzinfo is None:
-        raise NotUnderstood(f"its {name} has no time zone")
-    return value
+        facts = read()
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        if isinstance(error, NotUnderstood):
+            raise
+        raise NotUnderstood(f"its {what} lacks what one has ({error})") from None
+    return facts

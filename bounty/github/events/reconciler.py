@@ -14,9 +14,10 @@ from django.db.models import Q
 from django.utils import timezone
 
 from benchmarks.faults import fault_point
+from bounty.github.app.client import Client
 from bounty.github.app.facts import GitHubError, PullRequestFacts
 from bounty.github.events.deliveries import MAX_ATTEMPTS, forget_old, wake_waiting
-from bounty.github.pulls.asking import Client, client_of
+from bounty.github.pulls.asking import client_of
 from bounty.github.pulls.seeing import see, see_comment
 from bounty.models import (
     CommandState,
@@ -31,6 +32,7 @@ from bounty.services.wakeups import wake_pull_request
 logger = logging.getLogger(__name__)
 
 LATE = timedelta(minutes=1)  # a delivery that is not worked off by then tells that others are missing, too
+OVERLAP = timedelta(minutes=10)
 
 
 def reconcile() -> None:
@@ -50,7 +52,9 @@ def poll(repository: GitHubRepository) -> None:
     row = GitHubRepository.objects.filter(pk=repository.pk)
     try:
         client = client_of(repository)
-        answer = client.open_pull_requests(repository.full_name, etag=repository.etag)
+        answer = client.open_pull_requests(
+            repository.full_name, etag=repository.etag, since=_changed_since(repository)
+        )
         if answer is not None:
             found, etag = answer
             for facts in found:
@@ -87,6 +91,12 @@ def _take(client: Client, repository: GitHubRepository, facts: PullRequestFacts,
         if comment.created_at >= since:
             see_comment(comment)
     PullRequest.objects.filter(pk=pull.pk).update(comments_read_at=facts.updated_at)
+
+
+def _changed_since(repository: GitHubRepository) -> datetime:
+    """From when on changes may not be known: GitHub's clock is not ours, and its lists may be behind."""
+    known = repository.polled_at
+    return _bound_at(repository) if known is None else known - OVERLAP
 
 
 def _bound_at(repository: GitHubRepository) -> datetime:

@@ -9,7 +9,7 @@ from django.utils import timezone
 
 from benchmarks.faults import fault_point
 from bounty.errors import NotAllowed
-from bounty.github.app.facts import GitHubError, GitHubGone
+from bounty.github.app.facts import AccountFacts, GitHubError, GitHubGone, GitHubRefused
 from bounty.github.pulls.asking import client_of, may_write
 from bounty.github.pulls.commands import Name, NotACommand, Order, read
 from bounty.github.pulls.orders import MAINTAINERS, Later, Task, carry_out
@@ -67,8 +67,8 @@ def acknowledge(pull: PullRequest) -> None:
         reaction = DONE if command.state == CommandState.DONE else CONFUSED
         try:
             client_of(pull.repository).react(pull.repository.full_name, command.comment_id, reaction)
-        except GitHubGone:
-            pass  # the comment was deleted
+        except (GitHubGone, GitHubRefused):
+            pass  # the comment was deleted, or locked
         except GitHubError:
             return
         Command.objects.filter(pk=command.pk).update(is_acknowledged=True)
@@ -85,9 +85,13 @@ def _task(command: Command, pull: PullRequest, order: Order) -> Task:
     is_author = command.github_id == pull.author_id
     if order.name in MAINTAINERS:
         return Task(pull, command, _maintainer(command), is_author)
-    if order.name in (Name.JUDGE, Name.CANCEL) and not is_author and not may_write(pull, command.login):
+    if order.name in (Name.JUDGE, Name.CANCEL) and not is_author and not may_write(pull, _writer(command)):
         raise NotAllowed(NOT_A_WRITER)
     return Task(pull, command, None, is_author)
+
+
+def _writer(command: Command) -> AccountFacts:
+    return AccountFacts(command.github_id, command.login)
 
 
 def _maintainer(command: Command) -> User:

@@ -56,6 +56,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def _rest(self, path: str, query: str, body: bytes) -> None:
         named = dict(parse_qsl(query, keep_blank_values=True))
+        if broken := self.hub.state.broken_status:
+            self._record(path, named, _loaded(body), broken, None)
+            self._send_page(broken, "<h1>This page is taking too long to load.</h1>")
+            return
         asked = Asked(self.command, path, named, body, dict(self.headers))
         with self.hub.state.lock:
             answer = answer_api(self.hub, asked)

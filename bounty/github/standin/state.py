@@ -48,6 +48,7 @@ class State:
         self.grants: dict[str, Grant] = {}
         self.requests: list[Recorded] = []
         self.manifests: dict[str, dict[str, Any]] = {}
+        self.broken_status = 0  # every request to the REST API is answered with it, by a page of text
         self.signed_in: Account | None = None
         self.app: App | None = None
         self._ahead = timedelta()

@@ -96,6 +96,11 @@ class StandIn(PullControl):
             now = self.hub.state.now()
             self.hub.state.limits.secondary_until = now + timedelta(seconds=seconds) if seconds else None
 
+    def break_down(self, status: int) -> None:
+        """Answer the REST API with a page of this status, as a proxy before a broken server does; 0 ends that."""
+        with self.hub.state.lock:
+            self.hub.state.broken_status = status
+
     def settings(self) -> dict[str, object]:
         """Django settings with which the site speaks to this stand-in."""
         return {
