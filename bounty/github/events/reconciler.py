@@ -19,7 +19,6 @@ from bounty.github.app.facts import GitHubError, PullRequestFacts
 from bounty.github.events.deliveries import MAX_ATTEMPTS, forget_old, wake_waiting
 from bounty.github.merging import reconciler as merging
 from bounty.github.merging.acceptance import see_review
-from bounty.github.people import return_unclaimed
 from bounty.github.pulls.asking import client_of
 from bounty.github.pulls.seeing import see, see_comment
 from bounty.github.reports.publishing import publish_due
@@ -50,7 +49,6 @@ def reconcile() -> None:
     _attempt("pull requests", wake_unfinished)
     _attempt("merges", merging.reconcile)
     _attempt("reports", publish_due)
-    _attempt("unclaimed awards", return_unclaimed)
 
 
 def poll(repository: GitHubRepository) -> None:

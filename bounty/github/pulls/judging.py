@@ -212,7 +212,9 @@ def _submit(head: Head, bounty: Bounty) -> str:
         # Its author may have linked the account meanwhile: then the next look submits it for the other user.
         author = GitHubAccount.objects.filter(pk=head.pull_request.author_id, user=submission.submitter_id)
         row = Head.objects.filter(pk=head.pk, state=HeadState.WAITING, submission=None)
-        if not author.exists() or not row.update(state=HeadState.SUBMITTED, submission=submission, problem=""):
+        if not author.exists() or not row.update(
+            state=HeadState.SUBMITTED, submission=submission, problem=""
+        ):
             raise _Taken
         PullRequest.objects.filter(pk=head.pull_request_id).update(bounty=bounty)
         fault_point("pulls.before_submitted")
