@@ -25,7 +25,7 @@ from bounty.github.events.parsing import (
 from bounty.github.pulls.asking import newest
 from bounty.github.pulls.seeing import is_tied, see, see_comment, see_queue
 from bounty.models import Delivery, RepositoryBinding
-from bounty.services.wakeups import wake_delivery, wake_fetch
+from bounty.services.wakeups import wake_app_check, wake_delivery, wake_fetch
 from gainshare.accounts.errors import DomainError
 
 logger = logging.getLogger(__name__)
@@ -126,10 +126,18 @@ def _push(delivery: Delivery) -> None:
             wake_fetch(lineage=lineage)
 
 
+def _installation(_delivery: Delivery) -> None:
+    """Something about the App, an installation or a repository's name: GitHub is asked, whatever order events came in."""
+    wake_app_check()
+
+
 HANDLERS: Mapping[str, Callable[[Delivery], None]] = {
+    "installation": _installation,
+    "installation_repositories": _installation,
     "issue_comment": _comment,
     "merge_group": _queue,
     "pull_request": _pull_request,
     "push": _push,
+    "repository": _installation,
 }
 KNOWN = frozenset(HANDLERS)
