@@ -18,7 +18,7 @@ from bounty.github.app.facts import GitHubError
 from bounty.github.app.manifest import has_public_address
 from bounty.github.app.outages import SAID
 from bounty.github.app.permissions import problem_of_app, problem_of_installation
-from bounty.models import GitHubApp, GitHubRepository, Installation, InstallationState, RepositoryBinding
+from bounty.models import GitHubApp, GitHubRepository, Installation, InstallationState
 
 ONLY_ROW = 1
 NO_INSTALLATION = (
@@ -43,20 +43,16 @@ def check_app() -> None:
     _see_installations(installations)
     for installation in Installation.objects.filter(state=InstallationState.ACTIVE):
         _see_repositories(installation)
-    connect_bindings()
+    follow_names()
     _see_app(app, is_installed=bool(installations))
 
 
-def connect_bindings() -> None:
-    """Connect bindings with their repositories at GitHub by address, once; from then on the number says which it is.
-
-    A connected repository with another name now has its binding's address changed.
-    """
-    for repository in GitHubRepository.objects.exclude(installation=None):
+def follow_names() -> None:
+    """Give bindings the address that their repository at GitHub has now: its number says which one it is."""
+    for repository in GitHubRepository.objects.filter(bindings__isnull=False).distinct():
         url = address_of(repository.full_name)
-        RepositoryBinding.objects.filter(url=url, github=None).update(github=repository)
-        stale = RepositoryBinding.objects.filter(github=repository, url__startswith=f"{settings.GITHUB_URL}/")
-        stale.exclude(url=url).update(url=url)
+        stale = repository.bindings.filter(url__startswith=f"{settings.GITHUB_URL}/").exclude(url=url)
+        stale.update(url=url)
 
 
 def address_of(full_name: str) -> str:

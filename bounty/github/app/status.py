@@ -13,8 +13,8 @@ from bounty.services.wakeups import wake_app_check
 
 NOT_CHECKED = "GitHub was not asked yet: `gainshare github status` asks, and so does the site by itself every ten minutes."
 NO_BINDING = (
-    "No lineage is bound to a repository that the App can see: bind one with `gainshare lineages bind NAME --repository "
-    "OWNER/NAME`."
+    "No lineage is connected to a repository that the App sees: connect one with `gainshare github bind LINEAGE OWNER/NAME`, "
+    "or on the lineage's page."
 )
 
 

@@ -1,9 +1,10 @@
-"""`gainshare github connect` and `status`: the GitHub App through which pull requests are judged."""
+"""`gainshare github connect`, `status` and `bind`: the GitHub App through which pull requests are judged."""
 
 import html
 import json
 import os
 import time
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -16,6 +17,7 @@ from gainshare.cli.output import CliError, JsonOption, console, print_json, tabl
 from gainshare.cli.submission import POLL_S
 
 github = typer.Typer(no_args_is_help=True, help="Connect the site with GitHub, and see what is missing.")
+MICROCREDITS = 1_000_000
 CHECKED_WITHIN_S = 120.0
 TIMEOUT_S = 30.0
 FILES = {"pem": "private-key.pem", "webhook_secret": "webhook-secret", "client_secret": "client-secret"}
@@ -88,6 +90,59 @@ def status(url: UrlOption = "", key: KeyOption = "", as_json: JsonOption = False
         raise typer.Exit(1)
 
 
+@github.command()
+def bind(
+    lineage: Annotated[str, typer.Argument(help="The lineage's name.")],
+    repository: Annotated[str, typer.Argument(help="OWNER/NAME of a repository that the App sees.")],
+    branch: Annotated[str, typer.Option("--branch", help="The branch to follow.")] = "main",
+    folder: Annotated[
+        str, typer.Option("--folder", help="The folder that is the lineage's model/.")
+    ] = "model",
+    daily: Annotated[
+        str, typer.Option("--daily", help="Credits that comments in its pull requests can spend in a day.")
+    ] = "0",
+    url: UrlOption = "",
+    key: KeyOption = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Connect a lineage to a repository, whose pull requests are then judged (maintainers)."""
+    where = site(url, key)
+    seen = where.get("github/")
+    found = [
+        one["github_id"]
+        for row in seen["installations"]
+        for one in row["repositories"]
+        if row["state"] == "active" and one["full_name"].lower() == repository.lower()
+    ]
+    if not found:
+        raise CliError(
+            f"the App does not see {repository}: install it there, then run `gainshare github status`",
+            code="not_seen",
+        )
+    wanted = {
+        "github_id": found[0],
+        "branch": branch,
+        "folder": folder,
+        "daily_microcredits": microcredits(daily),
+    }
+    bound = where.post(f"lineages/{lineage}/repository/connect/", wanted)
+    if as_json:
+        print_json(bound)
+        return
+    _say(f"pull requests of {bound['github']} to {bound['branch']} are judged for {lineage}")
+
+
+def microcredits(text: str) -> int:
+    """Credits as they are written -> micro-credits. Raises CliError."""
+    try:
+        amount = Decimal(text) * MICROCREDITS
+    except InvalidOperation:
+        amount = Decimal(-1)
+    if not amount.is_finite() or amount < 0 or amount != amount.to_integral_value():
+        raise CliError(f"{text} is no number of credits: write it like 2.5", code="usage")
+    return int(amount)
+
+
 def _checked(where: Site, before: dict[str, Any]) -> dict[str, Any]:
     """The connection after the next check. Raises CliError if none is made for long."""
     where.post("github/check/")
@@ -117,8 +172,8 @@ def _steps(form_url: str, page: Path | None, *, is_polling: bool) -> list[str]:
         "   writes the App's key and secrets there, and prints the variables that name them. Set these for the site's",
         "   web and control processes, and start them again.",
         "3. Install the App, from its page on GitHub, for the repositories whose pull requests are to be judged.",
-        "4. Bind a lineage: gainshare lineages bind NAME --repository OWNER/NAME --branch main --folder model",
-        "5. Check it: gainshare github status",
+        "4. See what the App sees: gainshare github status",
+        "5. Connect a lineage: gainshare github bind LINEAGE OWNER/NAME --branch main --folder model",
         events,
     ]
 

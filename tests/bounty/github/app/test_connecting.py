@@ -6,17 +6,20 @@ import stat
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+from uuid import UUID
 
 import httpx
 import pytest
+from django.urls import resolve, reverse
 from pytest_django import Settings
 from rest_framework.test import APIClient
 
 from bounty.github.app.installations import check_app
 from bounty.github.app.manifest import has_public_address, manifest
-from bounty.github.repositories.bindings import bind
+from bounty.github.events.deliveries import process_delivery, receive
+from bounty.github.events.door import Webhook
 from bounty.github.standin.control.standin import StandIn
-from bounty.models import GitHubApp
+from bounty.models import Delivery, GitHubApp, RepositoryBinding
 from bounty.services import wakeups
 from gainshare.accounts.models import User
 from gainshare.accounts.services import create_api_key
@@ -112,8 +115,13 @@ def test_from_nothing_to_a_connected_repository(
     standin.install([repository])
     status, out, _ = gainshare("github", "status")
     assert status == 1
-    assert "missing: No lineage is bound" in out
-    bind(actor=mira.mira, name=mira.lineage.name, repository="octo/model", branch="main")
+    assert "missing: No lineage is connected" in out
+    status, _, err = gainshare("github", "bind", mira.lineage.name, "octo/nothing")
+    assert (status, "does not see octo/nothing" in err) == (1, True)
+    status, out, _ = gainshare("github", "bind", mira.lineage.name, "octo/model", "--daily", "2.5")
+    assert status == 0
+    assert f"pull requests of octo/model to main are judged for {mira.lineage.name}" in out
+    assert RepositoryBinding.objects.get().daily_microcredits == 2_500_000
     status, out, _ = gainshare("github", "status")
     assert (status, "Nothing is missing." in out) == (0, True)
     assert "octo/model" in out
@@ -188,3 +196,34 @@ def test_a_webhook_is_asked_for_only_where_github_reaches_the_site(
     assert has_public_address() is is_public
     assert ("hook_attributes" in manifest()) is is_public
     assert len(manifest(name="")["name"]) <= 34
+
+
+def test_the_manifest_names_addresses_that_the_site_has(settings: Settings) -> None:
+    settings.PUBLIC_URL = "https://gainshare.example.org"
+    made = manifest()
+    assert made["callback_urls"] == [f"{settings.PUBLIC_URL}{reverse('github-callback')}"]
+    path = made["hook_attributes"]["url"].removeprefix(settings.PUBLIC_URL)
+    assert resolve(path).func.view_class is Webhook  # type: ignore[attr-defined]
+
+
+def test_events_about_installations_have_github_asked(
+    connected: Connected, outbox: Any, django_capture_on_commit_callbacks: Any
+) -> None:
+    connected.standin.suspend(connected.opened)
+    connected.standin.rename_repository(connected.repository, "engine")
+    sent = [
+        row
+        for row in connected.standin.deliveries.all
+        if row.event != "repository" or row.action == "renamed"
+    ]
+    assert {row.event for row in sent} == {"installation"}  # a suspended App is not told of names
+    connected.standin.unsuspend(connected.opened)
+    connected.standin.rename_repository(connected.repository, "motor")
+    for row in connected.standin.deliveries.all:
+        with django_capture_on_commit_callbacks(execute=True):
+            receive(delivery_id=UUID(row.guid), event=row.event, payload=row.payload)
+        outbox.clear()
+        with django_capture_on_commit_callbacks(execute=True):
+            process_delivery(delivery_id=UUID(row.guid))
+        assert [name for name, _, _ in outbox] == [wakeups.CHECK_APP]
+        assert Delivery.objects.get(pk=row.guid).done_at is not None

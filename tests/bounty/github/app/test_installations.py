@@ -4,7 +4,7 @@ from pytest_django import Settings
 
 from bounty.github.app.installations import check_app
 from bounty.github.app.permissions import NEEDED, missing_permissions, problem_of_app, problem_of_installation
-from bounty.github.repositories.bindings import bind
+from bounty.github.repositories.connections import connect
 from bounty.models import GitHubApp, GitHubRepository, Installation, InstallationState, RepositoryBinding
 from bounty.tasks import check_github_app
 from tests.bounty.bounty_world import World
@@ -102,19 +102,19 @@ def test_a_renamed_repository_is_the_same_one(connected: Connected) -> None:
     assert GitHubRepository.objects.get().full_name == "octopus/engine"
 
 
-def test_a_binding_is_connected_by_its_address_and_follows_the_number(
-    connected: Connected, world: World
-) -> None:
-    bind(actor=world.mira, name=world.lineage.name, repository="octo/model", branch="main")
-    check_app()
+def test_a_connected_binding_follows_the_number(connected: Connected, world: World) -> None:
+    number = connected.repository.github_id
+    connect(actor=world.mira, name=world.lineage.name, github_id=number, branch="main")
     binding = RepositoryBinding.objects.get()
-    assert binding.github_id == connected.repository.github_id
+    check_app()
+    binding.refresh_from_db()
+    assert binding.url == f"{connected.standin.url}/octo/model.git"
     connected.standin.rename_repository(connected.repository, "engine")
     thief = connected.standin.add_repository("octo/model")
     connected.standin.open_to_app(connected.opened, thief)
     check_app()
     binding.refresh_from_db()
-    assert binding.github_id == connected.repository.github_id
+    assert binding.github_id == number
     assert binding.url == f"{connected.standin.url}/octo/engine.git"
 
 
