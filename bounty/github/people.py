@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from bounty.github.app.facts import AccountFacts
+from bounty.github.unclaimed import return_unclaimed
 from gainshare.accounts.errors import DomainError
 from gainshare.accounts.github_accounts import github_account
 from gainshare.accounts.models import GitHubAccount
+
+__all__ = ["BotAccount", "account_of", "return_unclaimed"]
 
 
 class BotAccount(DomainError):

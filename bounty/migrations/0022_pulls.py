@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('bounty', '0020_github'),
+        ('bounty', '0021_github_app'),
     ]
 
     operations = [

@@ -11,6 +11,7 @@ from bounty.errors import BountyError, TipMoved, WrongBase, WrongState
 from bounty.models import Lineage, Submission, SubmissionState, Switch, WaitingMerge
 from bounty.services.awards.advance import advance_submission
 from bounty.services.awards.lifecycle import standing_award
+from bounty.services.awards.unmeasured import require_paths_accepted
 from bounty.services.emergency import is_stopped
 from bounty.services.permissions import require_maintainer
 from bounty.services.runs.old_trees import stops_merges
@@ -20,6 +21,7 @@ from bounty.services.series.remeasure import applied_to
 from bounty.services.submissions import find_submission
 from bounty.services.transitions import note
 from bounty.services.trees import AGAINST_TIP, has_present_layout, require_present_layout
+from bounty.services.wakeups import wake_control
 from gainshare.accounts.models import User
 
 logger = logging.getLogger(__name__)
@@ -50,13 +52,34 @@ def merge(*, actor: User, submission_id: UUID) -> Submission:
             if submission.state == SubmissionState.VESTED:
                 require_present_layout(submission.base_tree_id, instead=AGAINST_TIP)
             if has_present_layout(submission.base_tree_id):
-                _merge(submission, lineage, actor)
+                _merge(submission, lineage, actor, f"merged submission {submission.pk}")
                 wake_left_behind(lineage_id=lineage.pk)
     fault_point("control.merged")
     return advance_submission(submission_id=submission_id)
 
 
-def _merge(submission: Submission, lineage: Lineage, actor: User) -> None:
+def merge_landed(*, lineage: Lineage, submission_id: UUID, where: str) -> None:
+    """Make the candidate the tip, because the branch has that very tree, by whoever put it there. No award vests by it.
+
+    Inside a transaction that holds the lineage's lock. Raises WrongState with what the merge waits for, and TipMoved.
+    """
+    submission = find_submission(submission_id)
+    if is_stopped(Switch.MERGES):
+        raise WrongState("It waits, because merges are stopped.")
+    if reason := _what_a_merge_waits_for(lineage):
+        raise WrongState(f"Here, {reason}.")
+    require_present_layout(submission.base_tree_id, instead=AGAINST_TIP)
+    _merge(submission, lineage, None, f"merged submission {submission.pk}: {where}")
+    wake_control(submission_id=submission.pk)
+    wake_left_behind(lineage_id=lineage.pk)
+
+
+def _merge(submission: Submission, lineage: Lineage, actor: User | None, reason: str) -> None:
+    # A review that declines it holds this lock: whoever is second finds what the first has decided.
+    Submission.objects.select_for_update(no_key=True).get(pk=submission.pk)
+    submission.refresh_from_db(fields=["state", "merged_at", "base_tree", "candidate_tree"])
+    if submission.state not in (SubmissionState.ACCEPTED, SubmissionState.VESTED):
+        raise WrongState(f"Only an accepted submission can be merged; this one is {submission.state}.")
     award = standing_award(submission)
     assert award is not None and award.confirmation_run is not None, "an accepted submission has its award"
     if lineage.tip_id != submission.base_tree_id and submission.state == SubmissionState.VESTED:
@@ -75,6 +98,7 @@ def _merge(submission: Submission, lineage: Lineage, actor: User) -> None:
             "The random re-measurement of this gain has not ended, or did not find the gain again. Wait "
             "for it, or for a maintainer's decision."
         )
+    require_paths_accepted(submission)
     try:
         merged = applied_to(lineage.tip, submission)
     except WrongBase as refusal:
@@ -87,7 +111,7 @@ def _merge(submission: Submission, lineage: Lineage, actor: User) -> None:
         lineage,
         old=submission.base_tree_id,
         new=merged.pk,
-        reason=f"merged submission {submission.pk}",
+        reason=reason,
         actor=actor,
     )
     Submission.objects.filter(pk=submission.pk, merged_at=None).update(merged_at=timezone.now())

@@ -1,5 +1,6 @@
 """Reviews: accept or decline a judged submission, or have it judged again."""
 
+from collections.abc import Iterable
 from uuid import UUID
 
 from django.db import transaction
@@ -8,7 +9,6 @@ from benchmarks.judging.verdicts import VerdictKind
 from bounty.errors import BadRequest, NotAllowed, WrongState
 from bounty.models import (
     OPEN_RUN_STATES,
-    Award,
     NextStep,
     Review,
     ReviewDecision,
@@ -19,6 +19,7 @@ from bounty.models import (
     SubmissionState,
 )
 from bounty.services.awards.lifecycle import has_enough_acceptances, void_award
+from bounty.services.awards.unmeasured import accept_paths, payees
 from bounty.services.bounties import follow_funds
 from bounty.services.permissions import require_maintainer
 from bounty.services.runs.lifecycle import queue_run
@@ -26,23 +27,34 @@ from bounty.services.series.best import measured_base, wake_left_behind
 from bounty.services.submissions import find_submission
 from bounty.services.transitions import move, must_move
 from bounty.services.trees import AGAINST_TIP, has_present_layout, require_present_layout
-from bounty.services.wakeups import wake_control
+from bounty.services.wakeups import wake_control, wake_fetch
 from gainshare.accounts.models import User
 
 OPEN_FOR_REVIEW = (SubmissionState.CONFIRMED, SubmissionState.ACCEPTED)
 JUDGED_AGAIN = (VerdictKind.SUSPICIOUS.value, VerdictKind.INFRASTRUCTURE_ERROR.value)
 
 
-def review(*, actor: User, submission_id: UUID, decision: str, comment: str = "") -> Submission:
+def review(
+    *,
+    actor: User,
+    submission_id: UUID,
+    decision: str,
+    comment: str = "",
+    unmeasured_paths: Iterable[str] = (),
+) -> Submission:
     """Accept or decline a submission as a maintainer other than its author. Enough acceptances accept it; one
-    decline ends it and returns the award to escrow."""
+    decline ends it and returns the award to escrow.
+
+    Where its pull request changes files that nobody measured, an acceptance names each, in ``unmeasured_paths`` or as a
+    word of its comment; else it is refused with their list.
+    """
     if decision not in ReviewDecision.values:
         raise BadRequest("The decision must be accept or decline.")
     if find_submission(submission_id).submitter_id == actor.pk:
         raise NotAllowed("You cannot review your own submission. Another maintainer has to review it.")
-    if Award.objects.filter(submission=submission_id, reproduction__author=actor).exists():
+    if actor.pk in payees(find_submission(submission_id)):
         raise NotAllowed(
-            "You cannot review this fix, because you are paid for reproducing its bug. Another "
+            "You cannot review this submission, because you are paid by it or its pull request is yours. Another "
             "maintainer has to review it."
         )
     require_maintainer(actor, "review submissions")
@@ -59,6 +71,10 @@ def review(*, actor: User, submission_id: UUID, decision: str, comment: str = ""
                 f"A submission that is {state} cannot be reviewed so. You can accept or decline a confirmed "
                 "gain, and decline a suspicious one."
             )
+        if decision == ReviewDecision.ACCEPT and accept_paths(
+            submission, named={*unmeasured_paths, *comment.split()}
+        ):
+            wake_control(submission_id=submission.pk)  # its award may have waited for this alone
         made, is_new = Review.objects.get_or_create(
             submission=submission,
             reviewer=actor,
@@ -75,6 +91,8 @@ def review(*, actor: User, submission_id: UUID, decision: str, comment: str = ""
             move(submission, to=SubmissionState.ACCEPTED, reason="enough people accepted", actor=actor)
             if not has_present_layout(submission.base_tree_id):
                 wake_control(submission_id=submission.pk)  # nothing is merged, so its award vests now
+        if submission.landings.filter(ended_at=None).exists():
+            wake_fetch(lineage=submission.bounty.lineage.name)  # its code waits on the branch for this
     if decision == ReviewDecision.DECLINE:
         follow_funds(bounty=submission.bounty)
     return submission

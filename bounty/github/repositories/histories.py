@@ -1,5 +1,6 @@
-"""Looks for a tree in a branch's recent history."""
+"""Reads which trees a branch's folder was between two commits."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.patch.staged_blobs import StagedBlobs
@@ -11,10 +12,19 @@ MAX_COMMITS = 200
 MAX_READ = 30
 
 
-def has_been_at(repository: Path, *, commit: str, folder: str, tree: str, since: str) -> bool:
-    """Whether `folder` was this tree at one of the newest commits of the branch, back to `since` (empty: any).
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A commit of the branch at which its folder became the tree with this hash."""
 
-    Looks at MAX_COMMITS commits of the first-parent line, and reads at most MAX_READ different folders.
+    commit: str
+    tree: str
+
+
+def steps_since(repository: Path, *, commit: str, folder: str, since: str) -> tuple[Step, ...]:
+    """How `folder` changed on the first-parent line after `since` (empty: ever) up to `commit`, the oldest first.
+
+    Looks at the newest MAX_COMMITS commits and reads at most their newest MAX_READ different folders. Folders that no
+    tree may have are left out.
     """
     git = Git(repository)
     upto = [f"^{since}"] if since else []
@@ -24,12 +34,24 @@ def has_been_at(repository: Path, *, commit: str, folder: str, tree: str, since:
     commits = listed.decode("ascii").split()
     asked = "".join(f"{name}:{folder}\n" for name in commits).encode()
     answers = git.run("cat-file", "--batch-check", given=asked)[1].decode("utf-8", "replace").splitlines()
-    seen: dict[str, str] = {}
-    for name, answer in zip(commits, answers, strict=True):
-        if answer.endswith(" missing"):
-            continue
-        seen.setdefault(answer.split(" ")[0], name)
-    return any(_hash_at(repository, name, folder) == tree for name in list(seen.values())[:MAX_READ])
+    found = [
+        (name, answer.split(" ")[0])
+        for name, answer in zip(commits, answers, strict=True)
+        if not answer.endswith(" missing")
+    ]
+    hashes: dict[str, str] = {}
+    steps: list[Step] = []
+    for name, git_tree in found:
+        if git_tree not in hashes:
+            if len(hashes) == MAX_READ:
+                break
+            hashes[git_tree] = _hash_at(repository, name, folder)
+        here = Step(name, hashes[git_tree])
+        if steps and steps[-1].tree == here.tree:
+            steps[-1] = here  # the oldest commit that has it
+        elif here.tree:
+            steps.append(here)
+    return tuple(reversed(steps))
 
 
 def _hash_at(repository: Path, commit: str, folder: str) -> str:

@@ -20,6 +20,11 @@ from bounty.github.standin.shapes.checks import check_run as check_shape
 from bounty.github.standin.shapes.links import node_id, stamp
 
 NO_COMMIT = "0" * 40
+NEEDS = {
+    "check_run": "checks", "issue_comment": "issues", "merge_group": "merge_queues", "pull_request": "pull_requests",
+    "pull_request_review": "pull_requests", "push": "contents", "repository": "metadata",
+}  # fmt: skip
+"""Event -> permission without which it is not sent."""
 
 
 def emit(
@@ -34,12 +39,9 @@ def emit(
     """Send an event of a repository to the App, if it is installed there, not suspended, and subscribed."""
     app = hub.state.app
     installation = hub.state.installation_of(repository)
-    if (
-        app is None
-        or installation is None
-        or installation.suspended_at is not None
-        or event not in app.events
-    ):
+    if app is None or installation is None or installation.suspended_at is not None:
+        return
+    if event not in app.events or NEEDS[event] not in installation.permissions:
         return
     payload = {
         **({"action": action} if action else {}),

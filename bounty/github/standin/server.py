@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import html
 import json
+import re
 import threading
 from collections.abc import Iterable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlencode
 
-from bounty.github.standin import git_http, oauth
+from bounty.github.standin import git_http, oauth, registration
 from bounty.github.standin.api import Asked, answer_api
 from bounty.github.standin.hub import Hub
 from bounty.github.standin.records import Recorded
 
 API = "/api/v3"
+NEW_APP = re.compile(r"^/(organizations/[^/]+/)?settings/apps/new$")
 LARGEST_BODY = 256 * 1024 * 1024
 KEPT_HEADERS = ("Accept", "Content-Type", "If-None-Match", "User-Agent", "X-GitHub-Api-Version")
 
@@ -47,11 +49,17 @@ class Handler(BaseHTTPRequestHandler):
             self._git(path, query, body)
         elif path.startswith("/login/oauth/"):
             self._oauth(path, query, body)
+        elif self.command == "POST" and NEW_APP.match(path):
+            self._new_app(dict(parse_qsl(body.decode())))
         else:
             self._page(path)
 
     def _rest(self, path: str, query: str, body: bytes) -> None:
         named = dict(parse_qsl(query, keep_blank_values=True))
+        if broken := self.hub.state.broken_status:
+            self._record(path, named, _loaded(body), broken, None)
+            self._send_page(broken, "<h1>This page is taking too long to load.</h1>")
+            return
         asked = Asked(self.command, path, named, body, dict(self.headers))
         with self.hub.state.lock:
             answer = answer_api(self.hub, asked)
@@ -88,6 +96,11 @@ class Handler(BaseHTTPRequestHandler):
             self._send(200, {"Content-Type": f"{kind}; charset=utf-8"}, [content.encode()])
         else:
             self._send_page(404, "Not Found")
+
+    def _new_app(self, given: dict[str, str]) -> None:
+        with self.hub.state.lock:
+            page = registration.submit(self.hub, given.get("manifest", ""), given.get("state", ""))
+        self._send_page(page.status, page.text, page.location)
 
     def _page(self, path: str) -> None:
         with self.hub.state.lock:

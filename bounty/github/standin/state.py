@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from bounty.github.standin.limits import Limits
 from bounty.github.standin.records import (
@@ -46,6 +47,8 @@ class State:
         self.tokens: dict[str, Token] = {}
         self.grants: dict[str, Grant] = {}
         self.requests: list[Recorded] = []
+        self.manifests: dict[str, dict[str, Any]] = {}
+        self.broken_status = 0  # every request to the REST API is answered with it, by a page of text
         self.signed_in: Account | None = None
         self.app: App | None = None
         self._ahead = timedelta()

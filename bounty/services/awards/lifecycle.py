@@ -3,6 +3,8 @@
 The ledger's ids are derived from the award's subject and step, so that repeating a step cannot move money twice.
 """
 
+from uuid import UUID
+
 from django.db import transaction
 from django.db.models import Q, QuerySet
 from django.utils import timezone
@@ -10,6 +12,7 @@ from django.utils import timezone
 from benchmarks.faults import fault_point
 from bounty.errors import BadRequest, NotAllowed, WrongState
 from bounty.models import (
+    COUNTING,
     Award,
     AwardRole,
     AwardState,
@@ -24,10 +27,11 @@ from bounty.models import (
     Switch,
 )
 from bounty.rewards import required_reviewers, wanted_reservation
+from bounty.services.awards.unmeasured import payees, unaccepted_paths
 from bounty.services.bounties import available_escrow, follow_funds, step_id
 from bounty.services.emergency import is_stopped
 from bounty.services.runs.lifecycle import queue_run
-from bounty.services.series.best import measured_base, wake_left_behind
+from bounty.services.series.best import measured_base, series_awards, wake_left_behind
 from bounty.services.transitions import move, must_move, note
 from gainshare.accounts.models import User
 from gainshare.ledger import services as ledger
@@ -160,14 +164,15 @@ def acceptances(submission: Submission) -> tuple[int, int]:
     accepted = submission.reviews.filter(
         decision=ReviewDecision.ACCEPT, candidate_tree=submission.candidate_tree_id
     )
-    return accepted.count(), needed
+    # Who was not paid when they accepted may be by now: accounts of GitHub are claimed later.
+    return accepted.exclude(reviewer__in=payees(submission)).count(), needed
 
 
 def vest(*, submission: Submission, reason: str) -> bool:
-    """Make an accepted submission's award spendable. False if another caller has just done so, or while
-    awards are stopped."""
+    """Make an accepted submission's award spendable. False if another caller has just done so, while awards are
+    stopped, or while its pull request changes files outside of the folder that no acceptance has named."""
     with transaction.atomic():
-        if is_stopped(Switch.AWARDS):
+        if is_stopped(Switch.AWARDS) or unaccepted_paths(submission):
             return False
         due = [(award, award.transfer_id) for award in standing_awards(submission)]
         if not due or any(transfer_id is None for _, transfer_id in due):
@@ -202,14 +207,105 @@ def reverse(*, actor: User, submission: Submission, reason: str) -> Submission:
         must_move(submission, to=SubmissionState.REVERSED, reason=reason, actor=actor)
         for award in taken:
             assert award.transfer_id is not None, "a vested award was booked"
-            ledger.reverse_award(
-                transfer_id=award.transfer_id, reversal_id=step_id(award.pk, "reverse"), reason=reason
-            )
+            if award.state != AwardState.RETURNED:  # its credits are back already
+                ledger.reverse_award(
+                    transfer_id=award.transfer_id, reversal_id=_reversal_id(award), reason=reason
+                )
             move(award, to=AwardState.REVERSED, reason=reason, actor=actor, ended_at=timezone.now())
         _undo_merge(submission, actor)
         wake_left_behind(lineage_id=submission.bounty.lineage_id)
     follow_funds(bounty=submission.bounty)
     return submission
+
+
+def _reversal_id(award: Award) -> UUID:
+    """Ledger id of an award's reversal. A restored award is paid by another transfer, so that its reversal is another one."""
+    is_restored = award.transfer_id == step_id(award.pk, "restore")
+    return step_id(award.pk, "reverse-restored" if is_restored else "reverse")
+
+
+def restore(*, actor: User, submission: Submission, reason: str) -> None:
+    """Pay a reversed submission's award again, of the same amount, and make its candidate the tip: its code landed again.
+
+    Inside the caller's transaction, which holds the lineage's lock. It pays the author, whoever brought the code.
+    Raises NotAllowed, WrongState, and EscrowExhausted or EscrowClosed of the ledger.
+    """
+    if not actor.is_maintainer or actor.pk in payees(submission):
+        raise NotAllowed("Only a maintainer who is not paid by it can restore an award.")
+    Submission.objects.select_for_update(no_key=True).get(pk=submission.pk)
+    submission.refresh_from_db()
+    lineage = Lineage.objects.get(pk=submission.bounty.lineage_id)
+    _require_restorable(submission, lineage)
+    must_move(submission, to=SubmissionState.VESTED, reason=reason, actor=actor, merged_at=timezone.now())
+    for award in submission.awards.filter(state=AwardState.REVERSED).order_by("role"):
+        _pay_again(award, reason, actor)
+    Lineage.objects.filter(pk=lineage.pk, tip=submission.base_tree_id).update(tip=submission.candidate_tree)
+    note(
+        lineage,
+        old=str(submission.base_tree_id),
+        new=str(submission.candidate_tree_id),
+        reason=f"submission {submission.pk} restored",
+        actor=actor,
+    )
+    Submission.objects.filter(pk=submission.pk).update(merged_at=timezone.now())  # after the tip's move
+    wake_left_behind(lineage_id=lineage.pk)
+
+
+def _require_restorable(submission: Submission, lineage: Lineage) -> None:
+    if submission.state != SubmissionState.REVERSED:
+        raise WrongState(f"Only a reversed award can be restored; this submission is {submission.state}.")
+    if is_stopped(Switch.AWARDS):
+        raise WrongState("Awards are stopped. Restore it when they continue.")
+    if lineage.tip_id != submission.base_tree_id:
+        raise WrongState(
+            "The tip has moved since: the code that landed again is not what was measured on it."
+        )
+    bounty = submission.bounty
+    if bounty.is_for_a_bug:
+        others = Award.objects.filter(bug=bounty, state__in=COUNTING).exclude(submission=submission)
+    else:
+        first = submission.awards.filter(state=AwardState.REVERSED).order_by("series_at").first()
+        assert first is not None, "a reversed submission has its award"
+        # What is not paid yet is priced again, on top of the restored gain; what is paid was priced without it.
+        others = series_awards(bounty).filter(state=AwardState.VESTED, series_at__gt=first.series_at)
+    if others.exists():
+        raise WrongState(
+            "Another submission was paid since the award was taken back, against the tree without this change. "
+            "Dismiss the restoration; the change can be submitted again."
+        )
+
+
+def _pay_again(award: Award, reason: str, actor: User) -> None:
+    """Reserve, book and vest the same amount from the same escrow, once for each award."""
+    amount, bounty = award.amount_microcredits, award.submission.bounty
+    assert amount is not None, "a vested award has its amount"
+    reservation_id, transfer_id = step_id(award.pk, "restore-reserve"), step_id(award.pk, "restore")
+    reference = f"submission:{award.submission_id}"
+    ledger.reserve_award(
+        transfer_id=reservation_id,
+        escrow_reference=bounty.escrow_reference,
+        amount_microcredits=amount,
+        reference=reference,
+    )
+    ledger.book_award(
+        transfer_id=transfer_id,
+        reservation_id=reservation_id,
+        user=award.recipient,
+        amount_microcredits=amount,
+        reference=reference,
+    )
+    ledger.vest_award(transfer_id=transfer_id)
+    is_moved = move(
+        award,
+        to=AwardState.VESTED,
+        reason=reason,
+        actor=actor,
+        reservation_id=reservation_id,
+        transfer_id=transfer_id,
+        vested_at=timezone.now(),
+        ended_at=None,
+    )
+    assert is_moved, "an award changes only together with its submission"
 
 
 def _undo_merge(submission: Submission, actor: User) -> None:

@@ -79,16 +79,25 @@ def create_user(*, username: str, password: str, email: str = "", role: str = Ro
     except ValidationError as error:
         raise BadAccountData(" ".join(error.messages)) from None
     user.set_password(password)
+    save_new_name(user)
+    return user
+
+
+def save_new_name(user: User) -> None:
+    """Save a user under a name that is new to it. Raises BadAccountData, or UsernameTaken (also for a look-alike)."""
+    try:
+        refuse_new_name(user.username)
+    except ValidationError as error:
+        raise BadAccountData(" ".join(error.messages)) from None
     try:
         with transaction.atomic():
-            key = look_alike_key(username)
+            key = look_alike_key(user.username)
             claim(uuid5(NAMES, key))  # two names that look alike wait for each other
-            if User.objects.filter(name_key=key).exists():
+            if User.objects.filter(name_key=key).exclude(pk=user.pk).exists():
                 raise UsernameTaken(TAKEN)
             user.save()
     except IntegrityError:
         raise UsernameTaken(TAKEN) from None
-    return user
 
 
 def set_role(*, actor: User, username: str, role: str, reason: str = "") -> User:

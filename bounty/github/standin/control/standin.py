@@ -9,10 +9,10 @@ from datetime import timedelta
 from pathlib import Path
 
 from bounty.github.standin.authentication import issue_user_token
-from bounty.github.standin.control.keys import key_pair
 from bounty.github.standin.control.pulls import PullControl
 from bounty.github.standin.deliveries import Deliveries
 from bounty.github.standin.hub import Hub
+from bounty.github.standin.keys import key_pair
 from bounty.github.standin.local_only import is_own_machine, require_local_mode
 from bounty.github.standin.records import Account, App, Recorded
 from bounty.github.standin.server import Server
@@ -95,6 +95,11 @@ class StandIn(PullControl):
         with self.hub.state.lock:
             now = self.hub.state.now()
             self.hub.state.limits.secondary_until = now + timedelta(seconds=seconds) if seconds else None
+
+    def break_down(self, status: int) -> None:
+        """Answer the REST API with a page of this status, as a proxy before a broken server does; 0 ends that."""
+        with self.hub.state.lock:
+            self.hub.state.broken_status = status
 
     def settings(self) -> dict[str, object]:
         """Django settings with which the site speaks to this stand-in."""

@@ -175,6 +175,6 @@ class WorldControl:
             self.hub.state.signed_in = account
 
     def pass_time(self, **ahead: float) -> None:
-        """Let the stand-in's time pass, in the words of `timedelta`."""
+        """Let the stand-in's time pass, in the words of `timedelta`: for what happens, for tokens and for limits."""
         with self.hub.state.lock:
             self.hub.state.pass_time(timedelta(**ahead))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from bounty.github.standin import registration
 from bounty.github.standin.authentication import issue_token
 from bounty.github.standin.records import Installation
 from bounty.github.standin.rest.access import LEVELS
@@ -18,6 +19,14 @@ def get_app(call: Call) -> Answer:
     shown = shapes.app(call.hub.site, call.hub.app)
     count = sum(not row.is_removed for row in call.hub.state.installations.values())
     return Answer(200, shown | {"installations_count": count})
+
+
+@route("POST", "/app-manifests/{code}/conversions", "nobody")
+def convert_manifest(call: Call) -> Answer:
+    made = registration.convert(call.hub, call.parameters["code"])
+    if made is None:
+        raise Refusal(404, "Not Found")
+    return Answer(201, shapes.app(call.hub.site, call.hub.app) | made)
 
 
 @route("GET", "/app/installations", "app")
