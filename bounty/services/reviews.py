@@ -9,6 +9,8 @@ from benchmarks.judging.verdicts import VerdictKind
 from bounty.errors import BadRequest, NotAllowed, WrongState
 from bounty.models import (
     OPEN_RUN_STATES,
+    Approval,
+    ApprovalState,
     NextStep,
     Review,
     ReviewDecision,
@@ -85,6 +87,8 @@ def review(
             raise WrongState(
                 f"You have already decided to {made.decision} this candidate. A decision cannot be changed."
             )
+        if decision == ReviewDecision.ACCEPT:  # counts again after an approval on GitHub was dismissed
+            Approval.objects.filter(counted_as=made, state=ApprovalState.DISMISSED).update(counted_as=None)
         if decision == ReviewDecision.DECLINE:
             decline(submission=submission, actor=actor, comment=comment)
         elif state == SubmissionState.CONFIRMED and has_enough_acceptances(submission):

@@ -18,8 +18,8 @@ from bounty.models import (
     Head,
     Review,
     ReviewDecision,
+    StateChange,
     Submission,
-    SubmissionState,
 )
 from bounty.services.reviews import OPEN_FOR_REVIEW, review
 from bounty.services.transitions import note
@@ -85,17 +85,17 @@ def count(row: Approval) -> bool:
     if submission.state not in OPEN_FOR_REVIEW:
         return False
     problem, made = _counted(row, submission)
-    Approval.objects.filter(pk=row.pk).update(problem=problem, counted_as=made)
-    tell(submission)
+    if made is not None or problem != row.problem:
+        Approval.objects.filter(pk=row.pk).update(problem=problem, counted_as=made)
+        tell(submission)
     return made is not None
 
 
 def count_standing() -> int:
-    """Count every approval that was given before its submission was confirmed; their number."""
+    """Count every approval that could not be counted when it came; the number that can be now."""
     rows = Approval.objects.filter(
         state=ApprovalState.APPROVED,
         counted_as=None,
-        problem="",
         head__submission__state__in=OPEN_FOR_REVIEW,
     )
     return sum(count(row) for row in rows)
@@ -135,7 +135,7 @@ def _counted(row: Approval, submission: Submission) -> tuple[str, Review | None]
     given = Review.objects.filter(
         submission=submission, reviewer=account.user, candidate_tree=submission.candidate_tree_id
     )
-    if given.exists():
+    if given.exclude(approval__state=ApprovalState.DISMISSED).exists():
         return "Its author has decided about this candidate already.", None
     try:
         with transaction.atomic():
@@ -151,26 +151,23 @@ def _counted(row: Approval, submission: Submission) -> tuple[str, Review | None]
 
 
 def _withdraw_undone(row: Approval) -> None:
-    """Take back acceptances that rest on a review that no longer stands, while others are still awaited.
+    """Let acceptances lapse that rest on a review that no longer stands (`bounty.services.awards.lifecycle.acceptances`).
 
-    Once enough have accepted, a maintainer who has changed their mind declines.
+    That counts while others are still awaited. Once enough have accepted, a maintainer who has changed their mind declines.
     """
     alike = Approval.objects.filter(
-        head__pull_request=row.head.pull_request_id, github_id=row.github_id, counted_as__isnull=False
+        head__pull_request=row.head.pull_request_id,
+        github_id=row.github_id,
+        counted_as__isnull=False,
     )
-    for each in alike.select_related("counted_as", "head"):
-        if each.counted_as is None or _stands(each):
+    for each in alike.select_related("counted_as__submission", "head"):
+        if each.counted_as is None or (each.state == ApprovalState.APPROVED and _stands(each)):
             continue
-        submission = Submission.objects.select_for_update(no_key=True).get(pk=each.counted_as.submission_id)
-        if submission.state != SubmissionState.CONFIRMED:
-            continue
-        taken = each.counted_as
-        Approval.objects.filter(pk=each.pk).update(counted_as=None)
-        taken.delete()
-        note(
-            submission,
-            old=submission.state,
-            new=submission.state,
-            reason=f"an acceptance was taken back on GitHub (review {each.review_id})",
-        )
-        tell(submission)
+        Approval.objects.filter(pk=each.pk).update(state=ApprovalState.DISMISSED)
+        submission = each.counted_as.submission
+        reason = f"an acceptance was taken back on GitHub (review {each.review_id})"
+        if not StateChange.objects.filter(
+            subject="submission", subject_id=str(submission.pk), reason=reason
+        ).exists():
+            note(submission, old=submission.state, new=submission.state, reason=reason)
+            tell(submission)

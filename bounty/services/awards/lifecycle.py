@@ -13,6 +13,7 @@ from benchmarks.faults import fault_point
 from bounty.errors import BadRequest, NotAllowed, WrongState
 from bounty.models import (
     COUNTING,
+    ApprovalState,
     Award,
     AwardRole,
     AwardState,
@@ -164,6 +165,7 @@ def acceptances(submission: Submission) -> tuple[int, int]:
     accepted = submission.reviews.filter(
         decision=ReviewDecision.ACCEPT, candidate_tree=submission.candidate_tree_id
     )
+    accepted = accepted.exclude(approval__state=ApprovalState.DISMISSED)  # taken back on GitHub
     # Who was not paid when they accepted may be by now: accounts of GitHub are claimed later.
     return accepted.exclude(reviewer__in=payees(submission)).count(), needed
 
