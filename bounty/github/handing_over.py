@@ -1,8 +1,10 @@
 """What a dormant author did goes to the user who links the GitHub account, so that nobody is two people here.
 
-Submissions that no credits were booked for change hands under their lineages' locks, so that a booking comes before or
-after it. `gainshare.ledger.hand_over` refuses what was booked.
+Submissions that no credits were booked for change hands under their lineages' locks, so that a booking or another
+submission comes before or after it. `gainshare.ledger.hand_over` refuses what was booked.
 """
+
+from django.db.models import Q
 
 from bounty.models import Dispute, Lineage, Review, Submission
 from bounty.services.transitions import note
@@ -12,7 +14,9 @@ from gainshare.accounts.models import User
 
 def hand_over(dormant: User, user: User) -> None:
     """Make the dormant user's submissions the user's. Raises GitHubAccountTaken if the user decided about one of them."""
-    lineages = Lineage.objects.filter(bounties__submissions__submitter=dormant).values("pk")
+    submitted = Q(bounties__submissions__submitter=dormant)
+    may_be_submitted = Q(repository__github__pull_requests__author__user=dormant)
+    lineages = Lineage.objects.filter(submitted | may_be_submitted).values("pk")
     list(Lineage.objects.select_for_update(no_key=True).filter(pk__in=lineages).order_by("pk"))
     theirs = Submission.objects.filter(submitter=dormant)
     reviewed = Review.objects.filter(reviewer=user, submission__submitter=dormant)

@@ -24,6 +24,7 @@ from bounty.services.series.copies import IN_FLIGHT, has_samples
 from bounty.services.submissions import may_withdraw, submit_head, withdraw
 from bounty.services.trees import blob_store
 from gainshare.accounts.errors import DomainError
+from gainshare.accounts.models import GitHubAccount
 
 OPEN_AGAIN = (HeadState.SEALED, HeadState.REPLACED)
 NEW_AUTHOR = (
@@ -208,8 +209,10 @@ def _submit(head: Head, bounty: Bounty) -> str:
     """Submit the head; why it is not submitted, or empty. Raises nothing that is the author's to mend."""
 
     def take(submission: Submission) -> None:
+        # Its author may have linked the account meanwhile: then the next look submits it for the other user.
+        author = GitHubAccount.objects.filter(pk=head.pull_request.author_id, user=submission.submitter_id)
         row = Head.objects.filter(pk=head.pk, state=HeadState.WAITING, submission=None)
-        if not row.update(state=HeadState.SUBMITTED, submission=submission, problem=""):
+        if not author.exists() or not row.update(state=HeadState.SUBMITTED, submission=submission, problem=""):
             raise _Taken
         PullRequest.objects.filter(pk=head.pull_request_id).update(bounty=bounty)
         fault_point("pulls.before_submitted")

@@ -28,7 +28,7 @@ from bounty.visibility import Part, without_figures
 
 S = SubmissionState
 ENDS = (S.REJECTED, S.JUDGED, S.CONFIRMED, S.DECLINED, S.REVERSED, S.WITHDRAWN)
-BOOKED = (AwardState.UNVESTED, AwardState.VESTED)
+BOOKED = (AwardState.UNVESTED, AwardState.VESTED, AwardState.RETURNED)
 WITHHELD = "Its author and maintainers read the whole reason on the submission's page."
 CONCLUSIONS = {
     VerdictKind.GAIN: "neutral",  # a gain without an award: the reason says why

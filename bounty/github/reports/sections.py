@@ -1,7 +1,5 @@
 """The parts of a pull request's comment that are always shown. Each is Markdown, or empty where it has nothing to say."""
 
-from datetime import timedelta
-
 from django.contrib.auth.models import AnonymousUser
 
 from bounty.github.reports.escaping import code, prose
@@ -9,6 +7,7 @@ from bounty.github.reports.figures import table
 from bounty.github.reports.links import bounty_link, bounty_url, how_url, site, submission_url
 from bounty.github.reports.outcomes import booked_award, is_public, lacks_acceptance, outcome_of
 from bounty.github.reports.words import MOST_REASON, figure_rows, next_step, unmeasured_text
+from bounty.limits import UNCLAIMED_AFTER
 from bounty.models import (
     AwardState,
     DisputeState,
@@ -24,7 +23,6 @@ from bounty.services.course import shown_state
 from bounty.visibility import BEING_JUDGED
 from gainshare.web.formatting import in_credits
 
-UNCLAIMED = timedelta(days=90)
 ICONS = {"success": "✅", "failure": "❌", "neutral": "⚪", "cancelled": "⚪", "action_required": "❗"}
 S = SubmissionState
 
@@ -112,6 +110,11 @@ def payment(pull_request: PullRequest, head: Head | None) -> str:
     award = booked_award(submission)
     if award is None:
         return _merged_without_verdict(pull_request, submission)
+    if award.state == AwardState.RETURNED:
+        return (
+            f"**Returned:** nobody claimed the award within {UNCLAIMED_AFTER.days} days, so it went back to the bounty's "
+            "escrow. The gain still counts."
+        )
     parts = []
     if submission.state == S.VESTED or award.state == AwardState.VESTED:
         parts.append("**Paid:** the award has vested.")
@@ -154,7 +157,7 @@ def _claim(pull_request: PullRequest) -> str:
         return ""
     return (
         f"**{code(author.login)}, to claim it** sign in with GitHub at <{site()}> once. What is not claimed within "
-        f"{UNCLAIMED.days} days goes back to the bounty's escrow."
+        f"{UNCLAIMED_AFTER.days} days goes back to the bounty's escrow."
     )
 
 

@@ -13,7 +13,7 @@ import base64
 import hashlib
 import secrets
 from dataclasses import dataclass
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 import requests
 from django.conf import settings
@@ -42,13 +42,14 @@ class Person:
 
 
 def is_offered() -> bool:
-    """Whether people can sign in with GitHub here: a client is configured."""
-    return bool(settings.GITHUB_CLIENT_ID and settings.GITHUB_CLIENT_SECRET)
+    """Whether people can sign in with GitHub here: a client is configured, and no token would be sent in clear text."""
+    is_private = all(_is_private(url) for url in (settings.GITHUB_URL, settings.GITHUB_API_URL))
+    return bool(settings.GITHUB_CLIENT_ID and settings.GITHUB_CLIENT_SECRET) and is_private
 
 
-def authorize_address() -> str:
-    """Address at GitHub where a person allows it, without its query."""
-    return f"{settings.GITHUB_URL}/login/oauth/authorize"
+def _is_private(url: str) -> bool:
+    parts = urlsplit(url)
+    return parts.scheme == "https" or parts.hostname in ("127.0.0.1", "::1", "localhost")
 
 
 def new_secret() -> str:

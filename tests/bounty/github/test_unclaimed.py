@@ -14,12 +14,15 @@ from django.utils import timezone
 
 from bounty.github.app.facts import AccountFacts
 from bounty.github.people import account_of, return_unclaimed
-from bounty.models import Award, AwardState, StateChange, Submission, SubmissionState
+from bounty.github.pulls.judging import _submit, current_head
+from bounty.github.repositories.connections import connect
+from bounty.models import Award, AwardState, Head, HeadState, StateChange, Submission, SubmissionState
 from bounty.services.awards.lifecycle import reverse
 from bounty.services.bounties import available_escrow, close_bounty, find_bounty
 from bounty.services.reviews import review
 from bounty.services.series.best import best_award
 from bounty.services.submissions import find_submission
+from bounty.services.trees import blob_store
 from gainshare.accounts.github_accounts import GitHubAccountTaken, link, lock_number
 from gainshare.accounts.github_entrance import enter
 from gainshare.accounts.github_oauth import Person
@@ -27,6 +30,7 @@ from gainshare.accounts.models import GitHubAccount, User
 from gainshare.ledger import services as ledger
 from gainshare.ledger.audit import audit
 from tests.bounty.bounty_world import World, diff_of_line, make_user
+from tests.bounty.pages.github_rows import a_pull_request, a_repository
 from tests.bounty.services.test_killed_control import in_a_worker
 from tests.bounty.services.test_races import at_once
 
@@ -262,3 +266,21 @@ def test_a_booking_and_a_link_at_once_pay_one_person(world: World, nina: User) -
     world.advance(submission)
     assert ledger.balance(owner).unvested > 0
     assert ledger.balance(ned if owner == nina else nina).unvested == 0
+
+
+def test_a_submission_that_is_under_way_while_its_author_links_is_the_users(world: World, nina: User) -> None:
+    """A control worker has read who the author is, and submits after the link."""
+    repository = a_repository()
+    connect(actor=world.mira, name=world.lineage.name, github_id=repository.pk, branch="main")
+    pull = a_pull_request(repository, bounty=world.bounty)
+    Head.objects.update(state=HeadState.WAITING, diff_blob=blob_store().put(DIFF.encode()))
+    read_before = current_head(pull)
+    assert read_before is not None
+    ned = make_user("ned")
+    link(user=ned, github_id=NINA.github_id, login="nina")
+    _submit(read_before, world.bounty)
+    assert not Submission.objects.exists() and Head.objects.get().state == HeadState.WAITING
+    now = current_head(pull)
+    assert now is not None
+    _submit(now, world.bounty)
+    assert Submission.objects.get().submitter == ned

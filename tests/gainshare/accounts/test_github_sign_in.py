@@ -145,6 +145,15 @@ def test_without_a_client_there_is_nothing_of_it(db: None) -> None:
     assert Client().get("/github/welcome/").status_code == 404
 
 
+@pytest.mark.parametrize("name", ["GITHUB_URL", "GITHUB_API_URL"])
+def test_it_is_not_offered_where_tokens_would_be_sent_in_clear_text(
+    github: StandIn, settings: Settings, name: str
+) -> None:
+    setattr(settings, name, "http://github.example")
+    assert "GitHub" not in Client().get("/login/").content.decode()
+    assert Client().post("/github/start/").status_code == 404
+
+
 def test_the_pages_offer_it_where_there_is_a_client(github: StandIn) -> None:
     client, _ = logged_in()
     assert "Log in with GitHub" in Client().get("/login/").content.decode()

@@ -9,6 +9,7 @@ from django.forms import BoundField
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
+from gainshare.accounts.github_oauth import is_offered
 from gainshare.web import formatting
 from gainshare.web.banners import Banner
 from gainshare.web.banners import banners as standing_banners
@@ -129,7 +130,7 @@ def is_open_for_signup() -> bool:
 @register.simple_tag
 def offers_github() -> bool:
     """Whether people can sign in with GitHub."""
-    return bool(settings.GITHUB_CLIENT_ID and settings.GITHUB_CLIENT_SECRET)
+    return is_offered()
 
 
 @register.simple_tag

@@ -10,12 +10,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bounty.github.reports.comments import LIMIT, marker, units, wanted_comment
-from bounty.models import CommandState, Head, HeadState, PullRequestState
+from bounty.github.reports.outcomes import outcome_of
+from bounty.limits import UNCLAIMED_AFTER
+from bounty.models import Award, CommandState, Head, HeadState, PullRequestState
 from bounty.services.awards.lifecycle import reverse
 from bounty.services.disputes import file_dispute
 from bounty.services.merges import merge
 from bounty.services.reviews import review
 from bounty.services.submissions import find_submission
+from bounty.tasks import reconcile_pull_requests
 from tests.bounty.bounty_world import diff_of_line
 from tests.bounty.github.reports.conftest import Room
 from tests.bounty.github.reports.test_checks import tell
@@ -138,6 +141,24 @@ def test_who_never_signed_in_reads_how_to_claim(room: Room) -> None:
     text = text_of(room)
     assert "`newcomer`, to claim it** sign in with GitHub at <http" in text
     assert "90 days goes back to the bounty's escrow" in text
+
+
+def test_an_award_that_nobody_claimed_is_said_to_be_back(room: Room) -> None:
+    room.account(is_dormant=True)
+    submission = room.submitted().submission
+    assert submission is not None
+    room.world.gate(submission, 0.3)
+    room.world.price(submission, 0.3)
+    review(actor=room.world.ruth, submission_id=submission.pk, decision="accept")
+    merge(actor=room.world.mira, submission_id=submission.pk)
+    outcome = outcome_of(room.read().heads.get())
+    Award.objects.update(vested_at=timezone.now() - UNCLAIMED_AFTER)
+    reconcile_pull_requests()
+    text = visible(text_of(room))
+    assert (
+        "went back to the bounty's escrow" in text and "to claim it" not in text and "has vested" not in text
+    )
+    assert outcome_of(room.read().heads.get()) == outcome  # no second check run: the verdict stays
 
 
 def test_unmeasured_code_is_named(room: Room) -> None:
