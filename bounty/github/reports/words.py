@@ -95,6 +95,8 @@ def next_step(head: Head, outcome: Outcome) -> str:
     submission = head.submission
     if submission is None:
         return {
+            "nothing": "Nothing.",
+            "queue": "Nothing: a check run of the pull request's own head has its verdict.",
             "refused": "Change the branch as it says, and push. Nothing was run, and no attempt is counted.",
             "replaced": "Nothing: the newest head has a check run of its own.",
             "closed": "Open it again and comment `/judge` to have it judged.",
@@ -124,5 +126,5 @@ def unmeasured_text(head: Head) -> str:
     more = f" and {rest} more" if rest > 0 else ""
     return (
         f"It changes code that nobody measured: {', '.join(paths)}{more}. Nothing vests before a maintainer has accepted "
-        "that as well. Without these files in the pull request, nobody has to."
+        "that as well, with `/accept` and each of these files. Without them in the pull request, nobody has to."
     )

@@ -8,6 +8,7 @@ from django.db import transaction
 from django.db.utils import IntegrityError
 from django.utils import timezone
 
+from bounty.github.pulls.sealing import NOTHING_CHANGED
 from bounty.github.reports.checks import WantedCheck, wanted_checks
 from bounty.models import Head, HeadState, PullRequestState, Report, ReportKind
 from bounty.services.awards.lifecycle import reverse
@@ -277,7 +278,8 @@ def test_another_price_is_a_second_check_run(room: Room) -> None:
         ({"state": HeadState.WAITING, "problem": "Rebase on tree abc."}, "open", ""),
         ({"state": HeadState.REFUSED, "problem": "Rebase on tree abc."}, "open", "action_required"),
         ({"state": HeadState.REPLACED}, "open", "cancelled"),
-        ({"state": HeadState.SEALED, "diff_blob": ""}, "open", "neutral"),
+        ({"state": HeadState.REFUSED, "problem": f"{NOTHING_CHANGED}model/, so."}, "open", "neutral"),
+        ({"state": HeadState.SEALED, "diff_blob": "", "is_of_queue": True}, "open", "neutral"),
         ({"state": HeadState.SEALED}, "closed", "cancelled"),
         ({"state": HeadState.WAITING}, "merged", "neutral"),
     ],
@@ -288,7 +290,7 @@ def test_a_head_without_a_submission(room: Room, fields: dict[str, str], state: 
     found = check_of(room).fields
     assert found.conclusion == conclusion
     assert found.status == ("completed" if conclusion else "queued")
-    if "problem" in fields:
+    if fields.get("problem", "").startswith("Rebase"):
         assert "Rebase on tree abc." in found.summary
 
 

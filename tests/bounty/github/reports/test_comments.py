@@ -9,6 +9,7 @@ from django.utils import timezone
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from bounty.github.pulls.sealing import NOTHING_CHANGED
 from bounty.github.reports.comments import LIMIT, marker, units, wanted_comment
 from bounty.models import CommandState, Head, HeadState, PullRequestState
 from bounty.services.awards.lifecycle import reverse
@@ -44,8 +45,7 @@ def test_the_first_comment_says_that_a_public_diff_is_public(room: Room) -> None
 
 
 def test_a_pull_request_that_is_none_of_ours_gets_no_comment(room: Room) -> None:
-    room.changed(bounty=None)
-    room.head(diff_blob="")
+    room.head(diff_blob="", state=HeadState.REFUSED, problem=f"{NOTHING_CHANGED}model/, so.")
     assert text_of(room) == ""
 
 
