@@ -11,7 +11,7 @@ from bounty.github.app.installations import check_app
 from bounty.github.events import deliveries, reconciler
 from bounty.github.people import return_unclaimed
 from bounty.github.pulls.advance import advance_pull_request as advance_pull
-from bounty.github.reports.publishing import publish
+from bounty.github.reports.publishing import publish, publish_due
 from bounty.github.repositories.following import due_lineages, follow
 from bounty.services.awards.advance import advance_submission as advance
 from bounty.services.blob_sweep import sweep_blobs as sweep
@@ -103,3 +103,9 @@ def reconcile_pull_requests() -> None:
 def report_pull_request(pull_request_id: str) -> None:
     """Tell a pull request what has changed, and whatever else waits in the queue of its installation."""
     publish(UUID(pull_request_id))
+
+
+@shared_task(name="bounty.tasks.publish_reports")
+def publish_reports() -> None:
+    """Tell pull requests what a lost message or a killed worker left untold, and how far their heads are."""
+    publish_due()

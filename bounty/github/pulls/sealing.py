@@ -28,6 +28,7 @@ from bounty.services.series.copied_heads import end_later_copies, lock_lineages
 from bounty.services.trees import blob_store, store_tree
 
 DAY = timedelta(days=1)
+NOTHING_CHANGED = "It changes nothing in "
 
 
 class NotSealed(Exception):
@@ -106,7 +107,7 @@ def read_change(copy: Path, *, head: str, tip: str, folder: str) -> Change:
         before = read_folder(copy, commit=base, folder=folder, store=store)
         after = read_folder(copy, commit=head, folder=folder, store=store)
         if before.hash == after.hash:
-            raise NotSealed(f"It changes nothing in {folder}/, so there is nothing to measure.")
+            raise NotSealed(f"{NOTHING_CHANGED}{folder}/, so there is nothing to measure.")
         diff = write_diff(before, after, store, policy)
         patch = parse_patch(diff)
         check_patch(policy, patch)

@@ -41,7 +41,7 @@ def wanted_checks(pull_request: PullRequest) -> list[WantedCheck]:
 
 
 def heads_of(pull_request: PullRequest) -> list[Head]:
-    """Its heads as reports read them, the oldest first."""
+    """Its heads as reports read them, those of a merge queue as well, the oldest first."""
     checks = Report.objects.filter(kind=ReportKind.CHECK).order_by("pk")
     heads = pull_request.heads.select_related(
         "pull_request", "submission__bounty__lineage", "submission__submitter", "submission__verdict_run"
@@ -64,7 +64,7 @@ def _of_head(head: Head) -> list[WantedCheck]:
     found = []
     if not told:
         found.append(_open(head) if outcome is None else _final(head, VERDICT, NAME, outcome))
-    elif outcome is not None and outcome.key != told[-1].outcome:
+    elif outcome is not None and head.submission is not None and outcome.key != told[-1].outcome:
         name = f"{NAME}: {words.AFTERWARDS}"
         found.append(_final(head, f"{AGAIN}:{len(told) + 1}", name, outcome))
     if head.submission is None or outcome is None or not told:

@@ -6,6 +6,7 @@ It shows what everyone may know (`bounty.visibility`), and nothing that changes 
 from bounty.github.reports import sections
 from bounty.github.reports.checks import heads_of
 from bounty.github.reports.folded import commands, history
+from bounty.github.reports.outcomes import changes_nothing
 from bounty.models import Head, HeadState, PullRequest
 
 LIMIT = 65_536  # GitHub's, in characters
@@ -20,7 +21,7 @@ def marker(pull_request: PullRequest) -> str:
 
 def wanted_comment(pull_request: PullRequest) -> str:
     """The comment's text; empty where the pull request has nothing to do with a bounty, so that it gets none."""
-    heads = heads_of(pull_request)
+    heads = [head for head in heads_of(pull_request) if not head.is_of_queue]
     if not _is_wanted(pull_request, heads):
         return ""
     head = shown_head(heads)
@@ -46,9 +47,9 @@ def shown_head(heads: list[Head]) -> Head | None:
 
 
 def _is_wanted(pull_request: PullRequest, heads: list[Head]) -> bool:
-    if pull_request.bounty_id is not None or pull_request.problem or pull_request.commands.exists():
+    if pull_request.named or pull_request.commands.exists():
         return True
-    return any(head.state in ACTED_ON or head.diff_blob for head in heads)
+    return any((head.state in ACTED_ON or head.diff_blob) and not changes_nothing(head) for head in heads)
 
 
 def _fitting(fixed: list[str], folded: list[str]) -> str:

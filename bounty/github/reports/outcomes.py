@@ -4,6 +4,7 @@ Read from rows alone. Who may know what is decided in `bounty.visibility`: until
 doubt, there is no outcome here.
 """
 
+import hashlib
 from dataclasses import dataclass
 
 from django.contrib.auth.models import AnonymousUser
@@ -11,6 +12,7 @@ from django.db.models import F, Q
 
 from benchmarks.judging.verdicts import VerdictKind
 from benchmarks.statistics.units import signed_percent
+from bounty.github.pulls.sealing import NOTHING_CHANGED
 from bounty.models import (
     Award,
     AwardState,
@@ -55,17 +57,24 @@ def outcome_of(head: Head) -> Outcome | None:
     if head.submission is not None:
         found = _of_submission(head.submission)
         return found if found is None else _with_unmeasured(found, head)
+    if head.is_of_queue:
+        return Outcome("queue", "neutral", "Not judged here: the heads of the pull requests are")
+    if changes_nothing(head):
+        return Outcome("nothing", "neutral", "Nothing to judge: the folder is not changed")
     if head.state == HeadState.REFUSED:
         return Outcome("refused", "action_required", "Not judged: see what to change", head.problem)
     if head.state == HeadState.REPLACED:
         return Outcome("replaced", "cancelled", "A newer head took its place before it was measured")
-    if head.state == HeadState.SEALED and not head.diff_blob:
-        return Outcome("nothing", "neutral", "Nothing to judge: the folder is not changed")
     if head.pull_request.state == PullRequestState.MERGED:
         return Outcome("merged", "neutral", "Merged before it was judged")
     if head.pull_request.state == PullRequestState.CLOSED:
         return Outcome("closed", "cancelled", "Closed before it was judged")
     return None
+
+
+def changes_nothing(head: Head) -> bool:
+    """Whether the head leaves the bound folder as it is, so that it is no matter of ours."""
+    return head.state == HeadState.REFUSED and head.problem.startswith(NOTHING_CHANGED)
 
 
 def is_public(submission: Submission) -> bool:
@@ -74,7 +83,7 @@ def is_public(submission: Submission) -> bool:
 
 
 def booked_award(submission: Submission) -> Award | None:
-    """The award that was booked after confirmation and guard rails, unless it was taken back."""
+    """The award that was booked after confirmation and guard rails, unless it was taken back from a gain that no longer counts."""
     award = standing_award(submission)
     return award if award is not None and award.state in BOOKED else None
 
@@ -93,7 +102,9 @@ def _of_submission(submission: Submission) -> Outcome | None:
         case S.CONFIRMED | S.ACCEPTED | S.VESTED:
             return _gain(submission)
         case S.DECLINED:
-            return Outcome(_key(submission), "failure", "A maintainer declined it", _words(submission))
+            return Outcome(
+                _key(submission), "failure", "Declined: its award went back to the escrow", _words(submission)
+            )
         case S.REVERSED:
             return Outcome(_key(submission), "failure", "Its award was taken back", _words(submission))
     return _refused(submission)
@@ -147,11 +158,15 @@ def _words(submission: Submission) -> str:
 
 def _key(submission: Submission) -> str:
     change = _change(submission)
-    return "unknown" if change is None else str(change.pk)
+    key = "unknown" if change is None else str(change.pk)
+    if submission.state != S.JUDGED:
+        return key
+    verdict = f"{submission.verdict_kind} {submission.verdict_reason}"  # it may change without the state
+    return f"{key}:{hashlib.sha256(verdict.encode()).hexdigest()[:12]}"
 
 
 def _change(submission: Submission) -> StateChange | None:
     """The change that brought its present outcome: reviews, merges and vesting are none."""
-    ended = Q(new__in=ENDS) & (~Q(old=F("new")) | Q(new=S.JUDGED))
+    ended = Q(new__in=ENDS) & ~Q(old=F("new"))
     changes = StateChange.objects.filter(subject="submission", subject_id=str(submission.pk))
-    return changes.filter(ended | Q(old=S.REVERSED)).order_by("-pk").first()
+    return changes.filter(ended | Q(old=S.REVERSED) & ~Q(new=S.REVERSED)).order_by("-pk").first()

@@ -9,22 +9,28 @@ from bounty.github.reports.outcomes import booked_award, is_public, lacks_accept
 from bounty.github.reports.words import MOST_REASON, figure_rows, next_step, unmeasured_text
 from bounty.limits import UNCLAIMED_AFTER
 from bounty.models import (
+    Approval,
+    ApprovalState,
     AwardState,
     DisputeState,
     Head,
     HeadState,
     PullRequest,
     PullRequestState,
+    ReversalKind,
+    ReversalState,
     Submission,
     SubmissionState,
 )
 from bounty.services.awards.lifecycle import acceptances
+from bounty.services.awards.unmeasured import unaccepted_paths
 from bounty.services.course import shown_state
 from bounty.visibility import BEING_JUDGED
 from gainshare.web.formatting import in_credits
 
 ICONS = {"success": "✅", "failure": "❌", "neutral": "⚪", "cancelled": "⚪", "action_required": "❗"}
 S = SubmissionState
+MOST_REVIEWS = 3
 
 
 def headline(pull_request: PullRequest, head: Head | None) -> str:
@@ -75,13 +81,17 @@ def problems(pull_request: PullRequest, head: Head | None, heads: list[Head]) ->
         parts.append(prose(pull_request.problem, most=MOST_REASON))
     said = {one.problem: one for one in (head, *heads[-1:]) if one is not None and one.problem}
     parts += [prose(words, most=MOST_REASON) for words in said if words != pull_request.problem]
-    if pull_request.needs_judge_command and not is_judged and pull_request.state == PullRequestState.OPEN:
+    if (
+        pull_request.needs_judge_command
+        and not (is_judged or parts)
+        and pull_request.state == PullRequestState.OPEN
+    ):
         parts.append(
             "Its author is new here, so it is judged after a comment `/judge` by somebody else who may write to this "
             "repository."
         )
-    if head is not None and lacks_acceptance(head):
-        parts.append(unmeasured_text(head))
+    shown = {one.pk: one for one in (head, *heads[-1:]) if one is not None and lacks_acceptance(one)}
+    parts += [unmeasured_text(one) for one in shown.values()]
     return "\n\n".join(f"❗ {part}" for part in parts)
 
 
@@ -109,22 +119,23 @@ def payment(pull_request: PullRequest, head: Head | None) -> str:
         return _merged_without_verdict(pull_request, submission)
     award = booked_award(submission)
     if award is None:
-        return _merged_without_verdict(pull_request, submission)
-    if award.state == AwardState.RETURNED:
-        return (
-            f"**Returned:** nobody claimed the award within {UNCLAIMED_AFTER.days} days, so it went back to the bounty's "
-            "escrow. The gain still counts."
+        return "\n\n".join(
+            filter(None, [_merged_without_verdict(pull_request, submission), *_branch(submission)])
         )
-    parts = []
-    if submission.state == S.VESTED or award.state == AwardState.VESTED:
-        parts.append("**Paid:** the award has vested.")
+    parts = _branch(submission)
+    if award.state == AwardState.RETURNED:
+        parts.append(
+            f"**Not claimed within {UNCLAIMED_AFTER.days} days:** the award went back to the bounty's escrow. The gain still "
+            "counts in its series."
+        )
+    elif award.state == AwardState.VESTED:
+        parts += ["**Paid:** the award has vested.", _claim(pull_request)]
     else:
-        parts.append(_waits(pull_request, head, submission))
-    parts.append(_claim(pull_request))
+        parts += [_waits(pull_request, submission), *_not_counted(head), _claim(pull_request)]
     return "\n\n".join(part for part in parts if part)
 
 
-def _waits(pull_request: PullRequest, head: Head, submission: Submission) -> str:
+def _waits(pull_request: PullRequest, submission: Submission) -> str:
     """What a booked award still waits for."""
     given, needed = acceptances(submission)
     how = (
@@ -135,11 +146,38 @@ def _waits(pull_request: PullRequest, head: Head, submission: Submission) -> str
     if submission.state == S.CONFIRMED:
         merged = "**Merged, but not accepted yet:** a merge is not a review. " if is_merged else ""
         return f"{merged}The award waits for acceptances by platform maintainers: {given} of {needed} so far. {how}"
-    if lacks_acceptance(head):
+    if unaccepted_paths(submission):
         return f"Accepted. The award still waits for an acceptance that names the code that nobody measured. {how}"
     if is_merged:
         return "Accepted and merged. The award vests when the merged folder is the measured one; another one is measured again."
     return "Accepted. The award vests when this is merged and the merged folder is the measured one."
+
+
+def _branch(submission: Submission) -> list[str]:
+    """What the branch brought that waits: a merge that is not the measured tree, or a branch that went back."""
+    landing = submission.landings.filter(ended_at=None).first()
+    said = [] if landing is None or not landing.problem else [f"❗ {prose(landing.problem)}"]
+    for question in submission.reversals.filter(state=ReversalState.OPEN):
+        at = code(question.commit[:12])
+        if question.kind == ReversalKind.REVERSAL:
+            said.append(
+                f"❗ **At {at} the branch went back** to a tree from before this was merged. A maintainer who did not push that "
+                "confirms that the award is taken back, or dismisses it."
+            )
+        else:
+            said.append(
+                f"❗ **At {at} the branch has this code again**, whose award was taken back. A maintainer who did not push "
+                "that confirms that the award is paid to its author again, or dismisses it."
+            )
+    return said
+
+
+def _not_counted(head: Head) -> list[str]:
+    """Approving reviews that do not count, and why."""
+    rows = Approval.objects.filter(head=head, state=ApprovalState.APPROVED, counted_as=None).exclude(
+        problem=""
+    )
+    return [f"An approving review does not count: {prose(row.problem)}" for row in rows[:MOST_REVIEWS]]
 
 
 def _merged_without_verdict(pull_request: PullRequest, submission: Submission | None) -> str:

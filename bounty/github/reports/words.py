@@ -5,13 +5,18 @@ from bounty.github.reports.escaping import code, prose
 from bounty.github.reports.figures import NEXT_STEPS, NOT_PROVED, Figure, figures_of, rank_text, table
 from bounty.github.reports.links import bounty_link, how_url, submission_url
 from bounty.github.reports.outcomes import Outcome, booked_award, is_public, lacks_acceptance
-from bounty.models import Head, HeadState, RunKind, Submission, SubmissionState
+from bounty.models import AwardState, Head, HeadState, RunKind, Submission, SubmissionState
 from bounty.pages.progress import Progress
 from gainshare.web.formatting import format_credits, in_credits
 
 AFTERWARDS = "after the verdict"
 MOST_REASON = 6000
 MOST_PATHS = 30
+STATES = {
+    AwardState.UNVESTED: "spendable after review and merge",
+    AwardState.VESTED: "vested",
+    AwardState.RETURNED: "went back to the escrow unclaimed",
+}
 SEALED_HINT = "Results stay hidden until the verdict."
 
 
@@ -82,7 +87,7 @@ def figure_rows(submission: Submission) -> list[Figure]:
     rows.append(
         Figure(
             "Award",
-            f"{format_credits(award.amount_microcredits)} credits{part} ({award.get_state_display().lower()})",
+            f"{format_credits(award.amount_microcredits)} credits{part} ({STATES[AwardState(award.state)]})",
         )
     )
     if rank := rank_text(submission):
@@ -95,6 +100,8 @@ def next_step(head: Head, outcome: Outcome) -> str:
     submission = head.submission
     if submission is None:
         return {
+            "nothing": "Nothing.",
+            "queue": "Nothing: a check run of the pull request's own head has its verdict.",
             "refused": "Change the branch as it says, and push. Nothing was run, and no attempt is counted.",
             "replaced": "Nothing: the newest head has a check run of its own.",
             "closed": "Open it again and comment `/judge` to have it judged.",
@@ -124,5 +131,5 @@ def unmeasured_text(head: Head) -> str:
     more = f" and {rest} more" if rest > 0 else ""
     return (
         f"It changes code that nobody measured: {', '.join(paths)}{more}. Nothing vests before a maintainer has accepted "
-        "that as well. Without these files in the pull request, nobody has to."
+        "that as well, with `/accept` and each of these files. Without them in the pull request, nobody has to."
     )

@@ -74,6 +74,10 @@ app.conf.update(
             "task": "bounty.tasks.reconcile_pull_requests",
             "schedule": settings.REPOSITORY_POLL_S,
         },
+        "publish-reports": {
+            "task": "bounty.tasks.publish_reports",
+            "schedule": settings.CELERY_BEAT_INTERVAL_S,
+        },
         "seal-entries": {
             "task": "gainshare.ledger.tasks.seal_entries",
             "schedule": settings.CELERY_BEAT_INTERVAL_S,

@@ -8,13 +8,15 @@ from django.db import transaction
 from django.db.utils import IntegrityError
 from django.utils import timezone
 
+from bounty.github.pulls.sealing import NOTHING_CHANGED
 from bounty.github.reports.checks import WantedCheck, wanted_checks
 from bounty.models import Head, HeadState, PullRequestState, Report, ReportKind
-from bounty.services.awards.lifecycle import reverse
+from bounty.services.awards.lifecycle import restore, reverse
 from bounty.services.disputes import answer_dispute, file_dispute
 from bounty.services.merges import merge
 from bounty.services.reviews import review
 from bounty.services.submissions import find_submission, withdraw
+from bounty.services.transitions import note
 from tests.bounty.bounty_world import diff_of_line
 from tests.bounty.github.reports.room import Room
 
@@ -227,6 +229,44 @@ def test_a_reversal_is_a_second_check_run(room: Room) -> None:
     assert wanted_checks(room.read()) == []
 
 
+def test_an_award_restored_is_a_third_check_run(room: Room) -> None:
+    head = room.confirmed()
+    assert head.submission is not None
+    tell(room)
+    review(actor=room.world.ruth, submission_id=head.submission.pk, decision="accept")
+    merge(actor=room.world.mira, submission_id=head.submission.pk)
+    reverse(actor=room.world.ruth, submission=find_submission(head.submission.pk), reason="Reverted.")
+    tell(room)
+    submission = find_submission(head.submission.pk)
+    note(submission, old=submission.state, new=submission.state, reason="asked whether it is restored")
+    assert wanted_checks(room.read()) == []
+    restore(actor=room.world.ruth, submission=find_submission(head.submission.pk), reason="It landed again.")
+    (green,) = tell(room)
+    assert (green.subject, green.fields.conclusion) == ("again:3", "success")
+    assert wanted_checks(room.read()) == []
+
+
+def test_a_note_in_its_history_is_no_further_check_run(room: Room) -> None:
+    head = room.submitted()
+    assert head.submission is not None
+    room.world.gate(head.submission, 0.0)
+    tell(room)
+    submission = find_submission(head.submission.pk)
+    note(submission, old=submission.state, new=submission.state, reason="the branch has its change")
+    assert wanted_checks(room.read()) == []
+
+
+def test_a_head_that_lost_its_submission_after_the_verdict_keeps_its_check_run(room: Room) -> None:
+    """A newer commit with the same change takes the submission over, and gets a check run of its own."""
+    old = room.confirmed()
+    tell(room)
+    submission = old.submission
+    Head.objects.filter(pk=old.pk).update(submission=None, state=HeadState.REPLACED)
+    new = room.head(submission)
+    (check,) = wanted_checks(room.read())
+    assert (check.head, check.subject, check.fields.conclusion) == (new, "verdict", "success")
+
+
 def test_another_measurement_after_a_dispute_is_a_second_check_run(room: Room) -> None:
     head = room.submitted()
     assert head.submission is not None
@@ -277,7 +317,8 @@ def test_another_price_is_a_second_check_run(room: Room) -> None:
         ({"state": HeadState.WAITING, "problem": "Rebase on tree abc."}, "open", ""),
         ({"state": HeadState.REFUSED, "problem": "Rebase on tree abc."}, "open", "action_required"),
         ({"state": HeadState.REPLACED}, "open", "cancelled"),
-        ({"state": HeadState.SEALED, "diff_blob": ""}, "open", "neutral"),
+        ({"state": HeadState.REFUSED, "problem": f"{NOTHING_CHANGED}model/, so."}, "open", "neutral"),
+        ({"state": HeadState.SEALED, "diff_blob": "", "is_of_queue": True}, "open", "neutral"),
         ({"state": HeadState.SEALED}, "closed", "cancelled"),
         ({"state": HeadState.WAITING}, "merged", "neutral"),
     ],
@@ -288,7 +329,7 @@ def test_a_head_without_a_submission(room: Room, fields: dict[str, str], state: 
     found = check_of(room).fields
     assert found.conclusion == conclusion
     assert found.status == ("completed" if conclusion else "queued")
-    if "problem" in fields:
+    if fields.get("problem", "").startswith("Rebase"):
         assert "Rebase on tree abc." in found.summary
 
 

@@ -9,10 +9,26 @@ from django.utils import timezone
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from bounty.github.pulls.sealing import NOTHING_CHANGED
+from bounty.github.reports.checks import wanted_checks
 from bounty.github.reports.comments import LIMIT, marker, units, wanted_comment
 from bounty.github.reports.outcomes import outcome_of
+from bounty.github.unclaimed import return_unclaimed
 from bounty.limits import UNCLAIMED_AFTER
-from bounty.models import Award, CommandState, Head, HeadState, PullRequestState
+from bounty.models import (
+    Approval,
+    ApprovalState,
+    Award,
+    CommandState,
+    Head,
+    HeadState,
+    Landing,
+    LandingState,
+    PullRequestState,
+    Reversal,
+    ReversalKind,
+    ReversalState,
+)
 from bounty.services.awards.lifecycle import reverse
 from bounty.services.disputes import file_dispute
 from bounty.services.merges import merge
@@ -47,8 +63,7 @@ def test_the_first_comment_says_that_a_public_diff_is_public(room: Room) -> None
 
 
 def test_a_pull_request_that_is_none_of_ours_gets_no_comment(room: Room) -> None:
-    room.changed(bounty=None)
-    room.head(diff_blob="")
+    room.head(diff_blob="", state=HeadState.REFUSED, problem=f"{NOTHING_CHANGED}model/, so.")
     assert text_of(room) == ""
 
 
@@ -206,6 +221,69 @@ def test_commands_are_answered_and_older_answers_are_folded(room: Room) -> None:
     assert "👎 `/judge B99` by `somebody`: There is no bounty B99." in visible(text)
     assert "⏳ `/bounty` by `somebody`: is being worked on." in visible(text)
     assert "Answer 5." in visible(text) and "Answer 2." not in visible(text) and "Answer 0." in text
+
+
+def test_a_branch_that_went_back_is_said(room: Room) -> None:
+    head = room.confirmed()
+    assert head.submission is not None
+    review(actor=room.world.ruth, submission_id=head.submission.pk, decision="accept")
+    merge(actor=room.world.mira, submission_id=head.submission.pk)
+    asked = {"lineage": room.world.lineage, "submission": head.submission, "tree": room.world.tree}
+    row = Reversal.objects.create(kind=ReversalKind.REVERSAL, commit="c" * 40, **asked)
+    assert "At `cccccccccccc` the branch went back" in text_of(room)
+    Reversal.objects.filter(pk=row.pk).update(kind=ReversalKind.RESTORATION)
+    assert "the branch has this code again" in text_of(room)
+    Reversal.objects.filter(pk=row.pk).update(state=ReversalState.ENDED, ended_at=timezone.now())
+    assert "the branch" not in visible(text_of(room)).partition("A maintainer accepts")[0]
+
+
+def test_a_merge_of_another_tree_says_what_it_waits_for(room: Room) -> None:
+    head = room.confirmed()
+    assert head.submission is not None
+    room.changed(state=PullRequestState.MERGED)
+    Landing.objects.create(
+        lineage=room.world.lineage,
+        submission=head.submission,
+        commit="c" * 40,
+        tree_hash="d" * 64,
+        state=LandingState.AGAIN,
+        problem="It was merged on another tree; it is measured again.",
+    )
+    assert "❗ It was merged on another tree; it is measured again." in text_of(room)
+
+
+def test_a_review_that_does_not_count_says_why(room: Room) -> None:
+    head = room.confirmed()
+    Approval.objects.create(
+        review_id=1,
+        head=head,
+        github_id=5,
+        state=ApprovalState.APPROVED,
+        submitted_at=timezone.now(),
+        problem="Its account is not linked.",
+    )
+    assert "An approving review does not count: Its account is not linked." in text_of(room)
+
+
+def test_an_award_that_nobody_claimed_went_back(room: Room) -> None:
+    head = room.confirmed()
+    assert head.submission is not None
+    room.account("newcomer", is_dormant=True)
+    tell(room)
+    review(actor=room.world.ruth, submission_id=head.submission.pk, decision="accept")
+    merge(actor=room.world.mira, submission_id=head.submission.pk)
+    Award.objects.update(vested_at=timezone.now() - timedelta(days=91))
+    assert return_unclaimed() == 1
+    text = text_of(room)
+    assert "Not claimed within 90 days" in text and "to claim it" not in text and "Gain confirmed" in text
+    assert wanted_checks(room.read()) == []
+
+
+def test_heads_of_a_merge_queue_are_not_in_the_comment(room: Room) -> None:
+    room.submitted()
+    before = text_of(room)
+    room.head(is_of_queue=True, diff_blob="")
+    assert text_of(room) == before
 
 
 HOSTILE = (

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
+from bounty.github.pulls.sealing import NOTHING_CHANGED
 from bounty.github.reports.publishing import publish, publish_due
 from bounty.models import Head, HeadState, Installation, InstallationState, Report
 from bounty.services.awards.lifecycle import reverse
@@ -209,7 +210,6 @@ def test_a_replaced_head_and_a_new_one_have_a_check_run_each(hosted: Hosted) -> 
 
 
 def test_a_pull_request_that_is_none_of_ours_is_told_nothing_in_a_comment(hosted: Hosted) -> None:
-    hosted.changed(bounty=None)
-    hosted.head(diff_blob="")
+    hosted.head(diff_blob="", state=HeadState.REFUSED, problem=f"{NOTHING_CHANGED}model/, so.")
     hosted.publish()
     assert hosted.comments == [] and hosted.checks == [("Gainshare", "neutral")]
