@@ -83,7 +83,7 @@ def _take_back(award: Award) -> None:
     """Return a vested award. The submission stays vested: nothing is wrong with its gain, which still counts."""
     assert award.transfer_id is not None, "a vested award was booked"
     ledger.reverse_award(
-        transfer_id=award.transfer_id, reversal_id=step_id(award.pk, "unclaimed"), reason=REASON
+        transfer_id=award.transfer_id, reversal_id=step_id(award.transfer_id, "unclaimed"), reason=REASON
     )
     is_moved = move(award, to=AwardState.RETURNED, reason=REASON, ended_at=timezone.now())
     assert is_moved, "awards change under their lineage's lock"

@@ -9,12 +9,11 @@ from datetime import datetime
 from django.db.models import Count, Q, Sum
 
 from bounty.models import Award, AwardRole, AwardState, Bounty, BountyState, SubmissionState
+from bounty.services.series.best import STANDING
 
 # In other states a confirmed award is being priced again, and is hidden until that is decided.
 DECIDED = (SubmissionState.CONFIRMED, SubmissionState.ACCEPTED, SubmissionState.VESTED)
-CONFIRMED_GAIN = Q(
-    role=AwardRole.GAIN, state__in=[AwardState.UNVESTED, AwardState.VESTED], submission__state__in=DECIDED
-)
+CONFIRMED_GAIN = Q(role=AwardRole.GAIN, state__in=STANDING, submission__state__in=DECIDED)
 
 
 @dataclass(frozen=True, slots=True)

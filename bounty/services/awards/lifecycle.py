@@ -269,7 +269,8 @@ def _require_restorable(submission: Submission, lineage: Lineage) -> None:
         first = submission.awards.filter(state=AwardState.REVERSED).order_by("series_at").first()
         assert first is not None, "a reversed submission has its award"
         # What is not paid yet is priced again, on top of the restored gain; what is paid was priced without it.
-        others = series_awards(bounty).filter(state=AwardState.VESTED, series_at__gt=first.series_at)
+        paid = (AwardState.VESTED, AwardState.RETURNED)
+        others = series_awards(bounty).filter(state__in=paid, series_at__gt=first.series_at)
     if others.exists():
         raise WrongState(
             "Another submission was paid since the award was taken back, against the tree without this change. "

@@ -17,7 +17,7 @@ from bounty.github.people import account_of, return_unclaimed
 from bounty.github.pulls.judging import _submit, current_head
 from bounty.github.repositories.connections import connect
 from bounty.models import Award, AwardState, Head, HeadState, StateChange, Submission, SubmissionState
-from bounty.services.awards.lifecycle import reverse
+from bounty.services.awards.lifecycle import restore, reverse
 from bounty.services.bounties import available_escrow, close_bounty, find_bounty
 from bounty.services.reviews import review
 from bounty.services.series.best import best_award
@@ -131,6 +131,19 @@ def test_a_returned_award_can_still_be_reversed(world: World, nina: User) -> Non
     reverse(actor=world.mira, submission=find_submission(submission.pk), reason="a cheat")
     assert submission.awards.get().state == AwardState.REVERSED
     assert find_submission(submission.pk).bounty.lineage.tip == world.tree
+    assert available_escrow(find_bounty(world.bounty.pk)) == world.escrow
+
+
+def test_a_restored_award_that_nobody_claims_goes_back_again(world: World, nina: User) -> None:
+    submission = world.vested(nina, DIFF)
+    long_ago()
+    return_unclaimed()
+    reverse(actor=world.mira, submission=find_submission(submission.pk), reason="reverted")
+    with transaction.atomic():
+        restore(actor=world.mira, submission=find_submission(submission.pk), reason="landed again")
+    assert ledger.balance(nina).available > 0 and return_unclaimed() == 0
+    long_ago()
+    assert return_unclaimed() == 1 and submission.awards.get().state == AwardState.RETURNED
     assert available_escrow(find_bounty(world.bounty.pk)) == world.escrow
 
 
