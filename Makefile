@@ -7,6 +7,7 @@
 #   INSTALL           locked (default): the versions of requirements/, checked against their hashes;
 #                     newest: the newest of everything that pyproject.toml allows
 #   ARGS              passed on to `gainshare up`, `gainshare demo` or pytest, e.g. make test ARGS="-k ledger -x"
+#   WORKERS           processes of make test that share the cores; default: one more than processors
 #   BENCH             which figures `make bench` prints: python -m benchmarks.$(BENCH)
 
 PYTHON ?=
@@ -18,7 +19,8 @@ BENCH ?= loop
 
 VENV := .venv
 BIN := $(VENV)/bin
-ALONE := stack or measures
+# One more than processors: many tests wait for processes that they start.
+WORKERS ?= $(shell echo $$(($$(nproc) + 1)))
 LOCK := pyproject.toml requirements/install $(wildcard requirements/*.txt)
 RUNTIME := $(VENV)/.installed
 DEVELOPMENT := $(VENV)/.installed-dev
@@ -46,10 +48,10 @@ demo: $(RUNTIME)
 up: $(RUNTIME)
 	$(BIN)/gainshare up $(ARGS)
 
-# What measures or runs whole stacks has the machine for itself; the rest shares its cores. 5: nothing was selected.
+# A test whose result rests on times has the machine for itself; the others share its cores. 5: nothing was selected.
 test: $(DEVELOPMENT)
-	$(BIN)/python -m pytest -n auto --dist worksteal -m "not long and not ($(ALONE))" $(ARGS) || [ $$? -eq 5 ]
-	$(BIN)/python -m pytest -m "not long and ($(ALONE))" $(ARGS) || [ $$? -eq 5 ]
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not long and not measures" $(ARGS) || [ $$? -eq 5 ]
+	$(BIN)/python -m pytest -m "not long and measures" $(ARGS) || [ $$? -eq 5 ]
 
 # The stack's and the judge's tests that need neither services nor sandboxes nor long work.
 QUICK := not (slow or long or database or sandbox or browser or stack)

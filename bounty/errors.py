@@ -1,5 +1,8 @@
 """Errors of the bounty app, each with a stable code, an HTTP status and a message that says what to do."""
 
+from typing import Self
+from uuid import UUID
+
 from gainshare.accounts.errors import DomainError
 
 
@@ -80,6 +83,12 @@ class WrongBase(BountyError):
     code = "rebase"
 
 
+class NotApplicable(BountyError):
+    """The diff cannot be read, is not allowed, or does not apply to the tree that counts."""
+
+    code = "not_applicable"
+
+
 class OldLayout(BountyError):
     """The tree has the layout of an older version of the stack, which the judge cannot measure."""
 
@@ -92,13 +101,24 @@ class BaseFailed(BountyError):
     code = "base_failed"
 
 
-class AlreadySubmitted(BountyError):
+class OwnEarlier(BountyError):
+    """The same candidate was submitted by the same person before: `submission_id` is that one."""
+
+    submission_id: UUID | None = None
+
+    def of(self, submission_id: UUID) -> Self:
+        """This error with the submission that it is about."""
+        self.submission_id = submission_id
+        return self
+
+
+class AlreadySubmitted(OwnEarlier):
     """The same candidate is being judged."""
 
     code = "already_submitted"
 
 
-class AlreadyJudged(BountyError):
+class AlreadyJudged(OwnEarlier):
     """The same candidate was already judged against the same base."""
 
     code = "already_judged"

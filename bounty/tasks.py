@@ -7,6 +7,10 @@ from celery import shared_task
 
 from benchmarks.runner.lost_broker import end_worker_on_lost_ack
 from bounty.errors import NotFound
+from bounty.github.app.installations import check_app
+from bounty.github.events import deliveries, reconciler
+from bounty.github.pulls.advance import advance_pull_request as advance_pull
+from bounty.github.reports.publishing import publish
 from bounty.github.repositories.following import due_lineages, follow
 from bounty.services.awards.advance import advance_submission as advance
 from bounty.services.blob_sweep import sweep_blobs as sweep
@@ -67,3 +71,33 @@ def follow_repository(lineage: str) -> None:
     """Fetch a lineage's repository and follow its branch; nothing if it is no longer bound."""
     with suppress(NotFound):
         follow(lineage=lineage)
+
+
+@shared_task(name="bounty.tasks.check_github_app")
+def check_github_app() -> None:
+    """Ask GitHub about the App, its installations and their repositories; nothing without an App."""
+    check_app()
+
+
+@shared_task(name="bounty.tasks.process_delivery")
+def process_delivery(delivery_id: str) -> None:
+    """Work off one delivery of GitHub's webhooks."""
+    deliveries.process_delivery(delivery_id=UUID(delivery_id))
+
+
+@shared_task(name="bounty.tasks.advance_pull_request")
+def advance_pull_request(pull_request_id: str) -> None:
+    """Do what can be done now for one pull request."""
+    advance_pull(pull_request_id=UUID(pull_request_id))
+
+
+@shared_task(name="bounty.tasks.reconcile_pull_requests")
+def reconcile_pull_requests() -> None:
+    """Find what GitHub's events did not tell, and continue what was left unfinished."""
+    reconciler.reconcile()
+
+
+@shared_task(name="bounty.tasks.report_pull_request")
+def report_pull_request(pull_request_id: str) -> None:
+    """Tell a pull request what has changed, and whatever else waits in the queue of its installation."""
+    publish(UUID(pull_request_id))

@@ -7,12 +7,14 @@ gets the same integer.
 from collections.abc import Sequence
 from decimal import ROUND_FLOOR, Context, Decimal
 from fractions import Fraction
+from functools import lru_cache
 
 PPB = 1_000_000_000
 PPM = 1_000_000
 _CONTEXT = Context(prec=40)
 
 
+@lru_cache(maxsize=1 << 14)  # a document's pairs are read several times while it is verified
 def log_ppb(ratio: Fraction) -> int:
     """ln(ratio) in billionths of a nat, rounded down. Raises ValueError unless the ratio is positive."""
     if ratio <= 0:

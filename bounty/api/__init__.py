@@ -5,7 +5,8 @@ from django.urls import path
 from bounty.api.awards import AwardList
 from bounty.api.bounties import BountyClose, BountyDetail, BountyFund, BountyLeaderboard, BountyList
 from bounty.api.disputes import DisputeAnswer, DisputeDetail, DisputeList, SubmissionDispute
-from bounty.api.repositories import LineageRepository, LineageRepositoryFetch
+from bounty.api.github import GitHubCheck, GitHubManifest, GitHubStatus
+from bounty.api.repositories import LineageRepository, LineageRepositoryConnect, LineageRepositoryFetch
 from bounty.api.reproductions import (
     ReproductionDecline,
     ReproductionDetail,
@@ -49,6 +50,7 @@ from bounty.api.trees import (
     TreeDetail,
     TreeList,
 )
+from bounty.github.events.door import Webhook
 
 urlpatterns = [
     path("trees/", TreeList.as_view()),
@@ -59,8 +61,12 @@ urlpatterns = [
     path("lineages/<slug:name>/", LineageDetail.as_view()),
     path("lineages/<slug:name>/release/", LineageRelease.as_view()),
     path("lineages/<slug:name>/repository/", LineageRepository.as_view()),
+    path("lineages/<slug:name>/repository/connect/", LineageRepositoryConnect.as_view()),
     path("lineages/<slug:name>/repository/fetch/", LineageRepositoryFetch.as_view()),
     path("lineages/<slug:name>/stop/", LineageStop.as_view()),
+    path("github/", GitHubStatus.as_view()),
+    path("github/check/", GitHubCheck.as_view()),
+    path("github/manifest/", GitHubManifest.as_view()),
     path("bounties/", BountyList.as_view()),
     path("bounties/<str:pk>/", BountyDetail.as_view()),
     path("bounties/<str:pk>/close/", BountyClose.as_view()),
@@ -92,6 +98,7 @@ urlpatterns = [
     path("runs/<uuid:pk>/cancel/", RunCancel.as_view()),
     path("runs/<uuid:pk>/rerun/", RunRerun.as_view()),
     path("awards/", AwardList.as_view()),
+    path("github/webhook/", Webhook.as_view()),
     path("slow-bases/", SlowBaseList.as_view()),
     path("slow-bases/<uuid:pk>/answer/", SlowBaseAnswer.as_view()),
     path("runners/", RunnerList.as_view()),

@@ -12,6 +12,7 @@ from rest_framework.views import APIView
 from bounty.api.parsing import caller, validated
 from bounty.github.repositories.addresses import DEFAULT_FOLDER
 from bounty.github.repositories.bindings import ask_fetch, bind, find_binding, unbind
+from bounty.github.repositories.connections import connect
 from bounty.models import RepositoryBinding
 from gainshare.accounts.permissions import IsMaintainer
 from gainshare.accounts.schema import refused
@@ -27,12 +28,31 @@ class RepositoryIn(serializers.Serializer[Any]):
     )
 
 
+class ConnectIn(serializers.Serializer[Any]):
+    github_id = serializers.IntegerField(
+        min_value=1, help_text="GitHub's number of a repository that the App sees."
+    )
+    branch = serializers.CharField(max_length=200)
+    folder = serializers.CharField(
+        max_length=240, default=DEFAULT_FOLDER, help_text="The folder that is the lineage's model/."
+    )
+    daily_microcredits = serializers.IntegerField(
+        min_value=0, default=0, help_text="What comments in its pull requests can spend in a day (UTC)."
+    )
+
+
 class RepositoryOut(serializers.ModelSerializer[RepositoryBinding]):
     lineage = serializers.CharField(source="lineage.name")
     tip = serializers.CharField(source="lineage.tip_id", help_text="The lineage's tip.")
     commit = serializers.CharField(help_text="The commit that was followed last; empty before the first one.")
     tree = serializers.CharField(
         source="tree_id", allow_null=True, help_text="The tree of the folder at that commit."
+    )
+    github = serializers.CharField(
+        source="github.full_name",
+        default=None,
+        allow_null=True,
+        help_text="OWNER/NAME of the repository whose pull requests are judged; null if none are.",
     )
     problem = serializers.CharField(help_text="Why the branch's newest commit is not followed; else empty.")
     merge_stop_reason = serializers.CharField(
@@ -44,7 +64,7 @@ class RepositoryOut(serializers.ModelSerializer[RepositoryBinding]):
         model = RepositoryBinding
         fields = [
             "lineage", "url", "branch", "folder", "commit", "tree", "tip", "problem", "merge_stop_reason", "checked_at",
-            "created_at",
+            "created_at", "github", "daily_microcredits",
         ]  # fmt: skip
 
 
@@ -70,6 +90,18 @@ class LineageRepository(APIView):
         """End the binding (maintainers). The tip stays as it is."""
         unbind(actor=caller(request), name=name)
         return Response(status=204)
+
+
+class LineageRepositoryConnect(APIView):
+    """The connection of a lineage to a repository at GitHub, whose pull requests are judged."""
+
+    permission_classes = [IsMaintainer]
+
+    @extend_schema(request=ConnectIn, responses={200: RepositoryOut, **refused(404, 409)})
+    def post(self, request: Request, name: str) -> Response:
+        """Connect a lineage to a repository that the App sees (maintainers). It is bound to it too."""
+        terms = validated(ConnectIn, request)
+        return Response(RepositoryOut(connect(actor=caller(request), name=name, **terms)).data)
 
 
 class LineageRepositoryFetch(APIView):

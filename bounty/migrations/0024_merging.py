@@ -37,7 +37,7 @@ END $$;
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('bounty', '0020_github'),
+        ('bounty', '0023_reports'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 

@@ -23,6 +23,8 @@ class AwardState(models.TextChoices):
     RESERVED = "reserved", "Reserved"  # escrow is set aside since the gate passed; no amount yet
     UNVESTED = "unvested", "Unvested"  # the confirmation priced it; unspendable
     VESTED = "vested", "Vested"  # a lot in the contributor's wallet
+    # vested for somebody who never signed in to claim it: back in the escrow, though the gain still counts
+    RETURNED = "returned", "Returned"
     REVERSED = "reversed", "Reversed"  # vested, then taken back
     VOID = "void", "Void"  # reserved or booked, but never paid: returned to the escrow
 
@@ -39,7 +41,7 @@ class AwardRole(models.TextChoices):
     )  # what a gain is worth more since the base it was priced against proved slow
 
 
-COUNTING = (AwardState.RESERVED, AwardState.UNVESTED, AwardState.VESTED)
+COUNTING = (AwardState.RESERVED, AwardState.UNVESTED, AwardState.VESTED, AwardState.RETURNED)
 
 
 class Award(models.Model):

@@ -58,6 +58,7 @@ urlpatterns = [
     path("lineages/<slug:name>/", lineages.lineage_detail, name="lineage"),
     path("lineages/<slug:name>/release/", lineages.release, name="lineage-release"),
     path("lineages/<slug:name>/repository/", repositories.bind_repository, name="lineage-repository"),
+    path("lineages/<slug:name>/repository/connect/", repositories.connect_repository, name="lineage-connect"),
     path("lineages/<slug:name>/repository/<slug:action>/", repositories.act, name="lineage-repository-act"),
     path(
         "lineages/<slug:name>/base/<uuid:slow_base_id>/<slug:answer>/",

@@ -23,7 +23,8 @@ from bounty.models import (
     Submission,
 )
 from bounty.pages.forms import LineageForm
-from bounty.pages.repository_forms import RepositoryForm, repository_form
+from bounty.pages.repository_connections import connection_of
+from bounty.pages.repository_forms import ConnectForm, RepositoryForm, connect_form, repository_form
 from bounty.services.awards.repricing import shown_repricings
 from bounty.services.renewal import outdated_lineages
 from bounty.services.series.base_stops import release_lineage, standing_stops
@@ -155,13 +156,18 @@ def decide_base(request: SignedInRequest, name: str, slow_base_id: UUID, answer:
 
 
 def lineage_page(
-    request: HttpRequest, name: str, refused: Refused | None = None, binding: RepositoryForm | None = None
+    request: HttpRequest,
+    name: str,
+    refused: Refused | None = None,
+    binding: RepositoryForm | None = None,
+    connecting: ConnectForm | None = None,
 ) -> HttpResponse:
     """The lineage's page, with the typed text of an action that was refused."""
     lineage = get_object_or_404(Lineage, name=name)
     moves = sorted(history(lineage), key=lambda move: move.pk, reverse=True)
     page = page_of(request, moves, PER_PAGE)
     bounties = Bounty.objects.filter(lineage=lineage)
+    repository = RepositoryBinding.objects.filter(lineage=lineage).first()
     context = {
         "lineage": lineage,
         "moves": with_submissions(list(page.object_list)),
@@ -170,15 +176,17 @@ def lineage_page(
         "more_bounties": max(0, bounties.count() - PER_PAGE),
         "stop": lineage.standing_stop,
         "lost_tip": lineage.standing_repository_stop,
-        "repository": RepositoryBinding.objects.filter(lineage=lineage).first(),
+        "repository": repository,
         "binding": binding or repository_form(lineage),
+        "github": connection_of(repository),
+        "connecting": connecting or connect_form(repository),
         "slow_base": open_slow_base(lineage),
         "checks": newest_checks(lineage),
         "repricings": newest_repricings(lineage),
         "may_release": isinstance(request.user, User) and request.user.is_maintainer,
         "refused": refused,
     }
-    status = 409 if refused else 400 if binding is not None else 200
+    status = 409 if refused else 400 if binding is not None or connecting is not None else 200
     return render(request, "bounty/lineage_detail.html", context, status=status)
 
 

@@ -1,4 +1,4 @@
-"""Actions on a lineage's page about its repository: bind, fetch, end the binding, release after a lost tip."""
+"""Actions on a lineage's page about its repository: bind, connect, fetch, end the binding, release after a lost tip."""
 
 from django.contrib import messages
 from django.http import Http404, HttpResponse
@@ -6,8 +6,9 @@ from django.shortcuts import redirect
 
 from bounty.errors import NotFound
 from bounty.github.repositories.bindings import ask_fetch, bind, release_repository_stop, unbind
+from bounty.github.repositories.connections import connect
 from bounty.pages.lineages import lineage_page
-from bounty.pages.repository_forms import RepositoryForm
+from bounty.pages.repository_forms import ConnectForm, RepositoryForm
 from gainshare.accounts.errors import DomainError
 from gainshare.web.forms.typed import Refused, typed_text
 from gainshare.web.signed_in import SignedInRequest, signed_in
@@ -29,6 +30,25 @@ def bind_repository(request: SignedInRequest, name: str) -> HttpResponse:
         form.add_error(None, error.message)
         return lineage_page(request, name, binding=form)
     messages.success(request, "The lineage is bound. Its branch is fetched now, and then every minute.")
+    return redirect("lineage", name=name)
+
+
+@signed_in
+def connect_repository(request: SignedInRequest, name: str) -> HttpResponse:
+    """Connect the lineage to a repository that the App sees, and redirect to its page."""
+    if request.method != "POST":
+        return redirect("lineage", name=name)
+    form = ConnectForm(request.POST)
+    if not form.is_valid():
+        return lineage_page(request, name, connecting=form)
+    try:
+        connect(actor=request.user, name=name, **form.terms())
+    except NotFound as error:
+        raise Http404(error.message) from None
+    except DomainError as error:
+        form.add_error(None, error.message)
+        return lineage_page(request, name, connecting=form)
+    messages.success(request, "The repository is connected. Its pull requests are judged from now on.")
     return redirect("lineage", name=name)
 
 

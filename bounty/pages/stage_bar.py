@@ -174,6 +174,9 @@ def _paid(submission: Submission, awards: Sequence[Award]) -> Stage:
     if submission.state == S.REVERSED:
         ended = max((award.ended_at for award in awards if award.ended_at is not None), default=None)
         return Stage("Paid", FAILED, ended, credits_text, "credits, taken back")
+    if any(award.state == AwardState.RETURNED for award in awards):
+        ended = max((award.ended_at for award in awards if award.ended_at is not None), default=None)
+        return Stage("Paid", DONE, ended, credits_text, "credits, not claimed and returned to the escrow")
     if all(award.state == AwardState.VESTED for award in awards):
         at = max((award.vested_at for award in awards if award.vested_at is not None), default=None)
         return Stage("Paid", DONE, at, credits_text, _part_note(awards))

@@ -12,7 +12,7 @@ from datetime import timedelta
 from django.db import connection, models
 
 from benchmarks.faults import fault_point
-from bounty.models import BaseStop, Evidence, Reproduction, StoredTree, Submission
+from bounty.models import BaseStop, Evidence, Head, Reproduction, StoredTree, Submission
 from bounty.services.trees import blob_store
 
 logger = logging.getLogger(__name__)
@@ -26,6 +26,7 @@ NAMED_BY: tuple[tuple[type[models.Model], str], ...] = (
     (Evidence, "blob"),
     (BaseStop, "evidence_blob"),
     (Reproduction, "blob"),
+    (Head, "diff_blob"),
 )
 
 

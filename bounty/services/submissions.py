@@ -3,7 +3,9 @@
 Whatever can be refused without the diff is refused before it is read, and nothing is stored for a refused one.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from uuid import UUID
 
 from django.db import transaction
@@ -23,6 +25,7 @@ from bounty.errors import (
     BountyClosed,
     EscrowUsedUp,
     NotAllowed,
+    NotApplicable,
     NotFound,
     TooManyAttempts,
     WrongBase,
@@ -50,7 +53,8 @@ from bounty.services.reproductions import require_adopted
 from bounty.services.runs.lifecycle import queue_run
 from bounty.services.series.base_stops import require_sound_base
 from bounty.services.series.best import measured_base, patch_base
-from bounty.services.series.copies import earlier_copy, is_awaited, reason_of_copy
+from bounty.services.series.copied_heads import earlier_head, reason_of_copied_head
+from bounty.services.series.copies import earlier_copy, has_samples, is_awaited, reason_of_copy
 from bounty.services.series.likenesses import note_likeness
 from bounty.services.transitions import move, must_move, note
 from bounty.services.trees import WAIT_FOR_RENEWAL, blob_store, load_tree, require_present_layout, store_tree
@@ -104,6 +108,22 @@ def submit(*, actor: User, bounty_id: UUID, diff: str, base_tree: str | None = N
     return submission
 
 
+def submit_head(
+    *, actor: User, bounty_id: UUID, diff: str, sealed_at: datetime, take: Callable[[Submission], None]
+) -> Submission:
+    """Submit the diff of a pull request's head, which was sealed when it was seen: it has its place from then on.
+
+    `take` is called in the transaction that stores the submission; if it raises, nothing is stored. Raises what `submit`
+    raises, and NotApplicable with the reason for a diff that `submit` would store as a rejected one.
+    """
+    bounty = find_bounty(bounty_id)
+    base = _admitted(bounty, actor, None)
+    reading = read_diff(diff=diff, base=load_tree(base))
+    if reading.candidate is None:
+        raise NotApplicable(reading.refusal)
+    return _take_in(actor, bounty, base, reading, sealed_at=sealed_at, take=take)
+
+
 def _admitted(bounty: Bounty, actor: User, base_tree: str | None) -> StoredTree:
     """The tree to patch, for an actor who may submit to the bounty now."""
     _require_open(bounty)
@@ -114,7 +134,15 @@ def _admitted(bounty: Bounty, actor: User, base_tree: str | None) -> StoredTree:
     return _named_base(bounty, base_tree)
 
 
-def _take_in(actor: User, bounty: Bounty, base: StoredTree, reading: Reading) -> Submission:
+def _take_in(
+    actor: User,
+    bounty: Bounty,
+    base: StoredTree,
+    reading: Reading,
+    *,
+    sealed_at: datetime | None = None,
+    take: Callable[[Submission], None] = lambda submission: None,
+) -> Submission:
     """Store the submission and order its gate run, under the lock that decides sealed order."""
     with transaction.atomic():
         # The lock decides sealed order, attempts and best tree: one submission at a time per lineage.
@@ -133,6 +161,8 @@ def _take_in(actor: User, bounty: Bounty, base: StoredTree, reading: Reading) ->
             code_digest=reading.code_digest,
             base_tree=base,
         )
+        if sealed_at is not None:
+            submission.sealed_at = sealed_at
         if reading.candidate is None:
             return _rejected(submission, reading, reading.refusal)
         candidate = store_tree(tree=reading.candidate, parent=base, created_by=actor)
@@ -144,11 +174,15 @@ def _take_in(actor: User, bounty: Bounty, base: StoredTree, reading: Reading) ->
             code_digest=reading.code_digest,
             candidate=candidate,
             base=against,
+            sealed_at=sealed_at,
         )
         submission.candidate_tree, submission.copy_of = candidate, original
-        if original is not None and not is_awaited(original):
-            return _rejected(submission, reading, reason_of_copy(original))
+        if refusal := _copies(submission, original):
+            _rejected(submission, reading, refusal)
+            take(submission)
+            return submission
         _store(submission, reading)
+        take(submission)
         note_likeness(submission, load_tree(base), reading.candidate)
         move(
             submission,
@@ -160,6 +194,14 @@ def _take_in(actor: User, bounty: Bounty, base: StoredTree, reading: Reading) ->
         move(submission, to=SubmissionState.QUEUED, reason="waits for a runner")
         queue_run(submission=submission, kind=RunKind.GATE, base=against)
     return submission
+
+
+def _copies(submission: Submission, original: Submission | None) -> str:
+    """Why a candidate that was sealed earlier by another person rejects this one now; empty where it does not."""
+    if original is not None:
+        return "" if is_awaited(original) else reason_of_copy(original)
+    head = earlier_head(submission)
+    return "" if head is None else reason_of_copied_head(head)
 
 
 def _store(submission: Submission, reading: Reading) -> None:
@@ -276,10 +318,17 @@ def _rejected(submission: Submission, reading: Reading, reason: str) -> Submissi
     return submission
 
 
-def withdraw(*, actor: User, submission_id: UUID) -> Submission:
+def withdraw(
+    *,
+    actor: User,
+    submission_id: UUID,
+    reason: str = "withdrawn by its author",
+    only_unsampled: bool = False,
+) -> Submission:
     """Take a submission back, before its gate has passed. After the first sample it still counts as an attempt.
 
-    Raises NotAllowed for another person's, WrongState for one that `may_withdraw` does not let go.
+    Raises NotAllowed for another person's, WrongState for one that `may_withdraw` does not let go, and, where only an
+    unsampled one is asked for, for one whose run has begun to measure.
     """
     if find_submission(submission_id).submitter_id != actor.pk:
         raise NotAllowed("Only the author can withdraw a submission.")
@@ -294,16 +343,20 @@ def withdraw(*, actor: User, submission_id: UUID) -> Submission:
                 "Only a submission that waits for its first verdict is withdrawn, and none whose gate has passed: "
                 f"this one is {submission.state}."
             )
+        if only_unsampled:
+            list(submission.runs.select_for_update())  # a runner that begins to sample waits for this
+            if has_samples(submission):
+                raise WrongState("This submission is being measured already.")
         must_move(
             submission,
             to=SubmissionState.WITHDRAWN,
-            reason="withdrawn by its author",
+            reason=reason,
             actor=actor,
             next_step=NextStep.NONE,
         )
         for run in submission.runs.filter(state__in=[RunState.QUEUED, *OPEN_RUN_STATES]):
             move(run, to=RunState.LOST, reason="the submission was withdrawn")
-        void_award(submission=submission, reason="withdrawn by its author")
+        void_award(submission=submission, reason=reason)
     follow_funds(bounty=submission.bounty)
     return submission
 

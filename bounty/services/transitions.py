@@ -17,6 +17,7 @@ from bounty.models import (
     BountyState,
     Dispute,
     DisputeState,
+    Head,
     Repricing,
     RepricingState,
     Reproduction,
@@ -29,6 +30,7 @@ from bounty.models import (
     Submission,
     SubmissionState,
 )
+from bounty.services.wakeups import wake_report
 from gainshare.accounts.models import User
 
 S, R, A, B, D = SubmissionState, RunState, AwardState, BountyState, DisputeState
@@ -66,7 +68,8 @@ RUN_MOVES: Mapping[str, frozenset[str]] = {
 AWARD_MOVES: Mapping[str, frozenset[str]] = {
     A.RESERVED: frozenset({A.UNVESTED, A.VOID}),
     A.UNVESTED: frozenset({A.VESTED, A.VOID}),
-    A.VESTED: frozenset({A.REVERSED}),
+    A.VESTED: frozenset({A.RETURNED, A.REVERSED}),
+    A.RETURNED: frozenset({A.REVERSED}),
     A.REVERSED: frozenset({A.VESTED}),  # restored, by another transfer
     A.VOID: frozenset(),
 }
@@ -154,7 +157,10 @@ def must_move(row: StatefulRow, *, to: str, reason: str, actor: User | None = No
 
 
 def note(row: Any, *, old: str, new: str, reason: str, actor: User | None = None) -> None:
-    """Write one row of history, for changes without a state machine and for new rows."""
+    """Write one row of history, for changes without a state machine and for new rows.
+
+    The pull request that the row's submission came from, if it came from one, is told of it after the commit.
+    """
     StateChange.objects.create(
         subject=type(row).__name__.lower(),
         subject_id=str(row.pk),
@@ -163,6 +169,19 @@ def note(row: Any, *, old: str, new: str, reason: str, actor: User | None = None
         reason=reason,
         actor=actor,
     )
+    _wake_report_of(row)
+
+
+def _wake_report_of(row: Any) -> None:
+    """Have the pull request told, where the change belongs to one of its heads: one indexed query, and none for other rows."""
+    if not isinstance(row, Submission | Award | Dispute | Repricing):
+        return
+    submission_id = row.pk if isinstance(row, Submission) else row.submission_id
+    pull_request_id = (
+        Head.objects.filter(submission=submission_id).values_list("pull_request", flat=True).first()
+    )
+    if pull_request_id is not None:
+        wake_report(pull_request_id=pull_request_id)
 
 
 def history(row: Any) -> list[StateChange]:

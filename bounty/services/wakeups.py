@@ -20,6 +20,7 @@ FETCH = "bounty.tasks.follow_repository"
 DELIVERY = "bounty.tasks.process_delivery"
 PULL_REQUEST = "bounty.tasks.advance_pull_request"
 REPORT = "bounty.tasks.report_pull_request"
+CHECK_APP = "bounty.tasks.check_github_app"
 SETTLE = "bounty.tasks.settle_reproduction"
 RESENT_EXPIRES_S = 60
 
@@ -69,3 +70,8 @@ def wake_pull_request(*, pull_request_id: UUID) -> None:
 def wake_report(*, pull_request_id: UUID) -> None:
     """Wake a control worker to tell a pull request what has changed: its comment and its check runs."""
     transaction.on_commit(lambda: _send(REPORT, [str(pull_request_id)], queue="control"))
+
+
+def wake_app_check() -> None:
+    """Wake a control worker to ask GitHub about the App, its installations and their repositories. Beat does it as well."""
+    transaction.on_commit(lambda: _send(CHECK_APP, [], queue="control", expires=RESENT_EXPIRES_S))

@@ -59,7 +59,6 @@ def run_bench(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.sandbox
-@pytest.mark.measures
 def test_a_diff_is_judged_and_the_evidence_written_and_never_award_eligible(
     broken_diff: Path, plain: Path, open_folder: Path
 ) -> None:
@@ -77,7 +76,6 @@ def test_a_diff_is_judged_and_the_evidence_written_and_never_award_eligible(
 
 
 @pytest.mark.sandbox
-@pytest.mark.measures
 def test_a_folder_is_judged_and_summarised_for_people(plain: Path, open_folder: Path) -> None:
     shutil.copytree(plain, open_folder / "mine")
     moe = open_folder / "mine" / "model" / "layers" / "moe" / "layer.py"
@@ -116,7 +114,6 @@ def test_what_cannot_be_measured_ends_with_2_and_a_reason(arguments: tuple[str, 
 
 
 @pytest.mark.sandbox
-@pytest.mark.measures
 def test_a_profile_gives_a_table_and_a_chrome_trace_of_both_trees(
     broken_diff: Path, plain: Path, open_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -214,7 +211,6 @@ def stat_fields(pid: int) -> list[str] | None:
 
 
 @pytest.mark.sandbox
-@pytest.mark.measures
 def test_no_sample_survives_a_judge_that_was_killed(plain: Path, open_folder: Path) -> None:
     """kill -9 in the middle of measuring. What stood frozen then ends with the sweep that every judge begins with."""
     argv = [sys.executable, "-m", "benchmarks.bench", "--preset", "tiny", "--kind", "confirmation"]

@@ -93,3 +93,7 @@ class GitHubBusy(GitHubError):
 
 class GitHubGone(GitHubError):
     """What was named is no longer there, or the App may no longer see it."""
+
+
+class GitHubRefused(GitHubError):
+    """GitHub will never take this request: sending it again changes nothing."""

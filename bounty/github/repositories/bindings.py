@@ -1,12 +1,14 @@
 """Binding lineages to repositories, and releasing them after a push that lost the tip. Maintainers only."""
 
+from functools import partial
+
 from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
 
 from bounty.errors import BadRequest, NotFound, WrongState
 from bounty.github.repositories.addresses import DEFAULT_FOLDER, BadAddress, Place, place
-from bounty.github.repositories.following import mirror_of
+from bounty.github.repositories.following import mirror_of, pulls_mirror_of
 from bounty.github.repositories.mirrors import remove
 from bounty.models import Lineage, RepositoryBinding, RepositoryStop
 from bounty.services.permissions import require_maintainer
@@ -134,6 +136,7 @@ def _locked(name: str) -> Lineage:
 
 
 def _remove(binding: RepositoryBinding) -> None:
-    folder = mirror_of(binding)
+    folders = [mirror_of(binding), pulls_mirror_of(binding)]
     binding.delete()
-    transaction.on_commit(lambda: remove(folder))
+    for folder in folders:
+        transaction.on_commit(partial(remove, folder))

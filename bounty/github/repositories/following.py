@@ -91,6 +91,11 @@ def mirror_of(binding: RepositoryBinding) -> Path:
     return Path(settings.REPOSITORY_ROOT) / f"{binding.pk}.git"
 
 
+def pulls_mirror_of(binding: RepositoryBinding) -> Path:
+    """Folder of the bare repository that the binding's pull requests are fetched into."""
+    return Path(settings.REPOSITORY_ROOT) / f"{binding.pk}-pulls.git"
+
+
 def due_lineages() -> list[str]:
     """Names of the lineages whose repository has to be fetched. After a failure that is later than otherwise."""
     due = Q(problem="") | Q(checked_at__lt=timezone.now() - RETRY_AFTER)

@@ -3,7 +3,7 @@
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,6 +28,19 @@ def fetch(folder: Path, place: Place, *, protocols: tuple[str, ...], limits: Lim
     What a killed process left there is no obstacle: git writes objects before the reference. A repository that grew over
     its limit is removed, since nothing of it is needed. Raises Missing, LimitReached, Busy, GitError.
     """
+    fetch_refs(folder, place, [branch_to_head(place)], protocols=protocols, limits=limits)
+    return commit_at(folder, HEAD)
+
+
+def fetch_refs(
+    folder: Path,
+    place: Place,
+    refspecs: Sequence[str],
+    *,
+    protocols: tuple[str, ...],
+    limits: Limits | None = None,
+) -> None:
+    """Fetch these references of the repository, as `fetch` does it. Raises Missing, LimitReached, Busy, GitError."""
     git = Git(folder, protocols, limits or Limits())
     with _locked(folder):
         if not (folder / "HEAD").exists():
@@ -37,7 +50,7 @@ def fetch(folder: Path, place: Place, *, protocols: tuple[str, ...], limits: Lim
             git.run(
                 "fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules",
                 "--no-auto-maintenance", "--refmap=", "--filter=blob:limit=1m",
-                "--", place.url, f"+refs/heads/{place.branch}:{HEAD}",
+                "--", place.url, *refspecs,
             )  # fmt: skip
         except LimitReached:
             shutil.rmtree(folder, ignore_errors=True)
@@ -45,7 +58,17 @@ def fetch(folder: Path, place: Place, *, protocols: tuple[str, ...], limits: Lim
         except GitError as error:
             raise _explained(error, place) from None
         fault_point("repository.fetched")
-        return git.run("rev-parse", "--verify", "--end-of-options", f"{HEAD}^{{commit}}")[1].decode().strip()
+
+
+def branch_to_head(place: Place) -> str:
+    """The refspec that fetches the place's branch as `HEAD`."""
+    return f"+refs/heads/{place.branch}:{HEAD}"
+
+
+def commit_at(folder: Path, reference: str) -> str:
+    """The commit that a reference of the copy names. Raises GitError."""
+    name = f"{reference}^{{commit}}"
+    return Git(folder).run("rev-parse", "--verify", "--end-of-options", name)[1].decode().strip()
 
 
 def descends(folder: Path, *, old: str, new: str) -> bool:

@@ -2,7 +2,7 @@
 
 from bounty.models.github.approvals import Approval, ApprovalState
 from bounty.models.github.deliveries import Delivery
-from bounty.models.github.installations import GitHubRepository, Installation, InstallationState
+from bounty.models.github.installations import GitHubApp, GitHubRepository, Installation, InstallationState
 from bounty.models.github.landings import Landing, LandingState, PushSender
 from bounty.models.github.pull_requests import (
     Command,
@@ -21,6 +21,7 @@ __all__ = [
     "Command",
     "CommandState",
     "Delivery",
+    "GitHubApp",
     "GitHubRepository",
     "Head",
     "HeadState",

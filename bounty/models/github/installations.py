@@ -1,9 +1,31 @@
-"""Installations of the GitHub App and the repositories that they open to it. GitHub's own numbers are the keys."""
+"""The GitHub App, its installations and the repositories that they open to it. GitHub's own numbers are the keys."""
 
 from __future__ import annotations
 
 from django.db import models
 from django.db.models import Q
+
+
+class GitHubApp(models.Model):
+    """The App as GitHub showed it last: one row. ``problem`` says in words what is wrong; it is empty when nothing is."""
+
+    id = models.PositiveSmallIntegerField(primary_key=True, default=1, editable=False)
+    app_id = models.CharField(max_length=100, blank=True, help_text="GitHub's number of it.")
+    slug = models.CharField(max_length=100, blank=True, help_text="Its name in addresses.")
+    page = models.CharField(max_length=300, blank=True, help_text="Address of its page on GitHub.")
+    permissions = models.JSONField(default=dict, help_text="Permission -> level that it asks for.")
+    events = models.JSONField(default=list, help_text="Events that it subscribes to.")
+    problem = models.TextField(blank=True)
+    checked_at = models.DateTimeField(
+        null=True, blank=True, help_text="When all of it was checked, or tried."
+    )
+
+    class Meta:
+        verbose_name = "GitHub App"
+        constraints = [models.CheckConstraint(condition=Q(id=1), name="one_github_app")]
+
+    def __str__(self) -> str:
+        return self.slug or "GitHub App"
 
 
 class InstallationState(models.TextChoices):

@@ -44,6 +44,12 @@ class PullRequest(models.Model):
     bounty = models.ForeignKey(
         Bounty, on_delete=models.PROTECT, null=True, blank=True, related_name="pull_requests"
     )
+    named = models.CharField(
+        max_length=60, blank=True, help_text="Bounty that its text or a /judge names, such as B12."
+    )
+    comments_read_at = models.DateTimeField(
+        null=True, blank=True, help_text="GitHub's updated_at up to which its comments were polled."
+    )
     needs_judge_command = models.BooleanField(
         default=False,
         help_text="Its author is new here: judged after a /judge of somebody else who may write to the repository.",
@@ -89,6 +95,9 @@ class Head(models.Model):
     sealed_at = models.DateTimeField()
     diff_blob = models.CharField(max_length=64, blank=True, help_text="SHA-256 of the folder's diff.")
     patch_digest = models.CharField(max_length=64, blank=True)
+    code_digest = models.CharField(
+        max_length=64, blank=True, help_text="Of the folder's code without comments and layout."
+    )
     tree = models.ForeignKey(
         StoredTree,
         on_delete=models.PROTECT,
@@ -99,6 +108,9 @@ class Head(models.Model):
     )
     unmeasured_paths = models.JSONField(default=list)
     unmeasured_accepted_at = models.DateTimeField(null=True, blank=True)
+    is_of_queue = models.BooleanField(
+        default=False, help_text="Made by a merge queue: neither sealed nor judged; its check is neutral."
+    )
     is_signed_off = models.BooleanField(default=False, help_text="Whether each commit is signed off (DCO).")
     submission = models.OneToOneField(
         Submission, on_delete=models.PROTECT, null=True, blank=True, related_name="head"

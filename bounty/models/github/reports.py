@@ -18,7 +18,8 @@ class ReportKind(models.TextChoices):
 class Report(models.Model):
     """One comment or check run on GitHub. ``subject`` says what it is about: one of each pull request, head and subject.
 
-    Sent is what ``sent_digest`` names; a final check run is never changed afterwards.
+    Sent is what ``sent_digest`` names. A final check run is written down before it is sent, and a database trigger keeps it
+    as it is. ``due_at`` holds one report back; ``look_at``, of the comment, is when the whole pull request is looked at.
     """
 
     kind = models.CharField(max_length=8, choices=ReportKind.choices)
@@ -32,9 +33,21 @@ class Report(models.Model):
     )
     sent_digest = models.CharField(max_length=64, blank=True, help_text="SHA-256 of what GitHub has.")
     is_final = models.BooleanField(default=False)
+    outcome = models.CharField(
+        max_length=80, blank=True, help_text="What a final check run tells, by `outcomes.Outcome.key`."
+    )
+    final_fields = models.JSONField(
+        null=True, blank=True, help_text="Of a final check run: what is sent, written down before it is."
+    )
+    told_at = models.DateTimeField(null=True, blank=True, help_text="When a final one was written down.")
     sent_at = models.DateTimeField(null=True, blank=True)
     due_at = models.DateTimeField(
-        null=True, blank=True, help_text="When it is to be sent; empty: nothing is to be."
+        null=True, blank=True, help_text="Not sent before; empty: it is not held back."
+    )
+    look_at = models.DateTimeField(
+        null=True,
+        blank=True,
+        help_text="Of a comment: when its pull request is compared with what was sent; empty: after the next change.",
     )
     attempts = models.PositiveIntegerField(default=0)
     problem = models.TextField(blank=True)
@@ -53,6 +66,16 @@ class Report(models.Model):
                 nulls_distinct=False,
                 name="one_report_per_head_and_subject",
             ),
+            models.CheckConstraint(
+                condition=Q(is_final=False, final_fields__isnull=True, outcome="")
+                | Q(is_final=True, kind=ReportKind.CHECK, final_fields__isnull=False) & ~Q(outcome=""),
+                name="a_final_check_is_written_down",
+            ),
+        ]
+        indexes = [
+            models.Index(
+                fields=["look_at"], condition=Q(look_at__isnull=False), name="bounty_report_to_look_at"
+            )
         ]
 
     def __str__(self) -> str:

@@ -209,9 +209,10 @@ def reverse(*, actor: User, submission: Submission, reason: str) -> Submission:
         must_move(submission, to=SubmissionState.REVERSED, reason=reason, actor=actor)
         for award in taken:
             assert award.transfer_id is not None, "a vested award was booked"
-            ledger.reverse_award(
-                transfer_id=award.transfer_id, reversal_id=_reversal_id(award), reason=reason
-            )
+            if award.state != AwardState.RETURNED:  # its credits are back already
+                ledger.reverse_award(
+                    transfer_id=award.transfer_id, reversal_id=_reversal_id(award), reason=reason
+                )
             move(award, to=AwardState.REVERSED, reason=reason, actor=actor, ended_at=timezone.now())
         _undo_merge(submission, actor)
         wake_left_behind(lineage_id=submission.bounty.lineage_id)

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 from benchmarks.statistics.lineage import LineageLoss, lineage_loss
 from benchmarks.statistics.units import signed_percent
-from bounty.models import Award, AwardRole, AwardState, Evidence, Run, Submission
+from bounty.models import Award, AwardRole, Evidence, Run, Submission
 from bounty.services.runs.guard_rails import RailResult, RailRow, rails_of
+from bounty.services.series.best import STANDING
 from bounty.services.trees import has_present_layout
 
 MARGINS = 3  # a single gain may lose one margin; estimates of gains without any loss add up too, by chance
@@ -52,7 +53,7 @@ def _guards_before(submission: Submission) -> list[Evidence]:
     """Evidence of the guard runs of the lineage's booked gains, oldest first, since its trees have the present layout."""
     booked = Award.objects.filter(
         role=AwardRole.GAIN,
-        state__in=(AwardState.UNVESTED, AwardState.VESTED),
+        state__in=STANDING,
         submission__bounty__lineage=submission.bounty.lineage_id,
         confirmation_run__guard__evidence__isnull=False,
     ).exclude(submission=submission)

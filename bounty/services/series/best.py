@@ -23,7 +23,8 @@ from bounty.models import (
 from bounty.services.trees import has_present_layout
 from bounty.services.wakeups import wake_control
 
-STANDING = (AwardState.UNVESTED, AwardState.VESTED)
+# A returned award is a gain like any other, whose author did not claim it.
+STANDING = (AwardState.UNVESTED, AwardState.VESTED, AwardState.RETURNED)
 # States in which a submission follows the best tree. `is_left_behind` decides.
 MAY_BE_LEFT_BEHIND = (
     Q(merged_at=None)

@@ -7,6 +7,8 @@ A person's own candidate is refused while it is being judged, after it was judge
 after it got its award. Each one that is taken counts as an attempt.
 """
 
+from datetime import datetime
+
 from django.db import transaction
 from django.db.models import Q
 from django.utils import timezone
@@ -25,6 +27,7 @@ from bounty.models import (
 from bounty.services.access import is_decided, phase_of
 from bounty.services.runs.lifecycle import queue_run
 from bounty.services.series.best import measured_base
+from bounty.services.series.copied_heads import earlier_head, reason_of_copied_head
 from bounty.services.transitions import move
 from bounty.visibility import Phase
 from gainshare.accounts.models import User
@@ -57,11 +60,13 @@ def earlier_copy(
     candidate: StoredTree,
     base: StoredTree,
     before: Submission | None = None,
+    sealed_at: datetime | None = None,
 ) -> Submission | None:
     """The other person's submission that this one copies, or None.
 
     ``base`` is the tree that the candidate would be measured against. ``before`` is the submission itself, if it is
-    stored already: only those sealed before it count. Raises AlreadySubmitted or AlreadyJudged for
+    stored already: only those sealed before it count. ``sealed_at`` is when a pull request's head was sealed that is
+    submitted later: only those of others sealed before that count. Raises AlreadySubmitted or AlreadyJudged for
     the submitter's own earlier ones. The caller holds the lineage's lock, so the sealing order is exact.
     """
     earlier = (
@@ -79,6 +84,8 @@ def earlier_copy(
         if old.state == SubmissionState.WITHDRAWN and not has_samples(old):
             continue
         if old.submitter_id != submitter.pk:
+            if sealed_at is not None and old.sealed_at >= sealed_at:
+                continue
             return old
         if _may_be_sent_again(old):
             continue
@@ -123,7 +130,10 @@ def settle_copy(submission: Submission) -> bool:
             before=submission,
         )
         if original is not None:
-            return not is_awaited(original) and _reject_copy(submission, original)
+            return not is_awaited(original) and _reject_copy(submission, reason_of_copy(original), original)
+        head = earlier_head(submission)
+        if head is not None:
+            return _reject_copy(submission, reason_of_copied_head(head))
         move(
             submission,
             to=SubmissionState.QUEUED,
@@ -134,8 +144,7 @@ def settle_copy(submission: Submission) -> bool:
     return True
 
 
-def _reject_copy(submission: Submission, original: Submission) -> bool:
-    reason = reason_of_copy(original)
+def _reject_copy(submission: Submission, reason: str, original: Submission | None = None) -> bool:
     return move(
         submission,
         to=SubmissionState.REJECTED,
@@ -164,14 +173,14 @@ def _refuse_own(old: Submission, bounty: Bounty, base: StoredTree) -> None:
         bounty.hardware,
     )
     if same_series and old.state in IN_FLIGHT:
-        raise AlreadySubmitted(f"This candidate is already being judged: see submission {old.pk}.")
+        raise AlreadySubmitted(f"This candidate is already being judged: see submission {old.pk}.").of(old.pk)
     if old.state in AWARDED:
         raise AlreadyJudged(
             f"This change already has its award, and a gain is paid only once: see submission {old.pk}."
-        )
+        ).of(old.pk)
     if same_series and old.runs.filter(kind__in=[RunKind.GATE, RunKind.FIX], base_tree=base).exists():
         verdict = f"{old.verdict_kind}: {old.verdict_reason}" if is_decided(old) else old.get_state_display()
         raise AlreadyJudged(
             f"This candidate was judged against the same base in submission {old.pk} ({verdict}). "
             "A candidate is judged only once against a base. Change the patch and submit it again."
-        )
+        ).of(old.pk)

@@ -42,11 +42,15 @@ def note_likeness(submission: Submission, base: Tree, candidate: Tree) -> None:
         .exclude(submission__submitter=submission.submitter_id)
         .exclude(submission__state__in=ENDED)
         .exclude(submission=submission)
+        .select_related("submission")
     )
     for other in others.iterator():
         percent = percent_equal(own, frozenset(other.digests))
         if percent >= NEARLY_EQUAL_PERCENT:
-            Likeness.objects.create(later=submission, earlier_id=other.submission_id, percent=percent)
+            later, earlier = submission, other.submission
+            if earlier.sealed_at > later.sealed_at:  # a pull request's head, sealed before it was submitted
+                later, earlier = earlier, later
+            Likeness.objects.create(later=later, earlier=earlier, percent=percent)
 
 
 def nearly_equal_earlier(submission: Submission) -> QuerySet[Submission]:

@@ -13,12 +13,13 @@ from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.utils import timezone
 
 from benchmarks.judging.verdicts import VerdictKind
-from bounty.limits import ORDER_WAIT
+from bounty.limits import EVENTS_WAIT, ORDER_WAIT
 from bounty.models import (
     OPEN_RUN_STATES,
     Award,
     Dispute,
     DisputeState,
+    GitHubRepository,
     NextStep,
     OutOfOrder,
     QuarantineCause,
@@ -86,7 +87,8 @@ def awaiting_escrow_before(submission: Submission) -> QuerySet[Submission]:
 def booking_waits(submission: Submission) -> bool:
     """Whether a measured submission has to wait for one that was sealed earlier. A booked award has its place.
 
-    It waits for those of its series, and for those of the lineage's other series that it nearly equals.
+    It waits for those of its series, and for those of the lineage's other series that it nearly equals. And it waits for
+    pull requests that may have been sealed earlier and are not known yet, while GitHub's events are known to be missing.
     """
     award = Award.objects.filter(submission=submission, state__in=STANDING)
     if award.exists():
@@ -94,8 +96,21 @@ def booking_waits(submission: Submission) -> bool:
     ended_at = _measured_at(submission)
     if ended_at is None or _has_waited(ended_at):
         return False
+    if _events_are_missing(submission, ended_at):
+        return True
     like_it = _without_obstacle(nearly_equal_earlier(submission).filter(BEING_JUDGED))
     return waited_for(submission).exists() or like_it.exists()
+
+
+def _events_are_missing(submission: Submission, ended_at: datetime) -> bool:
+    """Whether events of the lineage's repository are missing, at most `EVENTS_WAIT` from then and from the measurement."""
+    begin = timezone.now() - EVENTS_WAIT
+    if ended_at <= begin:
+        return False
+    missing = GitHubRepository.objects.filter(
+        bindings__lineage=submission.bounty.lineage_id, events_missing_since__gt=begin
+    )
+    return missing.exists()
 
 
 def note_out_of_order(submission: Submission) -> None:

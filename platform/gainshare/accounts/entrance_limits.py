@@ -1,8 +1,8 @@
-"""Rate limits on sign-up and on password sign-in, for REST, pages and Django's admin together.
+"""Rate limits on sign-up and on sign-in, for REST, pages and Django's admin together.
 
 Above a rate of sign-ups over all addresses, new accounts are made but wait their turn: `sign_up` says until when.
 
-By address: accounts made, and passwords tried. By account: wrong passwords from addresses that it has not
+By address: accounts made, and sign-ins tried, by password or with GitHub. By account: wrong passwords from addresses that it has not
 signed in from recently. Each address that it has signed in from has its own allowance. So a stranger who uses
 up an account's allowance does not lock out its owner at a known address, nor elsewhere for longer than the
 attempts last. API keys and sessions are not limited.
@@ -26,6 +26,7 @@ from gainshare.accounts.services import create_user
 SIGN_UPS = "sign-ups from this address"
 ALL_SIGN_UPS, ANYWHERE = "sign-ups over all", "all addresses"
 SIGN_INS = "sign-ins from this address"
+STARTS = "sign-ins with GitHub from this address"
 WRONG_PASSWORDS = "wrong passwords for this account"
 PLACE_LIFE = timedelta(days=30)  # how long an address is known for an account
 PLACE_NOTED_EVERY = timedelta(hours=1)
@@ -44,11 +45,26 @@ def sign_up(*, request: HttpRequest, username: str, password: str, email: str = 
     allow_sign_up(request)
     with transaction.atomic():
         user = create_user(username=username, password=password, email=email)
-        due = turn(what=ALL_SIGN_UPS, who=ANYWHERE, rate=Rate(settings.ALL_SIGN_UPS_PER_HOUR))
-        if due is not None:
-            user.active_from = due
-            user.save(update_fields=["active_from"])
+        take_turn(user)
     return user
+
+
+def take_turn(user: User) -> None:
+    """Have a new account wait its turn, if there are more than the rate over all addresses allows."""
+    due = turn(what=ALL_SIGN_UPS, who=ANYWHERE, rate=Rate(settings.ALL_SIGN_UPS_PER_HOUR))
+    if due is not None:
+        user.active_from = due
+        user.save(update_fields=["active_from"])
+
+
+def allow_start(request: HttpRequest) -> None:
+    """Use one start of a sign-in with GitHub of the visitor's address: each keeps a session. Raises TooManyAttempts."""
+    take(what=STARTS, who=network_of(request), rate=Rate(settings.SIGN_INS_PER_HOUR))
+
+
+def allow_sign_in(request: HttpRequest) -> None:
+    """Use one sign-in of the visitor's address, before anything is checked. Raises TooManyAttempts."""
+    take(what=SIGN_INS, who=network_of(request), rate=Rate(settings.SIGN_INS_PER_HOUR))
 
 
 def place_in_line(user: User) -> int:
@@ -57,7 +73,7 @@ def place_in_line(user: User) -> int:
 
 
 class AccountWaits(DomainError):
-    """The password is right, but the account waits its turn after sign-up."""
+    """The password is right, or GitHub says who it is, but the account waits its turn after sign-up."""
 
     code = "account_waits"
     status = 403
@@ -67,7 +83,7 @@ class AccountWaits(DomainError):
         ahead = place_in_line(user)
         super().__init__(
             f"This account waits its turn, because many people signed up at once; {ahead} are before it. It becomes "
-            f"active at {user.active_from:%Y-%m-%d %H:%M} UTC. Sign in then, with the same password."
+            f"active at {user.active_from:%Y-%m-%d %H:%M} UTC. Sign in then, as you did now."
         )
 
 
@@ -83,15 +99,18 @@ class LimitedModelBackend(ModelBackend):
     ) -> User | None:
         """As Django's. Raises TooManyAttempts before the password is checked, AccountWaits after it."""
         if request is None or username is None or password is None:
-            return super().authenticate(request, username, password, **credentials)
+            user = super().authenticate(request, username, password, **credentials)
+            return None if isinstance(user, User) and user.is_dormant else user
         network = network_of(request)
-        take(what=SIGN_INS, who=network, rate=Rate(settings.SIGN_INS_PER_HOUR))
+        allow_sign_in(request)
         account, rate = username.casefold(), Rate(settings.WRONG_PASSWORDS_PER_HOUR)
         who = f"{account} at {network}" if _is_known(username, network) else account
         take(what=WRONG_PASSWORDS, who=who, rate=rate)
         user = super().authenticate(request, username, password, **credentials)
         if user is not None:
             assert isinstance(user, User)
+            if user.is_dormant:  # its owner signs in through GitHub, whatever password was set for it
+                return None
             give_back(what=WRONG_PASSWORDS, who=who, rate=rate)
             _note_place(user, network)
             if user.is_waiting:

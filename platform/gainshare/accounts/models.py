@@ -81,6 +81,11 @@ class User(AbstractUser):
         return self.active_from is not None and self.active_from > timezone.now()
 
     @property
+    def is_dormant(self) -> bool:
+        """Whether it was made for an account of GitHub whose owner has never signed in here."""
+        return GitHubAccount.objects.filter(user=self, linked_at=None).exists()
+
+    @property
     def is_maintainer(self) -> bool:
         return self.role == Role.MAINTAINER or self.is_superuser
 

@@ -12,6 +12,7 @@ from django.core.exceptions import ValidationError
 MAX_NAME_CHARS = 150
 MAX_KEY_CHARS = 450
 USABLE = re.compile(r"[A-Za-z0-9@.+_-]+")
+DORMANT_PREFIX = "github-"  # of users that are made for accounts of GitHub; see `github_accounts`
 LOOKS_LIKE = str.maketrans({"0": "o", "1": "l", "i": "l"})
 
 
@@ -22,6 +23,13 @@ def refuse_new_name(name: str) -> None:
             {
                 "username": "Enter a valid username: only the letters a to z and A to Z, digits, and @ . + - _ can be "
                 "used, so that no name looks like another one."
+            }
+        )
+    if look_alike_key(name).startswith(look_alike_key(DORMANT_PREFIX)):
+        raise ValidationError(
+            {
+                "username": f"Names that begin with {DORMANT_PREFIX} are kept for people who have not signed in yet. "
+                "Choose another one."
             }
         )
     if len(name) > MAX_NAME_CHARS:

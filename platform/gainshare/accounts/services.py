@@ -21,6 +21,10 @@ LAST_USED_EVERY = timedelta(minutes=1)
 NO_SUCH_HASH = "0" * 64
 NAMES = UUID("4b8f0f5e-6a1d-4a52-8f3f-0f7f4c2f9d10")  # lock namespace for new names
 
+DORMANT = (
+    "This account is dormant, because its owner has not signed in with GitHub yet. They must do that first."
+)
+
 
 class InvalidKey(DomainError):
     """The presented API key cannot be used. The reason never repeats the key."""
@@ -75,16 +79,25 @@ def create_user(*, username: str, password: str, email: str = "", role: str = Ro
     except ValidationError as error:
         raise BadAccountData(" ".join(error.messages)) from None
     user.set_password(password)
+    save_new_name(user)
+    return user
+
+
+def save_new_name(user: User) -> None:
+    """Save a user under a name that is new to it. Raises BadAccountData, or UsernameTaken (also for a look-alike)."""
+    try:
+        refuse_new_name(user.username)
+    except ValidationError as error:
+        raise BadAccountData(" ".join(error.messages)) from None
     try:
         with transaction.atomic():
-            key = look_alike_key(username)
+            key = look_alike_key(user.username)
             claim(uuid5(NAMES, key))  # two names that look alike wait for each other
-            if User.objects.filter(name_key=key).exists():
+            if User.objects.filter(name_key=key).exclude(pk=user.pk).exists():
                 raise UsernameTaken(TAKEN)
             user.save()
     except IntegrityError:
         raise UsernameTaken(TAKEN) from None
-    return user
 
 
 def set_role(*, actor: User, username: str, role: str, reason: str = "") -> User:
@@ -109,6 +122,8 @@ def set_role(*, actor: User, username: str, role: str, reason: str = "") -> User
             raise NotFound("There is no user with this name.")
         if user.role == role:
             return user
+        if user.is_dormant:
+            raise NotAllowed(DORMANT)
         if user.pk == actor.pk and role == Role.MAINTAINER:
             raise NotAllowed("You cannot give yourself more rights. Ask another maintainer.")
         if role != Role.MAINTAINER and not user.is_superuser and maintainers == {user.pk}:
@@ -170,6 +185,8 @@ def _new_key(
     made_with: ApiKey | None = None,
 ) -> ApiKey:
     """Check and build a key without saving it. Raises BadAccountData, NotAllowed."""
+    if user.is_dormant:
+        raise NotAllowed(DORMANT)
     wanted = list(dict.fromkeys(scopes))
     if not name.strip() or len(name) > 80:
         raise BadAccountData("A key needs a name of at most 80 characters.")

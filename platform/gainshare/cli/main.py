@@ -16,6 +16,7 @@ from gainshare.cli.credits import show_credits
 from gainshare.cli.demo.command import demo
 from gainshare.cli.disputes import dispute, disputes
 from gainshare.cli.down import down
+from gainshare.cli.github import github
 from gainshare.cli.keys import keys
 from gainshare.cli.lineages import lineages
 from gainshare.cli.models import model
@@ -54,6 +55,7 @@ app.command()(chat)
 app.add_typer(model, name="model")
 app.add_typer(runners, name="runners")
 app.add_typer(lineages, name="lineages")
+app.add_typer(github, name="github")
 app.command()(stop)
 app.command()(verify)
 app.command()(audit)

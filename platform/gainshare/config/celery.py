@@ -14,6 +14,7 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "gainshare.config.settings")
 CALIBRATION_LOOK_S = 60  # how often beat checks whether an A/A run, or a check of a merged tree, is due
 FORGET_ATTEMPTS_S = 600
 SWEEP_BLOBS_S = 3600
+CHECK_GITHUB_APP_S = 600
 
 app = Celery("gainshare")
 app.conf.update(
@@ -63,6 +64,14 @@ app.conf.update(
         },
         "poll-repositories": {
             "task": "bounty.tasks.poll_repositories",
+            "schedule": settings.REPOSITORY_POLL_S,
+        },
+        "check-github-app": {
+            "task": "bounty.tasks.check_github_app",
+            "schedule": CHECK_GITHUB_APP_S,
+        },
+        "reconcile-pull-requests": {
+            "task": "bounty.tasks.reconcile_pull_requests",
             "schedule": settings.REPOSITORY_POLL_S,
         },
         "seal-entries": {

@@ -188,6 +188,10 @@ SPECTACULAR_SETTINGS = {
         {"name": "awards", "description": "Awards that were paid or will be."},
         {"name": "trees", "description": "Versions of the stack's files."},
         {"name": "lineages", "description": "Lines of trees that grow by merges."},
+        {
+            "name": "github",
+            "description": "The connection with GitHub: the App, its installations, its events.",
+        },
         {"name": "runners", "description": "The machines that judge, and maintainers' actions on them."},
         {"name": "false-awards", "description": "How often runners find a gain that is not there."},
         {"name": "slow-bases", "description": "Bases in doubt, and decisions about them (maintainers)."},
@@ -196,6 +200,7 @@ SPECTACULAR_SETTINGS = {
         {"name": "grants", "description": "Credits given to people (maintainers)."},
         {"name": "prices", "description": "Prices of tokens; versions are immutable."},
         {"name": "audit", "description": "The ledger's invariants (maintainers)."},
+        {"name": "github", "description": "Events that GitHub sends."},
         {"name": "runner", "description": "Calls of the runners themselves, with a runner token."},
     ],
     "ENUM_NAME_OVERRIDES": {

@@ -14,6 +14,17 @@ from gainshare.local.supervision.processes import TAG
 SYSTEM = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR")
 OUTGOING = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
 FAULTS = ("GAINSHARE_FAULT", "GAINSHARE_FAULT_DIR")
+GITHUB = (
+    "GAINSHARE_GITHUB_URL",
+    "GAINSHARE_GITHUB_API_URL",
+    "GAINSHARE_GITHUB_APP_ID",
+    "GAINSHARE_GITHUB_CLIENT_ID",
+    *(
+        f"GAINSHARE_GITHUB_{secret}{file}"
+        for secret in ("PRIVATE_KEY", "WEBHOOK_SECRET", "WEBHOOK_SECRET_OLD", "CLIENT_SECRET")
+        for file in ("", "_FILE")
+    ),
+)
 PLATFORM_OVERRIDES = (
     "GAINSHARE_RUN_LEASE_S",
     "GAINSHARE_RUN_MAX_ATTEMPTS",
@@ -32,7 +43,7 @@ PLATFORM_OVERRIDES = (
     "GAINSHARE_DEBUG",
     "GAINSHARE_REPOSITORY_POLL_S",
     "GAINSHARE_REPOSITORY_HTTP",
-    "GAINSHARE_GITHUB_URL",
+    *GITHUB,
     *FAULTS,
     *OUTGOING,
 )

@@ -24,7 +24,7 @@ from benchmarks.sandbox.accounting.placement import PREFIX, usable_hierarchies
 from benchmarks.sandbox.accounting.processes import read_stat, tree
 from tests.benchmarks.pairs.slow_source import slow_source
 
-pytestmark = [pytest.mark.sandbox, pytest.mark.measures, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.sandbox, pytest.mark.timeout(180)]
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """The judge with real sandboxes, on the tiny preset: honest candidates, broken ones and cheats.
 
-Candidates are real patches of the shipped stack. What is asserted are verdicts and evidence, never times.
+Candidates are real patches of the shipped stack. What is asserted are verdicts and evidence, never times; only tests
+whose verdict rests on times have the machine for themselves.
 """
 
 import os
@@ -18,7 +19,7 @@ from benchmarks.patch.trees import BlobStore
 from benchmarks.suites import UnknownSuite
 from tests.benchmarks.judging.judge_bench import EIGHTFOLD, KEY, MOE, Bench, Record
 
-pytestmark = [pytest.mark.sandbox, pytest.mark.measures, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.sandbox, pytest.mark.timeout(180)]
 
 
 @pytest.fixture
@@ -26,6 +27,7 @@ def bench(open_folder: Path) -> Bench:
     return Bench(BlobStore(open_folder / "blobs"), open_folder)
 
 
+@pytest.mark.measures
 def test_a_faster_candidate_is_a_gain_and_everything_is_in_the_evidence(bench: Bench) -> None:
     slow = bench.wrapped(EIGHTFOLD, bench.textbook())
     for _ in range(3):  # on a busy machine base's own times wander, which the judge rightly finds suspicious
@@ -64,6 +66,7 @@ def test_a_faster_candidate_is_a_gain_and_everything_is_in_the_evidence(bench: B
     assert "%" not in before and "gain" in after
 
 
+@pytest.mark.measures
 def test_a_gain_at_the_plan_s_end_takes_the_control_pairs_that_it_lacks(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -86,6 +89,7 @@ def test_a_local_run_is_never_award_eligible_and_neither_is_a_shortened_plan(ben
         assert document["sandbox"]["award_eligible"] is eligible
 
 
+@pytest.mark.measures
 def test_a_candidate_that_stops_its_clocks_and_prints_a_verdict_is_as_slow_as_it_is(bench: Bench) -> None:
     candidate = bench.wrapped(
         """
@@ -103,6 +107,7 @@ _os.write(1, b"GSF1 gain gain gain")
     assert "[candidate, pair " in callbacks.log and "GSF1 gain gain gain" in callbacks.log
 
 
+@pytest.mark.measures
 def test_a_no_op_is_no_gain(bench: Bench) -> None:
     candidate = bench.patched(bench.shipped, MOE, bench.text(MOE) + "\n# measurably faster, trust me\n")
     document = bench.judge(bench.shipped, candidate)

@@ -12,7 +12,7 @@ from benchmarks.redteam.judging import Bench
 from benchmarks.redteam.naive import PARTS, Control, harness_names, run_control
 from benchmarks.redteam.patch_file import CHEATS, RedTeamPatch, read_all, read_patch_file
 
-pytestmark = [pytest.mark.sandbox, pytest.mark.measures, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.sandbox, pytest.mark.timeout(120)]
 
 SEAM = "model/layers/__init__.py"
 HEADER = """# class: 0 {name}
@@ -51,6 +51,7 @@ def appended(bench: Bench, code: str, folder: Path, naive: str) -> RedTeamPatch:
     return read_patch_file(path)
 
 
+@pytest.mark.measures
 def test_a_naive_timer_falls_for_a_bent_clock(bench: Bench, cheats: dict[str, RedTeamPatch]) -> None:
     """`tests/acceptance/test_redteam.py` does the same with a cache and with forged lines."""
     control = control_of(bench, cheats["clock-python"])
@@ -58,6 +59,7 @@ def test_a_naive_timer_falls_for_a_bent_clock(bench: Bench, cheats: dict[str, Re
     assert control.harness == "same_inputs"
 
 
+@pytest.mark.measures
 def test_a_naive_timer_sees_no_gain_in_a_comment(bench: Bench, tmp_path: Path) -> None:
     control = control_of(bench, appended(bench, "# A comment.\n", tmp_path, "same_inputs"))
     assert 0.2 < control.ratio < 2.0, control

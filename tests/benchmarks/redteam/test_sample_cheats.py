@@ -17,7 +17,7 @@ from benchmarks.sandbox.accounting.placement import counted_by
 from benchmarks.suites import get_suite
 from tests.benchmarks.suites.suite_pairs import Trees
 
-pytestmark = [pytest.mark.sandbox, pytest.mark.measures, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.sandbox, pytest.mark.timeout(900)]
 
 # Behind a cheat: it fails aloud where it finds what it looks for.
 TELLS_WHAT_IT_FOUND = """

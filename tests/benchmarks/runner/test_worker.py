@@ -93,7 +93,6 @@ def workers(short_folder: Path) -> Iterator[Callable[..., Worker]]:
 
 
 @pytest.mark.sandbox
-@pytest.mark.measures
 @pytest.mark.timeout(240)
 def test_a_woken_worker_judges_and_a_killed_pool_process_starts_over(
     platform: Platform, workers: Callable[..., Worker], short_folder: Path
@@ -123,7 +122,6 @@ def test_a_woken_worker_judges_and_a_killed_pool_process_starts_over(
 
 
 @pytest.mark.sandbox
-@pytest.mark.measures
 def test_a_worker_with_bad_settings_says_so_and_does_not_start(
     platform: Platform, workers: Callable[..., Worker]
 ) -> None:

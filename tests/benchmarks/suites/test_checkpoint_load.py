@@ -177,7 +177,6 @@ def test_a_header_that_does_not_fit_is_refused() -> None:
 
 
 @pytest.mark.sandbox
-@pytest.mark.measures
 def test_in_real_sandboxes_no_process_loads_twice_and_none_finds_what_another_left(open_folder: Path) -> None:
     suite, trees = checkpoint_load("tiny"), Trees(open_folder)
     remembers = trees.appended(CHECKPOINT, LOADS_ONCE)
@@ -188,7 +187,6 @@ def test_in_real_sandboxes_no_process_loads_twice_and_none_finds_what_another_le
 
 
 @pytest.mark.sandbox
-@pytest.mark.measures
 def test_in_real_sandboxes_a_loader_that_answers_without_the_weights_is_found(open_folder: Path) -> None:
     suite, trees = checkpoint_load("tiny"), Trees(open_folder)
     with pytest.raises(SideFailed) as failed:

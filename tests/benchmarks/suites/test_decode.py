@@ -189,7 +189,6 @@ def test_the_stack_on_cuda_passes_the_checks(name: str) -> None:
 
 
 @pytest.mark.sandbox
-@pytest.mark.measures
 @pytest.mark.parametrize(
     ("make", "path", "text"), [(decode, EXECUTOR, NO_PAST), (decode_batched, WEIGHTS, DROPS_AN_EXPERT)]
 )

@@ -226,7 +226,6 @@ def test_limits_are_drawn_for_each_pair() -> None:
 
 
 @pytest.mark.sandbox
-@pytest.mark.measures
 def test_in_real_sandboxes_the_stack_passes_and_larger_steps_do_not(open_folder: Path) -> None:
     suite, trees = mixed_load("tiny"), Trees(open_folder)
     record = trees.measure(suite, trees.shipped)

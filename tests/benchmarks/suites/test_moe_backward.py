@@ -132,7 +132,6 @@ def test_the_layer_on_cuda_passes_the_checks() -> None:
 
 
 @pytest.mark.sandbox
-@pytest.mark.measures
 def test_in_real_sandboxes_the_stack_passes_and_a_candidate_without_router_gradient_does_not(
     open_folder: Path,
 ) -> None:

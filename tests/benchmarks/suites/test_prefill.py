@@ -168,7 +168,6 @@ def test_the_floor_leaves_out_the_last_layer_and_counts_the_head_once_per_prompt
 
 
 @pytest.mark.sandbox
-@pytest.mark.measures
 def test_in_real_sandboxes_the_stack_passes_and_a_candidate_that_peeks_does_not(open_folder: Path) -> None:
     suite, trees = prefill("tiny"), Trees(open_folder)
     record = trees.measure(suite, trees.shipped)

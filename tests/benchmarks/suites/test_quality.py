@@ -232,7 +232,6 @@ def test_training_on_cuda_learns_as_well() -> None:
 
 
 @pytest.mark.sandbox
-@pytest.mark.measures
 def test_in_real_sandboxes_a_pair_has_two_losses_and_a_look_ahead_is_found(open_folder: Path) -> None:
     suite, trees = quality("tiny"), Trees(open_folder)
     record: PairRecord = trees.measure(suite, trees.shipped)

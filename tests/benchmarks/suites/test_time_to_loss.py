@@ -195,7 +195,6 @@ def test_training_on_cuda_reaches_the_target_in_as_many_steps() -> None:
 
 
 @pytest.mark.sandbox
-@pytest.mark.measures
 def test_in_real_sandboxes_both_sides_get_there_and_one_that_only_says_so_does_not(open_folder: Path) -> None:
     suite, trees = time_to_loss("tiny"), Trees(open_folder)
     suite = replace(suite, race=replace(suite.race, steps=48))

@@ -233,7 +233,6 @@ def test_steps_on_cuda_pass_the_checks() -> None:
 
 
 @pytest.mark.sandbox
-@pytest.mark.measures
 def test_in_real_sandboxes_the_trainer_passes_and_one_that_skips_every_second_update_does_not(
     open_folder: Path,
 ) -> None:

@@ -9,6 +9,7 @@ from pytest_django import Settings
 
 from bounty.github.repositories.bindings import bind
 from bounty.github.repositories.following import follow, mirror_of
+from bounty.github.standin.control.standin import StandIn, running
 from bounty.models import Lineage, RepositoryBinding
 from tests.bounty.bounty_world import World
 from tests.bounty.github.git_server import Repository, served
@@ -63,3 +64,13 @@ def served_folder(tmp_path: Path, settings: Settings) -> Iterator[tuple[Path, st
 def bound(world: World, served_folder: tuple[Path, str]) -> Bound:
     root, url = served_folder
     return Bound(world, url, Repository(root / "model.git"))
+
+
+@pytest.fixture
+def standin(tmp_path: Path, settings: Settings) -> Iterator[StandIn]:
+    """The stand-in for GitHub, to which the site's settings lead. Events are kept, not sent: see `set_hook`."""
+    settings.REPOSITORY_ROOT = tmp_path / "mirrors"
+    with running(tmp_path / "github") as started:
+        for name, value in started.settings().items():
+            setattr(settings, name, value)
+        yield started

@@ -105,6 +105,19 @@ def test_only_web_and_node_have_the_nodes_token(stack: LocalStack) -> None:
     assert holders == {"web", "node"}
 
 
+def test_the_github_app_is_for_the_site_alone(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {
+        "GAINSHARE_GITHUB_APP_ID": "7",
+        "GAINSHARE_GITHUB_PRIVATE_KEY_FILE": "/secrets/private-key.pem",
+        "GAINSHARE_GITHUB_WEBHOOK_SECRET_OLD": "old-secret",
+    }
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    for process, spec in services(LocalStack.create(home, OPTIONS, "tag")).items():
+        passed = {name: value for name, value in spec.env.items() if name.startswith("GAINSHARE_GITHUB_")}
+        assert passed == (given if process in {"web", "control", "beat"} else {})
+
+
 def test_the_callers_own_variables_are_not_passed_on(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
     monkeypatch.setenv("PYTHONPATH", "/elsewhere")

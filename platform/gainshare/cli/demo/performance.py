@@ -1,6 +1,7 @@
 """Runs the demo: starts a fresh stack, plays the scenario, stops the stack, writes `demo.json`."""
 
 import os
+from collections.abc import Mapping
 
 import httpx
 import openai
@@ -32,19 +33,27 @@ def run_demo(*, port: int, keep: bool, console: Console) -> Record:
     home = Home(parent.root / "demo")
     record, progress = Record(console), Progress(console)
     try:
-        _start_afresh(home, parent, record, progress, port)
+        start_afresh(home, parent, record, progress, port)
         _play(home, parent, record, progress)
     except FAILURES as error:
         console.print(f"[red]the demo ended early:[/] {error}", highlight=False)
     finally:
         progress.stop()
         if not keep:
-            _stop(home, record)
+            end(home, record)
         record.save(parent.root / "demo.json")
     return record
 
 
-def _start_afresh(home: Home, parent: Home, record: Record, progress: Progress, port: int) -> None:
+def start_afresh(
+    home: Home,
+    parent: Home,
+    record: Record,
+    progress: Progress,
+    port: int,
+    more: Mapping[str, str] | None = None,
+) -> None:
+    """Start a stack without any data in ``home``, with ``more`` variables. Raises LocalModeError."""
     with record.step("model", f"{MODEL} is in the local store, checksum verified") as step:
         ensure_model(MODEL, parent.root)
         step.ok, step.actual = True, f"{MODEL} ready"
@@ -53,7 +62,7 @@ def _start_afresh(home: Home, parent: Home, record: Record, progress: Progress, 
         delete_data(home)
         home.root.mkdir(parents=True, mode=0o711 if os.geteuid() == 0 else 0o700)
         (home.root / "models").symlink_to(parent.root / "models", target_is_directory=True)
-        env = {"GAINSHARE_KERNELS": str(parent.root / "native"), **os.environ}  # shared by all demos
+        env = {"GAINSHARE_KERNELS": str(parent.root / "native"), **os.environ, **(more or {})}
         state = start_background(home, port=port, model=MODEL, env=env, on_progress=progress.show)
         progress.stop()
         record.url = state.url
@@ -78,7 +87,8 @@ def _play(home: Home, parent: Home, record: Record, progress: Progress) -> None:
     play(stage)
 
 
-def _stop(home: Home, record: Record) -> None:
+def end(home: Home, record: Record) -> None:
+    """Stop the stack, as a step of the record."""
     try:
         with record.step("stop", "every process has ended") as step:
             state = stop(home)

@@ -116,6 +116,20 @@ class SignUpForm(forms.Form):
         return again
 
 
+class GitHubNameForm(forms.Form):
+    """The user name of whoever signs in with GitHub for the first time."""
+
+    username = forms.CharField(
+        max_length=MAX_NAME_CHARS,
+        label="User name",
+        help_text="The letters a to z and A to Z, digits and @ . + - _ only. It is shown with your submissions, and cannot "
+        "be changed later.",
+        widget=forms.TextInput(
+            attrs={"autocomplete": "username", "autofocus": True, "autocapitalize": "none"}
+        ),
+    )
+
+
 class KeyForm(SentOnceForm):
     """A new API key. The choices of scopes depend on the user's role."""
 

@@ -127,6 +127,12 @@ def is_open_for_signup() -> bool:
 
 
 @register.simple_tag
+def offers_github() -> bool:
+    """Whether people can sign in with GitHub."""
+    return bool(settings.GITHUB_CLIENT_ID and settings.GITHUB_CLIENT_SECRET)
+
+
+@register.simple_tag
 def banners() -> list[Banner]:
     """Banners to show above the page."""
     return standing_banners()

@@ -9,19 +9,19 @@ from django.contrib.auth.views import LoginView, PasswordChangeView
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse_lazy
-from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_GET, require_http_methods
 
 from gainshare.accounts.entrance_limits import place_in_line
 from gainshare.accounts.entrance_limits import sign_up as sign_up_account
 from gainshare.accounts.errors import DomainError
-from gainshare.accounts.models import User
+from gainshare.accounts.models import GitHubAccount, User
 from gainshare.accounts.rate_limits import TooManyAttempts
 from gainshare.ledger.services import balance
 from gainshare.web.forms.account import SignUpForm
 from gainshare.web.home_parts import parts_for, steps_for
 from gainshare.web.signed_in import SignedInRequest, signed_in
+from gainshare.web.views.own_addresses import safe_next
 
 
 @require_GET
@@ -74,22 +74,17 @@ def sign_up(request: HttpRequest) -> HttpResponse:
     return render(request, "web/signup.html", {"form": form, "next": safe_next(request)})
 
 
-def safe_next(request: HttpRequest) -> str:
-    """The address to go to after login, if it is on this site."""
-    target = request.POST.get("next") or request.GET.get("next") or ""
-    allowed = url_has_allowed_host_and_scheme(
-        target, allowed_hosts={request.get_host()}, require_https=request.is_secure()
-    )
-    return target if allowed else ""
-
-
 @signed_in
 @require_GET
 def account(request: SignedInRequest) -> HttpResponse:
     """Page of the user's account."""
-    return render(
-        request, "web/account.html", {"person": request.user, "scopes": sorted(request.user.allowed_scopes)}
-    )
+    context = {
+        "person": request.user,
+        "scopes": sorted(request.user.allowed_scopes),
+        "github": GitHubAccount.objects.filter(user=request.user).first(),
+        "github_url": settings.GITHUB_URL,
+    }
+    return render(request, "web/account.html", context)
 
 
 class ChangePassword(PasswordChangeView):

@@ -28,7 +28,8 @@ def test_a_node_on_a_socket_answers_and_ends_with_its_stdin(open_folder: Path) -
         with httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), base_url="http://node") as client:
             while client.get("/health").status_code != 200 and time.monotonic() < deadline:
                 time.sleep(0.1)
-            answer = client.post("/v1/completions", json={"model": "tiny", "prompt": "a", "max_tokens": 3})
+            asked = {"model": "tiny", "prompt": "a", "max_tokens": 3, "ignore_eos": True}
+            answer = client.post("/v1/completions", json=asked)
         assert answer.json()["usage"]["completion_tokens"] == 3
         node.stdin.close()
         assert node.wait(60) == 0

@@ -1,0 +1,36 @@
+"""What a dormant author did goes to the user who links the GitHub account, so that nobody is two people here.
+
+Submissions that no credits were booked for change hands under their lineages' locks, so that a booking comes before or
+after it. `gainshare.ledger.hand_over` refuses what was booked.
+"""
+
+from bounty.models import Dispute, Lineage, Review, Submission
+from bounty.services.transitions import note
+from gainshare.accounts.github_accounts import GitHubAccountTaken, register_hand_over
+from gainshare.accounts.models import User
+
+
+def hand_over(dormant: User, user: User) -> None:
+    """Make the dormant user's submissions the user's. Raises GitHubAccountTaken if the user decided about one of them."""
+    lineages = Lineage.objects.filter(bounties__submissions__submitter=dormant).values("pk")
+    list(Lineage.objects.select_for_update(no_key=True).filter(pk__in=lineages).order_by("pk"))
+    theirs = Submission.objects.filter(submitter=dormant)
+    reviewed = Review.objects.filter(reviewer=user, submission__submitter=dormant)
+    answered = Dispute.objects.filter(answered_by=user, submission__submitter=dormant)
+    if reviewed.exists() or answered.exists():
+        raise GitHubAccountTaken(
+            "You have decided about a submission of this GitHub account, and nobody decides about their own. Another "
+            "maintainer has to look at that first."
+        )
+    for submission in theirs.order_by("pk"):
+        Submission.objects.filter(pk=submission.pk).update(submitter=user)
+        note(
+            submission,
+            old=submission.state,
+            new=submission.state,
+            reason=f"{user.username} linked the GitHub account that it came from ({dormant.username})",
+            actor=user,
+        )
+
+
+register_hand_over("submissions", hand_over, position=10)

@@ -1,0 +1,1 @@
+"""Pull requests: seen, sealed, judged; commands in their comments are read and answered."""

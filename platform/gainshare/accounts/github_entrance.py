@@ -1,0 +1,65 @@
+"""Signing in and up with GitHub, by whoever is not signed in. The limits of other sign-ins and sign-ups hold here too.
+
+A linked number signs in as its user. Any other one chooses a user name once: a dormant user of that number wakes under
+it, and where there is none a new user is made. Both count as a sign-up.
+"""
+
+from django.conf import settings
+from django.db import transaction
+from django.http import HttpRequest
+from django.utils import timezone
+
+from gainshare.accounts.entrance_limits import AccountWaits, allow_sign_up, take_turn
+from gainshare.accounts.github_accounts import lock_number, seen_account
+from gainshare.accounts.github_oauth import Person
+from gainshare.accounts.models import GitHubAccount, User
+from gainshare.accounts.services import NotAllowed, save_new_name
+
+CLOSED = "Sign-up is closed on this site. Ask a maintainer for an account, log in to it, and link GitHub on its page."
+
+
+def user_of(person: Person) -> User | None:
+    """The user who signs in with this number; None if a name has to be chosen first. Raises NotAllowed, AccountWaits.
+
+    Where sign-up is closed, only a user that is there already can wake.
+    """
+    account = seen_account(github_id=person.github_id, login=person.login)
+    if account is None and not settings.OPEN_SIGNUP:
+        raise NotAllowed(CLOSED)
+    if account is None:
+        return None
+    require_usable(account.user)
+    return None if account.is_dormant else account.user
+
+
+def require_usable(user: User) -> None:
+    """Raises NotAllowed for a user that was switched off, AccountWaits for one that waits its turn."""
+    if not user.is_active:
+        raise NotAllowed("This account was switched off. Ask a maintainer why.")
+    if user.is_waiting:
+        raise AccountWaits(user)
+
+
+def enter(*, request: HttpRequest, person: Person, username: str) -> User:
+    """Wake or make the user of this number, under a name that is chosen once. It may have to wait its turn.
+
+    If the number was linked meanwhile, the name is left and that user returned. Raises TooManyAttempts, NotAllowed,
+    BadAccountData, UsernameTaken.
+    """
+    if (linked := user_of(person)) is not None:
+        return linked
+    allow_sign_up(request)
+    with transaction.atomic():
+        lock_number(person.github_id)
+        account = seen_account(github_id=person.github_id, login=person.login)
+        if account is not None and not account.is_dormant:
+            return account.user
+        user = account.user if account is not None else User()
+        user.username = username
+        user.set_unusable_password()  # nor does a password count that somebody set for a dormant one
+        save_new_name(user)
+        take_turn(user)
+        GitHubAccount.objects.update_or_create(
+            pk=person.github_id, defaults={"user": user, "login": person.login, "linked_at": timezone.now()}
+        )
+    return user
