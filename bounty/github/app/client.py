@@ -245,7 +245,7 @@ def has_next(reply: Reply) -> bool:
 
 def is_own_app(app: dict[str, Any] | None) -> bool:
     """Whether something on GitHub was made by our App. Settings may name it by its number or its client id."""
-    return bool(app) and settings.GITHUB_APP_ID in (str(app.get("id")), app.get("client_id"))
+    return app is not None and settings.GITHUB_APP_ID in (str(app.get("id")), app.get("client_id"))
 
 
 def _check_body(fields: CheckRunFields) -> dict[str, Any]:
