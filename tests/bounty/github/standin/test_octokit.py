@@ -7,9 +7,13 @@ import pytest
 from tests.bounty.github.standin.octokit import DESCRIPTION, unpacked
 
 
-def test_without_npm_it_is_said_what_was_not_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_npm_it_is_said_what_was_not_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(pytest.skip.Exception, match="expected: NO NPM HERE: nothing was compared with @octokit/openapi"):
+    with pytest.raises(
+        pytest.skip.Exception, match="expected: NO NPM HERE: nothing was compared with @octokit/openapi"
+    ):
         unpacked(DESCRIPTION, tmp_path / "packages")
 
 
