@@ -108,11 +108,13 @@ class Client:
     def permission(self, full_name: str, login: str, *, github_id: int | None = None) -> str:
         """What a user may do in the repository: admin, write, read or none.
 
-        With ``github_id`` the name must still be that account's, else the answer is none.
+        With ``github_id`` the name must still be that account's, else the answer is none. Raises GitHubGone where the
+        repository itself is gone, which says nothing of the user.
         """
         try:
             data = self._get(full_name, f"/collaborators/{quote(login, safe='')}/permission").data
         except GitHubGone:
+            self._get(full_name, "")
             return "none"
         if github_id is not None and (data.get("user") or {}).get("id") != github_id:
             return "none"
