@@ -15,6 +15,7 @@ from bounty.github.app.errors import error_of
 from bounty.github.app.facts import GitHubError
 from bounty.github.app.outages import BAD_APP
 from bounty.github.app.transport import Connection, Reply, send
+from bounty.github.app.understanding import reads_answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,7 @@ class AppClient:
         self._requester = app_requester()
         self._connection = Connection(settings.GITHUB_API_URL)
 
+    @reads_answer
     def app(self) -> AppFacts:
         """The App."""
         data = self._get("/app").data
@@ -57,6 +59,7 @@ class AppClient:
             events=list(data.get("events") or []),
         )
 
+    @reads_answer
     def installations(self) -> list[InstallationFacts]:
         """All installations, also suspended ones; a removed one is no longer there."""
         found: list[InstallationFacts] = []

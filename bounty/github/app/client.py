@@ -28,6 +28,7 @@ from bounty.github.app.facts import (
 from bounty.github.app.outages import note_pause, note_refused_token, pause_before
 from bounty.github.app.reading import comment_facts, pull_request_facts, review_facts
 from bounty.github.app.transport import Connection, Reply, send
+from bounty.github.app.understanding import reads_answer
 from bounty.models import GitHubRepository, Installation
 
 PAGE = 100
@@ -51,6 +52,7 @@ class Client:
 
     # -- Pull requests -----------------------------------------------------------------------------
 
+    @reads_answer
     def pull_request(self, full_name: str, number: int) -> PullRequestFacts:
         """A pull request as it is now."""
         return pull_request_facts(self._get(full_name, f"/pulls/{number}").data)
@@ -59,6 +61,7 @@ class Client:
         """A pull request's text as it is now."""
         return self.pull_request(full_name, number).body
 
+    @reads_answer
     def open_pull_requests(
         self, full_name: str, *, etag: str, since: datetime | None = None
     ) -> tuple[list[PullRequestFacts], str] | None:
@@ -85,6 +88,7 @@ class Client:
             found += [pull_request_facts(row) for row in reply.data]
         return found, first.headers.get("etag", "")
 
+    @reads_answer
     def comments(self, full_name: str, number: int, *, since: datetime | None) -> list[CommentFacts]:
         """Comments of a pull request's conversation, oldest first; with ``since`` those changed from then on."""
         parameters = {"since": f"{since.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"} if since else {}
@@ -92,6 +96,7 @@ class Client:
         rows = self._rows(full_name, f"/issues/{number}/comments", parameters)
         return [comment_facts(row, repository_id=repository, number=number) for row in rows]
 
+    @reads_answer
     def reviews(self, full_name: str, number: int) -> list[ReviewFacts]:
         """Submitted reviews of a pull request, oldest first."""
         repository = self._number(full_name)
@@ -99,14 +104,17 @@ class Client:
         read = (review_facts(row, repository_id=repository, number=number) for row in rows)
         return [row for row in read if row is not None]
 
+    @reads_answer
     def permission(self, full_name: str, login: str, *, github_id: int | None = None) -> str:
         """What a user may do in the repository: admin, write, read or none.
 
-        With ``github_id`` the name must still be that account's, else the answer is none.
+        With ``github_id`` the name must still be that account's, else the answer is none. Raises GitHubGone where the
+        repository itself is gone, which says nothing of the user.
         """
         try:
             data = self._get(full_name, f"/collaborators/{quote(login, safe='')}/permission").data
         except GitHubGone:
+            self._get(full_name, "")
             return "none"
         if github_id is not None and (data.get("user") or {}).get("id") != github_id:
             return "none"
@@ -114,6 +122,7 @@ class Client:
 
     # -- Comments and reactions --------------------------------------------------------------------
 
+    @reads_answer
     def find_comment(self, full_name: str, number: int, *, marker: str) -> int | None:
         """The number of the oldest comment that our App wrote with the marker in it."""
         for row in self._rows(full_name, f"/issues/{number}/comments"):
@@ -121,6 +130,7 @@ class Client:
                 return int(row["id"])
         return None
 
+    @reads_answer
     def create_comment(self, full_name: str, number: int, text: str) -> int:
         """Write a comment; its number."""
         return int(self._send(full_name, "POST", f"/issues/{number}/comments", {"body": text}).data["id"])
@@ -135,6 +145,7 @@ class Client:
 
     # -- Check runs --------------------------------------------------------------------------------
 
+    @reads_answer
     def find_check(self, full_name: str, sha: str, *, external_id: str) -> int | None:
         """The number of our App's check run of a commit by our own name for it."""
         rows = self._rows(full_name, f"/commits/{sha}/check-runs", {"filter": "all"}, key="check_runs")
@@ -143,6 +154,7 @@ class Client:
         ]
         return min(found, default=None)
 
+    @reads_answer
     def create_check(self, full_name: str, sha: str, *, external_id: str, fields: CheckRunFields) -> int:
         """Make a check run for a commit; its number. A commit that the repository lacks is refused."""
         given = {"head_sha": sha, "external_id": external_id, **_check_body(fields)}
@@ -154,6 +166,7 @@ class Client:
 
     # -- The installation --------------------------------------------------------------------------
 
+    @reads_answer
     def repositories(self) -> list[tuple[int, str]]:
         """Numbers and names of the repositories that the installation opens to the App."""
         found = []
@@ -245,7 +258,7 @@ def has_next(reply: Reply) -> bool:
 
 def is_own_app(app: dict[str, Any] | None) -> bool:
     """Whether something on GitHub was made by our App. Settings may name it by its number or its client id."""
-    return bool(app) and settings.GITHUB_APP_ID in (str(app.get("id")), app.get("client_id"))
+    return app is not None and settings.GITHUB_APP_ID in (str(app.get("id")), app.get("client_id"))
 
 
 def _check_body(fields: CheckRunFields) -> dict[str, Any]:

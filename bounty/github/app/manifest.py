@@ -36,8 +36,8 @@ def manifest(*, name: str = "") -> dict[str, Any]:
         "callback_urls": [f"{url}{CALLBACK_PATH}"],
         "public": False,
         "default_permissions": {**NEEDED, **WISHED},
-        "default_events": [*EVENTS, *WISHED_EVENTS],
     }
     if has_public_address():
         wanted["hook_attributes"] = {"url": f"{url}{WEBHOOK_PATH}", "active": True}
+        wanted["default_events"] = [*EVENTS, *WISHED_EVENTS]
     return wanted

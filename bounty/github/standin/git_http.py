@@ -7,7 +7,7 @@ import re
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO
+from typing import IO, TYPE_CHECKING
 
 from bounty.github.standin import git
 from bounty.github.standin.actions.pulls import branch_moved
@@ -152,7 +152,7 @@ def _backend(
     return GitAnswer(status, fields, _pieces(program, first))
 
 
-def _head(output: BinaryIO) -> tuple[bytes, bytes]:
+def _head(output: IO[bytes]) -> tuple[bytes, bytes]:
     """The header of a CGI answer and the body's first bytes."""
     got = b""
     while HEAD_END not in got and (piece := output.read1(CHUNK)):  # type: ignore[attr-defined]

@@ -18,7 +18,7 @@ def page_of(call: Call, items: Sequence[Item]) -> tuple[Sequence[Item], dict[str
     size = min(MOST, max(1, _number(call.query.get("per_page"), USUAL)))
     page = max(1, _number(call.query.get("page"), 1))
     last = max(1, -(-len(items) // size))
-    links = {}
+    links: dict[str, int] = {}
     if page > 1:
         links |= {"prev": min(page - 1, last), "first": 1}
     if page < last:

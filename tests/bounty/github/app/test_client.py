@@ -139,6 +139,19 @@ def test_who_is_not_there_may_do_nothing(connected: Connected) -> None:
     assert connected.client.permission("octo/model", "nobody-has-this-name") == "none"
 
 
+def test_a_repository_that_cannot_be_asked_says_nothing_of_a_user(connected: Connected) -> None:
+    client = connected.client
+    assert client.permission("octo/model", "mira") == "write"
+    connected.standin.suspend(connected.opened)
+    with pytest.raises(GitHubGone, match="suspended"):
+        client.permission("octo/model", "mira")
+    connected.standin.unsuspend(connected.opened)
+    connected.repository.is_private = True
+    connected.standin.close_to_app(connected.opened, connected.repository)
+    with pytest.raises(GitHubGone):
+        client.permission("octo/model", "mira")
+
+
 def test_a_name_that_moved_to_another_account_gives_it_no_permission(connected: Connected) -> None:
     mira = connected.mira
     connected.standin.rename_user(mira, "mira-k")

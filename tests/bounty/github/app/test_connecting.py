@@ -195,6 +195,7 @@ def test_a_webhook_is_asked_for_only_where_github_reaches_the_site(
     settings.PUBLIC_URL = url
     assert has_public_address() is is_public
     assert ("hook_attributes" in manifest()) is is_public
+    assert ("default_events" in manifest()) is is_public  # there are none without a webhook
     assert len(manifest(name="")["name"]) <= 34
 
 
