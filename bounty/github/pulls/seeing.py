@@ -23,7 +23,7 @@ from bounty.models import (
     PullRequestState,
     RepositoryBinding,
 )
-from bounty.services.wakeups import wake_pull_request
+from bounty.services.wakeups import wake_fetch, wake_pull_request
 from gainshare.accounts.models import GitHubAccount
 
 MAX_TITLE = 300
@@ -120,6 +120,13 @@ def see_queue(repository_id: int, number: int, sha: str, *, received_at: datetim
             defaults={"sealed_at": received_at, "state": HeadState.SEALED, "is_of_queue": True},
         )
         wake_pull_request(pull_request_id=pull.pk)
+
+
+def wake_fetches(pull: PullRequest) -> None:
+    """Have the branch of a merged pull request fetched for every lineage that is bound to it."""
+    bound = RepositoryBinding.objects.filter(github=pull.repository_id, branch=pull.branch)
+    for lineage in bound.values_list("lineage__name", flat=True):
+        wake_fetch(lineage=lineage)
 
 
 def _pull_of(facts: CommentFacts) -> PullRequest | None:

@@ -52,6 +52,8 @@ class Outcome:
 
 def outcome_of(head: Head) -> Outcome | None:
     """The head's outcome; None while there is none that everyone may know."""
+    if head.is_of_queue:
+        return Outcome("queue", "neutral", "A merge queue's commit is not judged by itself")
     if head.submission is not None:
         found = _of_submission(head.submission)
         return found if found is None else _with_unmeasured(found, head)
