@@ -14,6 +14,7 @@ from bounty.github.people import BotAccount, account_of
 from bounty.github.pulls.asking import client_of
 from bounty.github.pulls.commands import commands_in
 from bounty.github.pulls.naming import is_named_by_command, named_in
+from bounty.github.repositories.addresses import MAX_BRANCH_CHARACTERS
 from bounty.models import (
     Command,
     GitHubRepository,
@@ -202,7 +203,9 @@ def _said(facts: PullRequestFacts) -> dict[str, Any]:
         state = PullRequestState.MERGED
     return {
         "title": facts.title[:MAX_TITLE],
-        "branch": facts.branch[:200],
+        "branch": facts.branch
+        if len(facts.branch) <= MAX_BRANCH_CHARACTERS
+        else "",  # then none is bound to it
         "state": state,
         "is_draft": facts.is_draft,
         "head_sha": facts.head_sha,

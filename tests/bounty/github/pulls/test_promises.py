@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from bounty.github.app.facts import AccountFacts, PullRequestFacts
+from bounty.github.events.door import MAX_BODY_BYTES
 from bounty.github.pulls.seeing import sealed_when
 from bounty.limits import EVENTS_WAIT, HEADS_PER_DAY
 
@@ -16,6 +17,7 @@ HOUR = timedelta(hours=1)
 
 def test_the_documents_name_the_limits() -> None:
     assert f"At most {HEADS_PER_DAY} commits of one author" in (DOCS / "github.md").read_text()
+    assert f"at most {MAX_BODY_BYTES // 2**20} MiB each" in (DOCS / "reference" / "api.md").read_text()
     minutes = int(EVENTS_WAIT.total_seconds() / 60)
     assert f"at most {minutes} minutes from then" in (DOCS / "concepts" / "judging.md").read_text()
 
