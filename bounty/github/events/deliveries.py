@@ -27,8 +27,8 @@ from bounty.github.events.parsing import (
 from bounty.github.merging.acceptance import see_review
 from bounty.github.merging.recognition import pushed
 from bounty.github.pulls.asking import newest
-from bounty.github.pulls.seeing import is_tied, see, see_comment, see_queue
-from bounty.models import Delivery, GitHubRepository
+from bounty.github.pulls.seeing import is_tied, see, see_comment, see_queue, wake_fetches
+from bounty.models import Delivery, GitHubRepository, PullRequestState
 from bounty.services.wakeups import wake_delivery
 from gainshare.accounts.errors import DomainError
 
@@ -106,7 +106,9 @@ def forget_old() -> int:
 
 def _pull_request(delivery: Delivery) -> None:
     facts = pull_request_facts(delivery.payload)
-    see(newest(facts) if is_tied(facts) else facts, received_at=delivery.received_at)
+    pull = see(newest(facts) if is_tied(facts) else facts, received_at=delivery.received_at)
+    if pull is not None and pull.state == PullRequestState.MERGED:
+        wake_fetches(pull)
 
 
 def _comment(delivery: Delivery) -> None:

@@ -7,6 +7,7 @@ deliveries are not worked off, its events count as missing and bookings in its s
 import logging
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from functools import partial
 from uuid import UUID
 
 from django.conf import settings
@@ -20,7 +21,7 @@ from bounty.github.events.deliveries import MAX_ATTEMPTS, forget_old, wake_waiti
 from bounty.github.merging import reconciler as merging
 from bounty.github.merging.acceptance import see_review
 from bounty.github.pulls.asking import client_of
-from bounty.github.pulls.seeing import see, see_comment
+from bounty.github.pulls.seeing import see, see_comment, wake_fetches
 from bounty.github.reports.publishing import publish_due
 from bounty.models import (
     CommandState,
@@ -28,6 +29,7 @@ from bounty.models import (
     GitHubRepository,
     HeadState,
     PullRequest,
+    PullRequestState,
     RepositoryBinding,
 )
 from bounty.services.wakeups import wake_pull_request
@@ -45,7 +47,7 @@ def reconcile() -> None:
     if settings.GITHUB_APP_ID:
         bound = GitHubRepository.objects.filter(bindings__isnull=False).select_related("installation")
         for repository in bound.distinct():
-            _attempt(str(repository), lambda repository=repository: poll(repository))
+            _attempt(str(repository), partial(poll, repository))
     _attempt("pull requests", wake_unfinished)
     _attempt("merges", merging.reconcile)
     _attempt("reports", publish_due)
@@ -95,8 +97,11 @@ def _take(client: Client, repository: GitHubRepository, facts: PullRequestFacts,
     for comment in client.comments(repository.full_name, facts.number, since=since):
         if comment.created_at >= since:
             see_comment(comment)
-    for review in client.reviews(repository.full_name, facts.number):
-        see_review(review)
+    if pull.heads.filter(submission__isnull=False).exists():
+        for review in client.reviews(repository.full_name, facts.number):
+            see_review(review)
+    if pull.state == PullRequestState.MERGED:
+        wake_fetches(pull)
     PullRequest.objects.filter(pk=pull.pk).update(comments_read_at=facts.updated_at)
 
 

@@ -4,6 +4,8 @@ Judged are the first head that is no draft, and heads for which somebody wrote /
 change and can be repeated; a pull request has at most one head that is being judged.
 """
 
+from uuid import UUID
+
 from django.db import transaction
 from django.db.models import QuerySet
 
@@ -56,7 +58,7 @@ def judge(pull: PullRequest, choice: Choice) -> str:
     head = current_head(pull)
     if head is None or head.state == HeadState.SEEN:
         return choice.problem
-    if head.state in (HeadState.REFUSED, HeadState.SUBMITTED):
+    if head.state in (HeadState.REFUSED, HeadState.SUBMITTED) or not head.diff_blob:
         return ""
     if head.state in OPEN_AGAIN and not is_due(pull, head):
         return ""
@@ -179,7 +181,7 @@ def _follows_same(pull: PullRequest, head: Head) -> bool:
     return old is not None and old.submission_id is not None and not link(head, old.submission_id)
 
 
-def link(head: Head, submission_id: object) -> str:
+def link(head: Head, submission_id: UUID) -> str:
     """Make an own earlier submission the head's. An older head of the same pull request lets go of it.
 
     Why that cannot be, or empty.
@@ -230,7 +232,7 @@ def _submit(head: Head, bounty: Bounty) -> str:
     except _Taken:
         return ""
     except OwnEarlier as error:
-        return link(head, error.submission_id)
+        return error.message if error.submission_id is None else link(head, error.submission_id)
     except NotApplicable as error:
         return f"{error.message} {rebase_on(bounty)} This costs no attempt."
     except WrongBase:

@@ -74,6 +74,8 @@ def _judge(task: Task, words: tuple[str, ...]) -> Answer:
     choice = choose(_again(pull))
     if choice.bounty is None:
         raise WrongState(choice.problem)
+    if not head.diff_blob:
+        raise WrongState(f"Commit {head.sha[:12]} cannot be judged. {head.problem}")
     if not want(head):
         raise WrongState(f"Commit {head.sha[:12]} changed meanwhile. Write /judge again.")
     return f"Commit {head.sha[:12]} is to be judged for {choice.bounty.short_name}.", 0
@@ -214,14 +216,16 @@ def id_of(command: Command) -> UUID:
 def _accept(task: Task, words: tuple[str, ...]) -> Answer:
     assert task.maintainer is not None
     submission = _submission(task.pull)
-    head = Head.objects.get(submission=submission)
-    if unknown := sorted(set(words) - set(head.unmeasured_paths)):
-        raise BadRequest(f"This pull request does not change, or has measured: {', '.join(unknown)[:500]}.")
+    changed = Head.objects.filter(pull_request=task.pull).values_list("unmeasured_paths", flat=True)
+    if unknown := sorted(set(words) - {path for paths in changed for path in paths}):
+        raise BadRequest(
+            f"This pull request does not change these files, or has them measured: {', '.join(unknown)[:500]}."
+        )
     accepted = review(
         actor=task.maintainer,
         submission_id=submission.pk,
         decision=ReviewDecision.ACCEPT,
-        comment="by /accept",
+        comment=task.command.text,
         unmeasured_paths=words,
     )
     state = accepted.get_state_display().lower()

@@ -37,7 +37,7 @@ class NotSealed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a head changes: the folder's diff from its merge base, and the rest."""
+    """What a head changes: the folder's diff from its merge base, empty where there is none, and the rest."""
 
     merge_base: str
     diff: str
@@ -76,7 +76,7 @@ def seal(head: Head, binding: RepositoryBinding) -> None:
     except (HeadRefused, TooMuchBeside, NotSealed) as error:
         row.update(state=HeadState.REFUSED, problem=str(error))
         return
-    blob = change.blobs.put(change.diff.encode())
+    blob = change.blobs.put(change.diff.encode()) if change.diff else ""
     change.blobs.write()
     fault_point("pulls.blobs_stored")
     with transaction.atomic():
@@ -90,10 +90,10 @@ def seal(head: Head, binding: RepositoryBinding) -> None:
             tree=store_tree(tree=change.tree),
             unmeasured_paths=change.unmeasured,
             is_signed_off=change.is_signed_off,
-            problem="",
+            problem="" if blob else f"{NOTHING_CHANGED}{binding.folder}/, so there is nothing to measure.",
         )
         head.refresh_from_db()
-        if is_new:
+        if is_new and blob:
             end_later_copies(head)
     fault_point("pulls.sealed")
 
@@ -106,20 +106,19 @@ def read_change(copy: Path, *, head: str, tip: str, folder: str) -> Change:
     try:
         before = read_folder(copy, commit=base, folder=folder, store=store)
         after = read_folder(copy, commit=head, folder=folder, store=store)
-        if before.hash == after.hash:
-            raise NotSealed(f"{NOTHING_CHANGED}{folder}/, so there is nothing to measure.")
-        diff = write_diff(before, after, store, policy)
-        patch = parse_patch(diff)
-        check_patch(policy, patch)
-        if apply_patch(before, patch, store).hash != after.hash:
-            raise NotSealed("Its diff does not make its tree. Report this as a fault of the platform.")
+        patch, diff = None, write_diff(before, after, store, policy)
+        if diff:
+            patch = parse_patch(diff)
+            check_patch(policy, patch)
+            if apply_patch(before, patch, store).hash != after.hash:
+                raise NotSealed("Its diff does not make its tree. Report this as a fault of the platform.")
     except Refusal as error:
         raise NotSealed(f"{error.code}: {error.message}") from None
     return Change(
         merge_base=base,
         diff=diff,
-        digest=patch.digest,
-        code=code_digest(after, store),
+        digest=patch.digest if patch else "",
+        code=code_digest(after, store) if patch else "",
         tree=after,
         blobs=store,
         unmeasured=unmeasured,

@@ -14,6 +14,7 @@ from bounty.github.people import BotAccount, account_of
 from bounty.github.pulls.asking import client_of
 from bounty.github.pulls.commands import commands_in
 from bounty.github.pulls.naming import is_named_by_command, named_in
+from bounty.github.repositories.addresses import MAX_BRANCH_CHARACTERS
 from bounty.models import (
     Command,
     GitHubRepository,
@@ -23,7 +24,7 @@ from bounty.models import (
     PullRequestState,
     RepositoryBinding,
 )
-from bounty.services.wakeups import wake_pull_request
+from bounty.services.wakeups import wake_fetch, wake_pull_request
 from gainshare.accounts.models import GitHubAccount
 
 MAX_TITLE = 300
@@ -122,6 +123,13 @@ def see_queue(repository_id: int, number: int, sha: str, *, received_at: datetim
         wake_pull_request(pull_request_id=pull.pk)
 
 
+def wake_fetches(pull: PullRequest) -> None:
+    """Have the branch of a merged pull request fetched for every lineage that is bound to it."""
+    bound = RepositoryBinding.objects.filter(github=pull.repository_id, branch=pull.branch)
+    for lineage in bound.values_list("lineage__name", flat=True):
+        wake_fetch(lineage=lineage)
+
+
 def _pull_of(facts: CommentFacts) -> PullRequest | None:
     """The comment's pull request; one whose event was lost is asked for. Raises GitHubError."""
     repository = (
@@ -195,7 +203,9 @@ def _said(facts: PullRequestFacts) -> dict[str, Any]:
         state = PullRequestState.MERGED
     return {
         "title": facts.title[:MAX_TITLE],
-        "branch": facts.branch[:200],
+        "branch": facts.branch
+        if len(facts.branch) <= MAX_BRANCH_CHARACTERS
+        else "",  # then none is bound to it
         "state": state,
         "is_draft": facts.is_draft,
         "head_sha": facts.head_sha,

@@ -54,11 +54,11 @@ class Outcome:
 
 def outcome_of(head: Head) -> Outcome | None:
     """The head's outcome; None while there is none that everyone may know."""
+    if head.is_of_queue:
+        return Outcome("queue", "neutral", "A merge queue's commit is not judged by itself")
     if head.submission is not None:
         found = _of_submission(head.submission)
         return found if found is None else _with_unmeasured(found, head)
-    if head.is_of_queue:
-        return Outcome("queue", "neutral", "Not judged here: the heads of the pull requests are")
     if changes_nothing(head):
         return Outcome("nothing", "neutral", "Nothing to judge: the folder is not changed")
     if head.state == HeadState.REFUSED:
@@ -74,7 +74,7 @@ def outcome_of(head: Head) -> Outcome | None:
 
 def changes_nothing(head: Head) -> bool:
     """Whether the head leaves the bound folder as it is, so that it is no matter of ours."""
-    return head.state == HeadState.REFUSED and head.problem.startswith(NOTHING_CHANGED)
+    return not head.diff_blob and head.problem.startswith(NOTHING_CHANGED)
 
 
 def is_public(submission: Submission) -> bool:

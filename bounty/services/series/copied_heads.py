@@ -4,6 +4,8 @@ A submission that another person seals later with the same diff, tree or code ea
 read only afterwards.
 """
 
+from typing import Any
+
 from django.db import transaction
 from django.db.models import Q
 from django.utils import timezone
@@ -76,7 +78,7 @@ def lock_lineages(head: Head) -> None:
 
 def _end(submission: Submission, head: Head) -> bool:
     reason = reason_of_copied_head(head)
-    verdict = {
+    verdict: dict[str, Any] = {
         "verdict_kind": VerdictKind.PATCH_REJECTED.value,
         "verdict_reason": reason,
         "judged_at": timezone.now(),

@@ -128,6 +128,15 @@ def test_branches_with_shell_characters_are_only_names(pulls: Pulls, tmp_path: P
     assert not (tmp_path / "ran").exists() and Submission.objects.get().state == "withdrawn"
 
 
+def test_a_branch_with_the_bound_ones_name_and_more_is_another(pulls: Pulls) -> None:
+    bound = "b" * 200
+    sha = pulls.commit()
+    pull = pulls.opened(sha)
+    type(pulls.binding).objects.update(branch=bound)
+    pull = pulls.pushed(pull, sha, branch=bound + "x")
+    assert "not to a branch" in pull.problem and Submission.objects.get().state == "withdrawn"
+
+
 def test_each_head_is_sealed_as_it_was_seen_though_the_pull_request_moves_on(pulls: Pulls) -> None:
     first = pulls.commit()
     pull = pulls.see(pulls.facts(first))

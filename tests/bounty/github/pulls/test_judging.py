@@ -188,7 +188,6 @@ def test_a_head_sealed_before_a_private_copy_of_it_is_no_copy(pulls: Pulls) -> N
     ("files", "said"),
     [
         ({"model/serving/metering/extra.py": "x = 1\n"}, "protected"),
-        ({"README.md": "only this\n"}, "nothing to measure"),
         ({"model/data.bin": "x"}, "of a kind that patches may not touch"),
     ],
 )
@@ -199,6 +198,16 @@ def test_what_may_not_be_changed_is_refused_without_a_submission(
     pulls.opened(sha)
     assert (pulls.head(sha).state, Submission.objects.count()) == ("refused", 0)
     assert said in pulls.head(sha).problem
+
+
+def test_where_the_folder_is_not_changed_there_is_nothing_to_judge(pulls: Pulls) -> None:
+    docs, fine = pulls.commit(files={"README.md": "only this\n"}), pulls.commit()
+    pull = pulls.opened(docs)
+    head = pulls.head(docs)
+    assert (head.state, head.diff_blob, Submission.objects.count()) == ("sealed", "", 0)
+    assert "nothing to measure" in head.problem and "nothing to measure" in pulls.say(pull, "/judge").answer
+    pulls.pushed(pull, fine)
+    assert pulls.head(fine).state == "submitted"
 
 
 def test_after_a_refused_head_the_next_one_is_the_first_that_is_judged(pulls: Pulls) -> None:

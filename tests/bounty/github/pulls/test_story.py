@@ -1,5 +1,6 @@
 """From an event to a submission, against the stand-in for GitHub: the webhook's door, fetches and commands are real."""
 
+from bounty.github.reports.outcomes import outcome_of
 from bounty.github.standin import git
 from bounty.models import Delivery, Head, PullRequest, Submission
 from gainshare.accounts.models import GitHubAccount
@@ -70,6 +71,8 @@ def test_a_merge_queues_head_is_neither_sealed_nor_judged(hub: HubWorld) -> None
     hub.deliver()
     head = Head.objects.get(sha=queued)
     assert head.is_of_queue and (head.state, head.diff_blob, head.submission) == ("sealed", "", None)
+    told = outcome_of(head)
+    assert told is not None and (told.key, told.conclusion) == ("queue", "neutral")
     assert Submission.objects.count() == 1
 
 

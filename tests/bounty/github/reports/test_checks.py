@@ -317,7 +317,11 @@ def test_another_price_is_a_second_check_run(room: Room) -> None:
         ({"state": HeadState.WAITING, "problem": "Rebase on tree abc."}, "open", ""),
         ({"state": HeadState.REFUSED, "problem": "Rebase on tree abc."}, "open", "action_required"),
         ({"state": HeadState.REPLACED}, "open", "cancelled"),
-        ({"state": HeadState.REFUSED, "problem": f"{NOTHING_CHANGED}model/, so."}, "open", "neutral"),
+        (
+            {"diff_blob": "", "state": HeadState.SEALED, "problem": f"{NOTHING_CHANGED}model/, so."},
+            "open",
+            "neutral",
+        ),
         ({"state": HeadState.SEALED, "diff_blob": "", "is_of_queue": True}, "open", "neutral"),
         ({"state": HeadState.SEALED}, "closed", "cancelled"),
         ({"state": HeadState.WAITING}, "merged", "neutral"),

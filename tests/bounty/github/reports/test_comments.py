@@ -63,7 +63,7 @@ def test_the_first_comment_says_that_a_public_diff_is_public(room: Room) -> None
 
 
 def test_a_pull_request_that_is_none_of_ours_gets_no_comment(room: Room) -> None:
-    room.head(diff_blob="", state=HeadState.REFUSED, problem=f"{NOTHING_CHANGED}model/, so.")
+    room.head(diff_blob="", state=HeadState.SEALED, problem=f"{NOTHING_CHANGED}model/, so.")
     assert text_of(room) == ""
 
 

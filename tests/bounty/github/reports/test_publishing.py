@@ -210,6 +210,6 @@ def test_a_replaced_head_and_a_new_one_have_a_check_run_each(hosted: Hosted) -> 
 
 
 def test_a_pull_request_that_is_none_of_ours_is_told_nothing_in_a_comment(hosted: Hosted) -> None:
-    hosted.head(diff_blob="", state=HeadState.REFUSED, problem=f"{NOTHING_CHANGED}model/, so.")
+    hosted.head(diff_blob="", state=HeadState.SEALED, problem=f"{NOTHING_CHANGED}model/, so.")
     hosted.publish()
     assert hosted.comments == [] and hosted.checks == [("Gainshare", "neutral")]
