@@ -43,7 +43,7 @@ def wanted_comment(pull_request: PullRequest) -> str:
 def shown_head(heads: list[Head]) -> Head | None:
     """The newest head that is judged or was, else the newest one."""
     submitted = [head for head in heads if head.submission is not None]
-    return (submitted or heads or [None])[-1]
+    return next(reversed(submitted or heads), None)
 
 
 def _is_wanted(pull_request: PullRequest, heads: list[Head]) -> bool:

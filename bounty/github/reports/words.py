@@ -10,7 +10,7 @@ from bounty.pages.progress import Progress
 from gainshare.web.formatting import format_credits, in_credits
 
 AFTERWARDS = "after the verdict"
-MOST_REASON = 6000
+MOST_REASON = 2500  # each character becomes 18 at most, and GitHub takes 65,535
 MOST_PATHS = 30
 STATES = {
     AwardState.UNVESTED: "spendable after review and merge",

@@ -344,6 +344,16 @@ def test_words_of_people_are_not_markup(room: Room) -> None:
         assert wrong not in summary
 
 
+def test_a_check_run_stays_under_githubs_limit_whatever_was_written(room: Room) -> None:
+    paths = [f"$`|`{number}" * 80 for number in range(200)]
+    room.head(state=HeadState.REFUSED, problem="$@" * 9000, unmeasured_paths=paths)
+    room.submitted(unmeasured_paths=paths)
+    for check in wanted_checks(room.read()):
+        assert len(check.fields.title) <= 255
+        assert max(len(check.fields.summary), len(check.fields.text)) < 65_535
+        assert check.fields.summary.count("<span>") == check.fields.summary.count("</span>")
+
+
 def test_a_final_check_run_never_changes_in_the_database(room: Room) -> None:
     room.confirmed()
     tell(room)
