@@ -15,17 +15,21 @@ from django.utils import timezone
 
 from benchmarks.faults import fault_point
 from bounty.github.app.facts import GitHubError
+from bounty.github.app.status import ask_check
 from bounty.github.events.parsing import (
     NotUnderstood,
     comment_facts,
     pull_request_facts,
     push_facts,
     queue_facts,
+    review_facts,
 )
+from bounty.github.merging.acceptance import see_review
+from bounty.github.merging.recognition import pushed
 from bounty.github.pulls.asking import newest
 from bounty.github.pulls.seeing import is_tied, see, see_comment, see_queue
-from bounty.models import Delivery, RepositoryBinding
-from bounty.services.wakeups import wake_delivery, wake_fetch
+from bounty.models import Delivery, GitHubRepository
+from bounty.services.wakeups import wake_delivery
 from gainshare.accounts.errors import DomainError
 
 logger = logging.getLogger(__name__)
@@ -118,18 +122,34 @@ def _queue(delivery: Delivery) -> None:
 
 
 def _push(delivery: Delivery) -> None:
-    """A push to a bound branch has the branch fetched now."""
+    """A push to a bound branch has the branch fetched now, and who pushed is written down."""
     facts = push_facts(delivery.payload)
+    repository = None if facts is None else GitHubRepository.objects.filter(pk=facts.repository_id).first()
+    if facts is None or repository is None or not repository.bindings.filter(branch=facts.branch).exists():
+        return
+    commits = [facts.commit] if facts.commit else []
+    pushed(repository=repository, branch=facts.branch, commits=commits, github_id=facts.pusher_id)
+
+
+def _review(delivery: Delivery) -> None:
+    facts = review_facts(delivery.payload)
     if facts is not None:
-        bound = RepositoryBinding.objects.filter(github=facts.repository_id, branch=facts.branch)
-        for lineage in bound.values_list("lineage__name", flat=True):
-            wake_fetch(lineage=lineage)
+        see_review(facts)
+
+
+def _installation(_: Delivery) -> None:
+    """Installed, suspended, removed, opened to other repositories, renamed: GitHub is asked how it is now."""
+    ask_check()
 
 
 HANDLERS: Mapping[str, Callable[[Delivery], None]] = {
     "issue_comment": _comment,
+    "installation": _installation,
+    "installation_repositories": _installation,
     "merge_group": _queue,
     "pull_request": _pull_request,
+    "pull_request_review": _review,
     "push": _push,
+    "repository": _installation,
 }
 KNOWN = frozenset(HANDLERS)

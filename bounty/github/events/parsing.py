@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from bounty.github.app import reading
-from bounty.github.app.facts import CommentFacts, PullRequestFacts
+from bounty.github.app.facts import CommentFacts, PullRequestFacts, ReviewFacts
 
 SHA = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 QUEUE_REF = re.compile(r"refs/heads/gh-readonly-queue/.+/pr-([1-9][0-9]{0,9})-(?:[0-9a-f]{40}|[0-9a-f]{64})")
@@ -34,6 +34,7 @@ class PushFacts:
     repository_id: int
     branch: str
     commit: str  # empty where the branch was deleted
+    pusher_id: int  # GitHub's number of who pushed
 
 
 def pull_request_facts(payload: Any) -> PullRequestFacts:
@@ -73,6 +74,23 @@ def comment_facts(payload: Any) -> CommentFacts | None:
     return replace(facts, is_edited=facts.is_edited or payload.get("action") != "created")
 
 
+def review_facts(payload: Any) -> ReviewFacts | None:
+    """The review of a `pull_request_review` event; None for one that is not submitted. Raises NotUnderstood.
+
+    The event says that a review was dismissed, whatever its state says.
+    """
+    number = number_of(_of(payload, "pull_request"))
+    facts = _read(
+        lambda: reading.review_facts(
+            _of(payload, "review"), repository_id=repository_id_of(payload), number=number
+        ),
+        "review",
+    )
+    if facts is not None and payload.get("action") == "dismissed":
+        return replace(facts, state="dismissed")
+    return facts
+
+
 def queue_facts(payload: Any) -> QueueFacts | None:
     """The head of a `merge_group` event; None where its branch names no pull request. Raises NotUnderstood."""
     group = _of(payload, "merge_group")
@@ -88,7 +106,8 @@ def push_facts(payload: Any) -> PushFacts | None:
     if not ref.startswith("refs/heads/"):
         return None
     commit = "" if payload.get("deleted") else _sha(payload, "after")
-    return PushFacts(repository_id_of(payload), ref.removeprefix("refs/heads/"), commit)
+    pusher = _read(lambda: reading.account_facts(_of(payload, "sender")), "push")
+    return PushFacts(repository_id_of(payload), ref.removeprefix("refs/heads/"), commit, pusher.github_id)
 
 
 def repository_id_of(payload: Any) -> int:

@@ -17,8 +17,12 @@ from benchmarks.faults import fault_point
 from bounty.github.app.client import Client
 from bounty.github.app.facts import GitHubError, PullRequestFacts
 from bounty.github.events.deliveries import MAX_ATTEMPTS, forget_old, wake_waiting
+from bounty.github.merging import reconciler as merging
+from bounty.github.merging.acceptance import see_review
+from bounty.github.people import return_unclaimed
 from bounty.github.pulls.asking import client_of
 from bounty.github.pulls.seeing import see, see_comment
+from bounty.github.reports.publishing import publish_due
 from bounty.models import (
     CommandState,
     Delivery,
@@ -44,6 +48,9 @@ def reconcile() -> None:
         for repository in bound.distinct():
             _attempt(str(repository), lambda repository=repository: poll(repository))
     _attempt("pull requests", wake_unfinished)
+    _attempt("merges", merging.reconcile)
+    _attempt("reports", publish_due)
+    _attempt("unclaimed awards", return_unclaimed)
 
 
 def poll(repository: GitHubRepository) -> None:
@@ -90,6 +97,8 @@ def _take(client: Client, repository: GitHubRepository, facts: PullRequestFacts,
     for comment in client.comments(repository.full_name, facts.number, since=since):
         if comment.created_at >= since:
             see_comment(comment)
+    for review in client.reviews(repository.full_name, facts.number):
+        see_review(review)
     PullRequest.objects.filter(pk=pull.pk).update(comments_read_at=facts.updated_at)
 
 

@@ -26,6 +26,15 @@ from bounty.services.transitions import note
 from gainshare.accounts.models import GitHubAccount, User
 
 
+def see_review(facts: ReviewFacts) -> None:
+    """Take a review as GitHub tells of it; one of a commit that is no head that was seen is no matter."""
+    heads = Head.objects.filter(
+        sha=facts.commit_sha, pull_request__repository=facts.repository_id, pull_request__number=facts.number
+    )
+    for head in heads.select_related("pull_request"):
+        approve(head, facts)
+
+
 def approve(head: Head, facts: ReviewFacts) -> Approval | None:
     """Take a review of this head as GitHub tells of it, and count it if it can be counted now; None if it is no matter.
 

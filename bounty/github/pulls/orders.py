@@ -4,8 +4,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from uuid import UUID, uuid5
 
-from django.utils import timezone
-
 from bounty.errors import BadRequest, NotAllowed, WrongState
 from bounty.github.pulls.commands import Name, Order
 from bounty.github.pulls.judging import current_head, want
@@ -217,24 +215,15 @@ def _accept(task: Task, words: tuple[str, ...]) -> Answer:
     assert task.maintainer is not None
     submission = _submission(task.pull)
     head = Head.objects.get(submission=submission)
-    missing = sorted(set(head.unmeasured_paths) - set(words))
     if unknown := sorted(set(words) - set(head.unmeasured_paths)):
         raise BadRequest(f"This pull request does not change, or has measured: {', '.join(unknown)[:500]}.")
-    if missing and head.unmeasured_accepted_at is None:
-        raise BadRequest(
-            f"It changes code that nobody measured: {', '.join(missing)[:1000]}. Read it, then write /accept with every "
-            "one of these paths."
-        )
     accepted = review(
         actor=task.maintainer,
         submission_id=submission.pk,
         decision=ReviewDecision.ACCEPT,
         comment="by /accept",
+        unmeasured_paths=words,
     )
-    if head.unmeasured_paths and not missing:
-        Head.objects.filter(pk=head.pk, unmeasured_accepted_at=None).update(
-            unmeasured_accepted_at=timezone.now()
-        )
     state = accepted.get_state_display().lower()
     return f"Accepted by {task.maintainer.username}. The submission is {state}.", 0
 
