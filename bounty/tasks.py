@@ -9,7 +9,6 @@ from benchmarks.runner.lost_broker import end_worker_on_lost_ack
 from bounty.errors import NotFound
 from bounty.github.app.installations import check_app
 from bounty.github.events import deliveries, reconciler
-from bounty.github.people import return_unclaimed
 from bounty.github.pulls.advance import advance_pull_request as advance_pull
 from bounty.github.reports.publishing import publish
 from bounty.github.repositories.following import due_lineages, follow
@@ -94,9 +93,8 @@ def advance_pull_request(pull_request_id: str) -> None:
 
 @shared_task(name="bounty.tasks.reconcile_pull_requests")
 def reconcile_pull_requests() -> None:
-    """Find what GitHub's events did not tell, continue what was left unfinished, and return what nobody claimed."""
+    """Find what GitHub's events did not tell, and continue what was left unfinished."""
     reconciler.reconcile()
-    return_unclaimed()
 
 
 @shared_task(name="bounty.tasks.report_pull_request")
