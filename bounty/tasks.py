@@ -93,7 +93,7 @@ def advance_pull_request(pull_request_id: str) -> None:
 
 @shared_task(name="bounty.tasks.reconcile_pull_requests")
 def reconcile_pull_requests() -> None:
-    """Find what GitHub's events did not tell, continue what was left unfinished, and return what nobody claimed."""
+    """Find what GitHub's events did not tell, and continue what was left unfinished."""
     reconciler.reconcile()
 
 
