@@ -20,6 +20,7 @@ from bounty.models import (
     SubmissionState,
 )
 from bounty.services.access import is_decided
+from bounty.services.awards.unmeasured import unaccepted_paths
 from bounty.services.bounties import STEPS, add_funds, available_escrow, shown_escrow
 from bounty.services.disputes import file_dispute
 from bounty.services.reviews import rejudge, review
@@ -215,7 +216,7 @@ def _accept(task: Task, words: tuple[str, ...]) -> Answer:
     assert task.maintainer is not None
     submission = _submission(task.pull)
     head = Head.objects.get(submission=submission)
-    if unknown := sorted(set(words) - set(head.unmeasured_paths)):
+    if unknown := sorted(set(words) - {*head.unmeasured_paths, *unaccepted_paths(submission)}):
         raise BadRequest(f"This pull request does not change, or has measured: {', '.join(unknown)[:500]}.")
     accepted = review(
         actor=task.maintainer,

@@ -114,6 +114,21 @@ def test_who_pushed_or_is_paid_does_not_decide(hub: Hub) -> None:
     assert answer(hub, world.ruth).state == "confirmed"
 
 
+def test_who_pushed_it_below_another_commit_does_not_decide(hub: Hub) -> None:
+    """GitHub names the newest commit of a push."""
+    world = hub.bound.world
+    merged(hub)
+    hub.land(world.tree, "revert")
+    hub.bound.repository.put("notes.txt", "More")
+    newest = hub.bound.repository.commit("on top")
+    pushed(repository=hub.github, branch="main", commits=[newest], github_id=hub.link(world.mira).github_id)
+    hub.bound.follow()
+    with pytest.raises(NotAllowed, match="You pushed this"):
+        answer(hub, world.mira)
+    hub.link(world.ruth)
+    assert answer(hub, world.ruth).state == "confirmed"
+
+
 def test_an_author_who_is_a_maintainer_does_not_keep_their_award_by_dismissing(hub: Hub) -> None:
     world = hub.bound.world
     merged(hub, world.mira)
