@@ -23,6 +23,7 @@ from bounty.models import (
     ReviewDecision,
     RunKind,
     RunVerdict,
+    StateChange,
     Submission,
     SubmissionState,
     Switch,
@@ -269,7 +270,9 @@ def _require_restorable(submission: Submission, lineage: Lineage) -> None:
         first = submission.awards.filter(state=AwardState.REVERSED).order_by("series_at").first()
         assert first is not None, "a reversed submission has its award"
         # What is not paid yet is priced again, on top of the restored gain; what is paid was priced without it.
-        others = series_awards(bounty).filter(state=AwardState.VESTED, series_at__gt=first.series_at)
+        others = series_awards(bounty).filter(
+            state__in=[AwardState.VESTED, AwardState.RETURNED], series_at__gt=first.series_at
+        )
     if others.exists():
         raise WrongState(
             "Another submission was paid since the award was taken back, against the tree without this change. "
@@ -278,7 +281,14 @@ def _require_restorable(submission: Submission, lineage: Lineage) -> None:
 
 
 def _pay_again(award: Award, reason: str, actor: User) -> None:
-    """Reserve, book and vest the same amount from the same escrow, once for each award."""
+    """Reserve, book and vest the same amount from the same escrow, once for each award.
+
+    What had returned unclaimed before stays returned: only the gain counts again.
+    """
+    changes = StateChange.objects.filter(subject="award", subject_id=str(award.pk))
+    if changes.filter(new=AwardState.RETURNED).exists():
+        move(award, to=AwardState.RETURNED, reason=reason, actor=actor)
+        return
     amount, bounty = award.amount_microcredits, award.submission.bounty
     assert amount is not None, "a vested award has its amount"
     reservation_id, transfer_id = step_id(award.pk, "restore-reserve"), step_id(award.pk, "restore")

@@ -9,12 +9,13 @@ from django.utils import timezone
 from bounty.errors import BadRequest, NotAllowed, WrongState
 from bounty.github.merging.recognition import pushed
 from bounty.github.merging.reversals import decide, open_reversals
+from bounty.github.unclaimed import return_unclaimed
 from bounty.models import Award, Push, Reversal, Submission
 from bounty.services.awards.lifecycle import reverse, vest
 from bounty.services.merges import merge
 from bounty.services.series.pushes import replaced_by_pushes
 from bounty.services.submissions import find_submission
-from gainshare.accounts.models import User
+from gainshare.accounts.models import GitHubAccount, User
 from gainshare.ledger import services as ledger
 from gainshare.ledger.audit import audit
 from tests.bounty.bounty_world import diff_of_line, make_user
@@ -187,6 +188,24 @@ def test_credits_that_were_spent_are_a_debt_that_the_restoration_repays(hub: Hub
     hub.bound.follow()
     answer(hub, world.ruth)
     assert available(world.ann) == paid - paid // 2 and holds()
+
+
+def test_what_had_returned_unclaimed_is_restored_without_credits(hub: Hub) -> None:
+    world = hub.bound.world
+    submission = merged(hub)
+    hub.link(world.ann)
+    GitHubAccount.objects.filter(user=world.ann).update(linked_at=None)
+    Award.objects.filter(state="vested").update(vested_at=timezone.now() - timedelta(days=91))
+    assert return_unclaimed() == 1
+    hub.land(world.tree, "revert")
+    hub.bound.follow()
+    answer(hub, world.ruth)
+    hub.bound.follow()
+    hub.land_candidate(submission)
+    hub.bound.follow()
+    answer(hub, world.ruth)
+    assert (state_of(submission), available(world.ann)) == ("vested", 0) and holds()
+    assert Award.objects.get(submission=submission).state == "returned" and return_unclaimed() == 0
 
 
 def spend(who: User, amount: int) -> None:
