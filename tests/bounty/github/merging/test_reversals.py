@@ -175,6 +175,17 @@ def test_code_that_landed_again_is_paid_to_its_author_once(hub: Hub) -> None:
     assert Push.objects.get().tree == candidate(submission) and holds()
 
 
+def test_code_that_landed_again_before_the_next_fetch_is_asked_about_as_well(hub: Hub) -> None:
+    world = hub.bound.world
+    submission = merged(hub)
+    hub.land(world.tree, "revert")
+    hub.bound.follow()
+    answer(hub, world.ruth)
+    hub.land_candidate(submission)
+    assert "again" in hub.bound.follow().problem
+    assert open_reversals().get().kind == "restoration"
+
+
 def test_credits_that_were_spent_are_a_debt_that_the_restoration_repays(hub: Hub) -> None:
     world = hub.bound.world
     submission = merged(hub)
