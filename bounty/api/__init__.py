@@ -13,6 +13,7 @@ from bounty.api.reproductions import (
     ReproductionList,
     ReproductionText,
 )
+from bounty.api.reversals import ReversalAnswer, ReversalList
 from bounty.api.runner_actions import (
     RunnerCalibrate,
     RunnerDrain,
@@ -99,6 +100,8 @@ urlpatterns = [
     path("runs/<uuid:pk>/rerun/", RunRerun.as_view()),
     path("awards/", AwardList.as_view()),
     path("github/webhook/", Webhook.as_view()),
+    path("reversals/", ReversalList.as_view()),
+    path("reversals/<uuid:pk>/answer/", ReversalAnswer.as_view()),
     path("slow-bases/", SlowBaseList.as_view()),
     path("slow-bases/<uuid:pk>/answer/", SlowBaseAnswer.as_view()),
     path("runners/", RunnerList.as_view()),

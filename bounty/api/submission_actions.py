@@ -23,6 +23,12 @@ from gainshare.accounts.permissions import HasScope, IsMaintainer
 class ReviewIn(serializers.Serializer[Any]):
     decision = serializers.ChoiceField(choices=ReviewDecision.choices)
     comment = serializers.CharField(allow_blank=True, default="", max_length=10_000)
+    unmeasured_paths = serializers.ListField(
+        child=serializers.CharField(max_length=1000),
+        default=list,
+        max_length=10_000,
+        help_text="Files that its pull request changes and nobody measured. An acceptance names each of them.",
+    )
 
 
 class ReasonIn(serializers.Serializer[Any]):

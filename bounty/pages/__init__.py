@@ -10,6 +10,7 @@ from bounty.pages import (
     lineages,
     repositories,
     reproductions,
+    reversals,
     runners,
     submissions,
     switches,
@@ -64,5 +65,10 @@ urlpatterns = [
         "lineages/<slug:name>/base/<uuid:slow_base_id>/<slug:answer>/",
         lineages.decide_base,
         name="lineage-decide-base",
+    ),
+    path(
+        "lineages/<slug:name>/reversal/<uuid:reversal_id>/<slug:answer>/",
+        reversals.decide_reversal,
+        name="lineage-decide-reversal",
     ),
 ]

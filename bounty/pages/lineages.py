@@ -12,6 +12,7 @@ from django.urls import reverse
 from django.views.decorators.http import require_GET, require_http_methods
 
 from bounty.errors import NotFound
+from bounty.github.merging.reversals import open_reversals
 from bounty.models import (
     Bounty,
     Lineage,
@@ -181,6 +182,7 @@ def lineage_page(
         "github": connection_of(repository),
         "connecting": connecting or connect_form(repository),
         "slow_base": open_slow_base(lineage),
+        "reversal": open_reversals().filter(lineage=lineage).first(),
         "checks": newest_checks(lineage),
         "repricings": newest_repricings(lineage),
         "may_release": isinstance(request.user, User) and request.user.is_maintainer,

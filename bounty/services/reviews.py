@@ -11,6 +11,7 @@ from bounty.models import (
     OPEN_RUN_STATES,
     Approval,
     ApprovalState,
+    Award,
     NextStep,
     Review,
     ReviewDecision,
@@ -54,10 +55,14 @@ def review(
         raise BadRequest("The decision must be accept or decline.")
     if find_submission(submission_id).submitter_id == actor.pk:
         raise NotAllowed("You cannot review your own submission. Another maintainer has to review it.")
+    if Award.objects.filter(submission=submission_id, reproduction__author=actor).exists():
+        raise NotAllowed(
+            "You cannot review this fix, because you are paid for reproducing its bug. Another "
+            "maintainer has to review it."
+        )
     if actor.pk in payees(find_submission(submission_id)):
         raise NotAllowed(
-            "You cannot review this submission, because you are paid by it or its pull request is yours. Another "
-            "maintainer has to review it."
+            "You cannot review this submission, because its pull request is yours. Another maintainer has to review it."
         )
     require_maintainer(actor, "review submissions")
     with transaction.atomic():

@@ -70,7 +70,8 @@ AWARD_MOVES: Mapping[str, frozenset[str]] = {
     A.UNVESTED: frozenset({A.VESTED, A.VOID}),
     A.VESTED: frozenset({A.RETURNED, A.REVERSED}),
     A.RETURNED: frozenset({A.REVERSED}),
-    A.REVERSED: frozenset({A.VESTED}),  # restored, by another transfer
+    # restored: by another transfer, or without one where the credits had returned unclaimed before
+    A.REVERSED: frozenset({A.VESTED, A.RETURNED}),
     A.VOID: frozenset(),
 }
 BOUNTY_MOVES: Mapping[str, frozenset[str]] = {

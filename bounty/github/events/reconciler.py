@@ -20,6 +20,7 @@ from bounty.github.app.facts import GitHubError, PullRequestFacts
 from bounty.github.events.deliveries import MAX_ATTEMPTS, forget_old, wake_waiting
 from bounty.github.merging import reconciler as merging
 from bounty.github.merging.acceptance import see_review
+from bounty.github.people import return_unclaimed
 from bounty.github.pulls.asking import client_of
 from bounty.github.pulls.seeing import see, see_comment, wake_fetches
 from bounty.github.reports.publishing import publish_due
@@ -50,6 +51,7 @@ def reconcile() -> None:
             _attempt(str(repository), partial(poll, repository))
     _attempt("pull requests", wake_unfinished)
     _attempt("merges", merging.reconcile)
+    _attempt("unclaimed awards", return_unclaimed)
     _attempt("reports", publish_due)
 
 

@@ -1,8 +1,10 @@
 """Which submission a tree on the branch belongs to, as long as something of it may still be paid or merged."""
 
 from dataclasses import dataclass
+from datetime import timedelta
 
 from django.db.models import Exists, OuterRef, Q, QuerySet
+from django.utils import timezone
 
 from benchmarks.judging.verdicts import VerdictKind
 from bounty.models import (
@@ -23,6 +25,7 @@ S = SubmissionState
 ENDED = (S.RECEIVED, S.REJECTED, S.WITHDRAWN, S.DECLINED, S.REVERSED, S.VESTED)
 UNCERTAIN = (VerdictKind.SUSPICIOUS.value, VerdictKind.INFRASTRUCTURE_ERROR.value)
 MAX_CHAIN = 10
+JUDGED_WITHIN = timedelta(days=1)  # a merged head that nobody had judged by then holds nothing up
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +85,7 @@ def unjudged_head(binding: RepositoryBinding, tree_hash: str) -> Head | None:
     heads = Head.objects.filter(
         tree=tree_hash,
         state=HeadState.WAITING,
+        seen_at__gt=timezone.now() - JUDGED_WITHIN,
         pull_request__repository=binding.github_id,
         pull_request__branch=binding.branch,
     )

@@ -69,9 +69,17 @@ def end_others(lineage: Lineage, keep: Collection[tuple[UUID, str]] = ()) -> Non
             tell(row.submission)
 
 
+def reversals() -> QuerySet[Reversal]:
+    """All questions, the newest first."""
+    return Reversal.objects.select_related("submission__submitter", "lineage", "answered_by").order_by(
+        "-created_at"
+    )
+
+
 def open_reversals() -> QuerySet[Reversal]:
     """Questions that wait for a maintainer, the oldest first."""
-    return Reversal.objects.filter(state=ReversalState.OPEN).select_related("submission__bounty", "lineage")
+    found = Reversal.objects.filter(state=ReversalState.OPEN).order_by("created_at")
+    return found.select_related("submission__bounty", "submission__submitter", "lineage")
 
 
 def decide(*, actor: User, reversal_id: UUID, answer: str, text: str) -> Reversal:
@@ -227,17 +235,20 @@ def _require_uninvolved(actor: User, row: Reversal) -> None:
 
 
 def _pushed_by(row: Reversal) -> set[int]:
-    """GitHub's numbers of who pushed or merged the commit, as far as GitHub has told."""
+    """GitHub's numbers of who pushed or merged the commit, as far as GitHub has told.
+
+    It tells the newest commit of a push only. Where it has not told of this one, it may have come with any push since.
+    """
     binding = RepositoryBinding.objects.filter(lineage=row.lineage_id).first()
     if binding is None or binding.github_id is None:
         return set()
-    senders = PushSender.objects.filter(
-        repository=binding.github_id, branch=binding.branch, commit=row.commit
-    )
     merges = PullRequest.objects.filter(
         repository=binding.github_id, merge_sha=row.commit, merged_by_id__isnull=False
     )
-    return {
-        *senders.values_list("github_id", flat=True),
-        *(number for number in merges.values_list("merged_by_id", flat=True) if number is not None),
-    }
+    found = {number for number in merges.values_list("merged_by_id", flat=True) if number is not None}
+    senders = PushSender.objects.filter(repository=binding.github_id, branch=binding.branch)
+    exact = set(senders.filter(commit=row.commit).values_list("github_id", flat=True))
+    if found or exact:
+        return found | exact
+    since = row.submission.merged_at or row.created_at
+    return set(senders.filter(created_at__gte=since).values_list("github_id", flat=True))

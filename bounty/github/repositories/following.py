@@ -234,7 +234,9 @@ def _settle(binding: RepositoryBinding, found: Found) -> Settled:
         if found.is_lost and (found.tree is None or found.tree.pk not in (lineage.tip_id, row.tree_id)):
             _stop(lineage, row, found)
             return Settled()
-        if found.tree is not None and found.tree.pk in (row.tree_id, lineage.tip_id):
+        had_tip = lineage.tip_id in (row.tree_id, *(step.tree for step in found.steps))
+        is_unchanged = found.tree is not None and found.tree.pk == row.tree_id and not had_tip
+        if found.tree is not None and (is_unchanged or found.tree.pk == lineage.tip_id):
             end_landings(lineage, keep=set())
             end_reversals(lineage)
             RepositoryBinding.objects.filter(**unchanged).update(commit=found.commit, tree=found.tree)
@@ -244,7 +246,6 @@ def _settle(binding: RepositoryBinding, found: Found) -> Settled:
         if not walked.rest:
             end_reversals(lineage)
         elif not waits:
-            had_tip = lineage.tip_id in (row.tree_id, *(step.tree for step in found.steps))
             waits = ask(lineage, walked.rest, had_tip=had_tip)
         if waits or not walked.rest:
             end_landings(lineage, keep=walked.landings)

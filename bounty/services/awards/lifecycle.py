@@ -23,6 +23,7 @@ from bounty.models import (
     ReviewDecision,
     RunKind,
     RunVerdict,
+    StateChange,
     Submission,
     SubmissionState,
     Switch,
@@ -279,7 +280,14 @@ def _require_restorable(submission: Submission, lineage: Lineage) -> None:
 
 
 def _pay_again(award: Award, reason: str, actor: User) -> None:
-    """Reserve, book and vest the same amount from the same escrow, once for each award."""
+    """Reserve, book and vest the same amount from the same escrow, once for each award.
+
+    What had returned unclaimed before stays returned: only the gain counts again.
+    """
+    changes = StateChange.objects.filter(subject="award", subject_id=str(award.pk))
+    if changes.filter(new=AwardState.RETURNED).exists():
+        move(award, to=AwardState.RETURNED, reason=reason, actor=actor)
+        return
     amount, bounty = award.amount_microcredits, award.submission.bounty
     assert amount is not None, "a vested award has its amount"
     reservation_id, transfer_id = step_id(award.pk, "restore-reserve"), step_id(award.pk, "restore")

@@ -1,12 +1,15 @@
 """A push of what was measured is a merge, whatever the commit; it never accepts, and the tip waits for who does."""
 
+from datetime import timedelta
+
 import pytest
+from django.utils import timezone
 
 from bounty.errors import NotAllowed
 from bounty.github.merging import reconcile
 from bounty.github.merging.landings import standing_landing
 from bounty.github.repositories.folder_trees import read_folder
-from bounty.models import Award, Lineage, PullRequest, Push, StoredTree, Submission
+from bounty.models import Award, Head, Lineage, PullRequest, Push, StoredTree, Submission
 from bounty.services import wakeups
 from bounty.services.awards.lifecycle import vest
 from bounty.services.emergency import lift, stop
@@ -352,6 +355,19 @@ def test_a_gain_that_was_paid_without_a_merge_is_merged_and_not_paid_again(hub: 
     hub.land_candidate(submission)
     assert hub.bound.follow().problem == "" and hub.bound.lineage.tip == candidate(submission)
     assert spendable(hub, submission) == paid and not Push.objects.exists()
+
+
+def test_a_merge_before_its_head_was_submitted_waits_for_that(hub: Hub) -> None:
+    """Else the push would take the change into the tip, and nothing would be left to measure."""
+    world = hub.bound.world
+    head = hub.head(world.submit(world.bob, OTHER))
+    merged = applied_to(world.tree, find_submission(world.submit(world.ann, DIFF).pk))
+    Submission.objects.filter(submitter=world.ann).update(state="withdrawn")
+    Head.objects.filter(pk=head.pk).update(submission=None, state="waiting", tree=merged)
+    hub.land(merged)
+    assert "about to be judged" in hub.bound.follow().problem and hub.bound.lineage.tip == world.tree
+    Head.objects.filter(pk=head.pk).update(seen_at=timezone.now() - timedelta(days=2))
+    assert hub.bound.follow().problem == "" and hub.bound.lineage.tip == merged
 
 
 def test_merges_that_are_stopped_wait(hub: Hub) -> None:

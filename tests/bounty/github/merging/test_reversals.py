@@ -9,12 +9,13 @@ from django.utils import timezone
 from bounty.errors import BadRequest, NotAllowed, WrongState
 from bounty.github.merging.recognition import pushed
 from bounty.github.merging.reversals import decide, open_reversals
+from bounty.github.unclaimed import return_unclaimed
 from bounty.models import Award, Push, Reversal, Submission
 from bounty.services.awards.lifecycle import reverse, vest
 from bounty.services.merges import merge
 from bounty.services.series.pushes import replaced_by_pushes
 from bounty.services.submissions import find_submission
-from gainshare.accounts.models import User
+from gainshare.accounts.models import GitHubAccount, User
 from gainshare.ledger import services as ledger
 from gainshare.ledger.audit import audit
 from tests.bounty.bounty_world import diff_of_line, make_user
@@ -114,6 +115,21 @@ def test_who_pushed_or_is_paid_does_not_decide(hub: Hub) -> None:
     assert answer(hub, world.ruth).state == "confirmed"
 
 
+def test_who_pushed_it_below_another_commit_does_not_decide(hub: Hub) -> None:
+    """GitHub names the newest commit of a push."""
+    world = hub.bound.world
+    merged(hub)
+    hub.land(world.tree, "revert")
+    hub.bound.repository.put("notes.txt", "More")
+    newest = hub.bound.repository.commit("on top")
+    pushed(repository=hub.github, branch="main", commits=[newest], github_id=hub.link(world.mira).github_id)
+    hub.bound.follow()
+    with pytest.raises(NotAllowed, match="You pushed this"):
+        answer(hub, world.mira)
+    hub.link(world.ruth)
+    assert answer(hub, world.ruth).state == "confirmed"
+
+
 def test_an_author_who_is_a_maintainer_does_not_keep_their_award_by_dismissing(hub: Hub) -> None:
     world = hub.bound.world
     merged(hub, world.mira)
@@ -159,6 +175,17 @@ def test_code_that_landed_again_is_paid_to_its_author_once(hub: Hub) -> None:
     assert Push.objects.get().tree == candidate(submission) and holds()
 
 
+def test_code_that_landed_again_before_the_next_fetch_is_asked_about_as_well(hub: Hub) -> None:
+    world = hub.bound.world
+    submission = merged(hub)
+    hub.land(world.tree, "revert")
+    hub.bound.follow()
+    answer(hub, world.ruth)
+    hub.land_candidate(submission)
+    assert "again" in hub.bound.follow().problem
+    assert open_reversals().get().kind == "restoration"
+
+
 def test_credits_that_were_spent_are_a_debt_that_the_restoration_repays(hub: Hub) -> None:
     world = hub.bound.world
     submission = merged(hub)
@@ -172,6 +199,24 @@ def test_credits_that_were_spent_are_a_debt_that_the_restoration_repays(hub: Hub
     hub.bound.follow()
     answer(hub, world.ruth)
     assert available(world.ann) == paid - paid // 2 and holds()
+
+
+def test_what_had_returned_unclaimed_is_restored_without_credits(hub: Hub) -> None:
+    world = hub.bound.world
+    submission = merged(hub)
+    hub.link(world.ann)
+    GitHubAccount.objects.filter(user=world.ann).update(linked_at=None)
+    Award.objects.filter(state="vested").update(vested_at=timezone.now() - timedelta(days=91))
+    assert return_unclaimed() == 1
+    hub.land(world.tree, "revert")
+    hub.bound.follow()
+    answer(hub, world.ruth)
+    hub.bound.follow()
+    hub.land_candidate(submission)
+    hub.bound.follow()
+    answer(hub, world.ruth)
+    assert (state_of(submission), available(world.ann)) == ("vested", 0) and holds()
+    assert Award.objects.get(submission=submission).state == "returned" and return_unclaimed() == 0
 
 
 def spend(who: User, amount: int) -> None:
