@@ -23,7 +23,6 @@ from bounty.github.merging.acceptance import see_review
 from bounty.github.people import return_unclaimed
 from bounty.github.pulls.asking import client_of
 from bounty.github.pulls.seeing import see, see_comment, wake_fetches
-from bounty.github.reports.publishing import publish_due
 from bounty.models import (
     CommandState,
     Delivery,
@@ -52,7 +51,6 @@ def reconcile() -> None:
     _attempt("pull requests", wake_unfinished)
     _attempt("merges", merging.reconcile)
     _attempt("unclaimed awards", return_unclaimed)
-    _attempt("reports", publish_due)
 
 
 def poll(repository: GitHubRepository) -> None:
