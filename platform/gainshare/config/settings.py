@@ -200,7 +200,6 @@ SPECTACULAR_SETTINGS = {
         {"name": "grants", "description": "Credits given to people (maintainers)."},
         {"name": "prices", "description": "Prices of tokens; versions are immutable."},
         {"name": "audit", "description": "The ledger's invariants (maintainers)."},
-        {"name": "github", "description": "Events that GitHub sends."},
         {"name": "runner", "description": "Calls of the runners themselves, with a runner token."},
     ],
     "ENUM_NAME_OVERRIDES": {
