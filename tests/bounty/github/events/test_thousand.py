@@ -4,14 +4,15 @@ from collections import Counter
 from random import Random
 
 import pytest
+from django.utils import timezone
 
 from bounty.github.events.reconciler import reconcile
 from bounty.github.reports.publishing import publish
-from bounty.models import Bounty, Command, Delivery, Head, Installation, PullRequest, Submission
+from bounty.models import Bounty, Command, Delivery, Head, Installation, PullRequest, Report, Submission
 from tests.bounty.github.pulls.hub_world import HubWorld, post
 from tests.bounty.github.pulls.pull_world import EXPERTS_PATH, experts
 
-PULLS, ROUNDS, LOST = 40, 5, 0.1
+PULLS, AUTHORS, ROUNDS, LOST = 40, 8, 5, 0.1
 EVENTS = 1_000
 
 
@@ -20,7 +21,12 @@ EVENTS = 1_000
 def test_a_thousand_shuffled_doubled_and_lost_deliveries(hub: HubWorld) -> None:
     """Forty pull requests with five heads each, asked for again and again; every eighth is closed."""
     Bounty.objects.update(max_attempts=PULLS * ROUNDS)
-    pulls = [hub.opens(line=f"step_3 = {100 + number}") for number in range(PULLS)]
+    people = [hub.standin.add_user(f"author-{number}") for number in range(AUTHORS)]
+    pulls = []
+    for number in range(PULLS):
+        files = {EXPERTS_PATH: experts(step_3=f"step_3 = {100 + number}")}
+        author = people[number % AUTHORS]  # heads are sealed up to a limit for each person and day
+        pulls.append(hub.standin.open_pull_request(hub.repository, author, files))
     for turn in range(ROUNDS):
         for number, pull in enumerate(pulls):
             hub.standin.pass_time(seconds=1)
@@ -48,11 +54,13 @@ def test_a_thousand_shuffled_doubled_and_lost_deliveries(hub: HubWorld) -> None:
     for _ in range(40):  # GitHub takes so many a minute; each later look goes on from where it stopped
         hub.standin.pass_time(minutes=1)
         Installation.objects.update(quiet_until=None)
+        Report.objects.exclude(due_at=None).update(due_at=timezone.now())
         reconcile()
         hub.work()
         for row in PullRequest.objects.all():
             publish(row.pk)
-        if not Command.objects.filter(is_acknowledged=False).exists():
+        is_told = not Report.objects.exclude(due_at=None).exists()
+        if is_told and not Command.objects.filter(is_acknowledged=False).exists():
             break
     known = {row.number: row for row in PullRequest.objects.all()}
     assert {number: row.head_sha for number, row in known.items()} == {
