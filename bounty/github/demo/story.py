@@ -153,8 +153,9 @@ class Story:
             self._said(pull, "vested", within_s=VERDICT_S)
             tip = self._tip()
             checks, comments = self.standin.checks_of(pull), self.standin.app_comments(pull)
-            step.ok = tip != before and len(checks) == len(comments) == 1
-            step.actual = f"{commit[:12]} on main, lineage tip {tip[:12]}; {len(comments)} comment, {len(checks)} check run"
+            step.ok = tip != before and len(comments) == 1 and checks[0].conclusion == "success"
+            step.actual = f"{commit[:12]} on main, lineage tip {tip[:12]}; {len(comments)} comment, "
+                f"{len(checks)} check run(s)"
 
     # -- what grace does ----------------------------------------------------------------------------
 
