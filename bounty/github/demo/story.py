@@ -154,9 +154,7 @@ class Story:
             tip = self._tip()
             checks, comments = self.standin.checks_of(pull), self.standin.app_comments(pull)
             step.ok = tip != before and len(comments) == 1 and checks[0].conclusion == "success"
-            step.actual = (
-                f"{commit[:12]} on main, lineage tip {tip[:12]}; {len(comments)} comment, {len(checks)} check run(s)"
-            )
+            step.actual = f"{commit[:12]} on main, lineage tip {tip[:12]}; {len(comments)} comment, {len(checks)} check run(s)"
 
     # -- what grace does ----------------------------------------------------------------------------
 
