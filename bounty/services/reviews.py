@@ -28,7 +28,7 @@ from bounty.services.permissions import require_maintainer
 from bounty.services.runs.lifecycle import queue_run
 from bounty.services.series.best import measured_base, wake_left_behind
 from bounty.services.submissions import find_submission
-from bounty.services.transitions import move, must_move
+from bounty.services.transitions import move, must_move, wake_report_of
 from bounty.services.trees import AGAINST_TIP, has_present_layout, require_present_layout
 from bounty.services.wakeups import wake_control, wake_fetch
 from gainshare.accounts.models import User
@@ -92,6 +92,8 @@ def review(
             raise WrongState(
                 f"You have already decided to {made.decision} this candidate. A decision cannot be changed."
             )
+        if is_new:
+            wake_report_of(submission)  # the first of two acceptances changes no state
         if decision == ReviewDecision.ACCEPT:  # counts again after an approval on GitHub was dismissed
             Approval.objects.filter(counted_as=made, state=ApprovalState.DISMISSED).update(counted_as=None)
         if decision == ReviewDecision.DECLINE:

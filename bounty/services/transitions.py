@@ -170,10 +170,10 @@ def note(row: Any, *, old: str, new: str, reason: str, actor: User | None = None
         reason=reason,
         actor=actor,
     )
-    _wake_report_of(row)
+    wake_report_of(row)
 
 
-def _wake_report_of(row: Any) -> None:
+def wake_report_of(row: Any) -> None:
     """Have the pull request told, where the change belongs to one of its heads: one indexed query, and none for other rows."""
     if not isinstance(row, Submission | Award | Dispute | Repricing):
         return

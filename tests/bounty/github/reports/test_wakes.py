@@ -5,8 +5,9 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from pytest_django import DjangoCaptureOnCommitCallbacks
 
-from bounty.models import PullRequest
+from bounty.models import Bounty, PullRequest
 from bounty.services.disputes import file_dispute
+from bounty.services.reviews import review
 from bounty.services.transitions import note
 from bounty.services.wakeups import REPORT
 from tests.bounty.bounty_world import diff_of_line
@@ -33,6 +34,18 @@ def test_each_step_of_a_head_wakes_its_report(
     with django_capture_on_commit_callbacks(execute=True):
         file_dispute(actor=room.world.ann, submission_id=head.submission.pk, text="It is worth more.")
     assert outbox.of(REPORT) == [str(room.pull_request.pk)]
+
+
+def test_the_first_of_two_acceptances_wakes_the_report_though_no_state_changes(
+    room: Room, outbox: Outbox, django_capture_on_commit_callbacks: DjangoCaptureOnCommitCallbacks
+) -> None:
+    head = room.confirmed()
+    assert head.submission is not None
+    Bounty.objects.update(min_reviewers=2)
+    outbox.clear()
+    with django_capture_on_commit_callbacks(execute=True):
+        accepted = review(actor=room.world.ruth, submission_id=head.submission.pk, decision="accept")
+    assert accepted.state == "confirmed" and outbox.of(REPORT) == [str(room.pull_request.pk)]
 
 
 def test_nothing_is_woken_for_a_submission_without_a_head(
