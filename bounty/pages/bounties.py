@@ -18,7 +18,7 @@ from bounty.models import Bounty, BountyState, Lineage, Submission, SubmissionSt
 from bounty.pages.bug_forms import BugForm
 from bounty.pages.bugs import bug_view
 from bounty.pages.forms import BountyForm, MoreEscrowForm, TermsForm
-from bounty.pages.pull_requests import pull_requests_of
+from bounty.pages.pull_requests import pull_requests_of, repository_of
 from bounty.pages.record_plot import record_of
 from bounty.rewards import TEN_PER_CENT, award_microcredits
 from bounty.services.bounties import add_funds, close_bounty, find_bounty, shown_escrow
@@ -144,6 +144,7 @@ def bounty_page(
         "record": record_of(places),
         "page": page,
         "pull_requests": pull_requests_of(bounty),
+        "connected": repository_of(bounty),
         "rejected": rejected[:REJECTED_SHOWN],
         "n_rejected": rejected.count(),
         "patch_base": patch_base(bounty=bounty),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from django.conf import settings
 from django.db.models import Prefetch, Q
 
-from bounty.models import Bounty, Head, PullRequest, Submission
+from bounty.models import Bounty, Head, PullRequest, RepositoryBinding, Submission
 
 SHOWN = 50
 
@@ -21,6 +21,24 @@ class PullRequestRow:
     head: str
     head_state: str
     submission: Submission | None
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectedRepository:
+    """Where pull requests for a bounty are opened."""
+
+    full_name: str
+    branch: str
+    url: str
+
+
+def repository_of(bounty: Bounty) -> ConnectedRepository | None:
+    """The repository whose pull requests are judged for the bounty's lineage; None where none is connected."""
+    binding = RepositoryBinding.objects.filter(lineage=bounty.lineage_id).select_related("github").first()
+    if binding is None or binding.github is None:
+        return None
+    name = binding.github.full_name
+    return ConnectedRepository(name, binding.branch, f"{settings.GITHUB_URL}/{name}")
 
 
 def pull_requests_of(bounty: Bounty) -> list[PullRequestRow]:

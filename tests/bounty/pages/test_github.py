@@ -192,6 +192,16 @@ def test_a_bounty_lists_its_pull_requests_with_links(world: World) -> None:
     assert "000000000000" in text and "sealed" in text and "draft" in text
 
 
+def test_a_bounty_says_where_to_open_a_pull_request_once_its_lineage_is_connected(world: World) -> None:
+    path = f"/bounties/{world.bounty.pk}/"
+    assert "by-pull-request" not in shown(Client(), path)
+    a_repository()
+    connect(actor=world.mira, name=world.lineage.name, github_id=910, branch="main")
+    page = shown(Client(), path)
+    assert f"Gainshare-Bounty: {world.bounty.short_name}" in page
+    assert 'href="https://github.com/gain/share"' in page
+
+
 def test_an_undecided_verdict_is_not_on_it_and_a_decided_one_is(world: World) -> None:
     submission = world.submit(world.ann, diff_of_line(3, "step_3 = 33"))
     a_pull_request(a_repository(), submission=submission)
