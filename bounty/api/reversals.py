@@ -49,7 +49,7 @@ class ReversalQuery(ListQuery):
 
 
 class ReversalList(generics.ListAPIView[Reversal]):
-    """Questions about branches that went back, or have the code again, the newest first. The tip stays while one is open."""
+    """Questions about branches that went back, or have the code again. The tip stays while one is open."""
 
     serializer_class = ReversalOut
     permission_classes = [IsMaintainer]

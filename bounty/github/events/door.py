@@ -26,7 +26,7 @@ class NoSecret(BountyError):
     """No webhook secret is configured, so no delivery can be checked."""
 
     code = "no_webhook_secret"
-    status = 503
+    status = 403
 
 
 class NotSigned(BountyError):

@@ -134,16 +134,16 @@ def test_a_returned_award_can_still_be_reversed(world: World, nina: User) -> Non
     assert available_escrow(find_bounty(world.bounty.pk)) == world.escrow
 
 
-def test_a_restored_award_that_nobody_claims_goes_back_again(world: World, nina: User) -> None:
+def test_a_restored_award_that_went_back_unclaimed_stays_there(world: World, nina: User) -> None:
     submission = world.vested(nina, DIFF)
     long_ago()
     return_unclaimed()
     reverse(actor=world.mira, submission=find_submission(submission.pk), reason="reverted")
     with transaction.atomic():
         restore(actor=world.mira, submission=find_submission(submission.pk), reason="landed again")
-    assert ledger.balance(nina).available > 0 and return_unclaimed() == 0
+    assert ledger.balance(nina).available == 0 and return_unclaimed() == 0
     long_ago()
-    assert return_unclaimed() == 1 and submission.awards.get().state == AwardState.RETURNED
+    assert return_unclaimed() == 0 and submission.awards.get().state == AwardState.RETURNED
     assert available_escrow(find_bounty(world.bounty.pk)) == world.escrow
 
 

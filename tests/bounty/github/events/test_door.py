@@ -75,7 +75,7 @@ def test_the_same_delivery_again_is_taken_and_kept_once(secret: str) -> None:
 def test_without_a_secret_nothing_is_taken_and_it_says_what_to_set(settings: Settings) -> None:
     settings.GITHUB_WEBHOOK_SECRETS = []
     answer = send(b"{}", secret="")
-    assert answer.status_code == 503
+    assert answer.status_code == 403
     assert "GAINSHARE_GITHUB_WEBHOOK_SECRET" in answer.json()["error"]["message"]
 
 

@@ -20,7 +20,9 @@ RECEIVE = (
     "import sys, json, django; django.setup(); from bounty.github.events.deliveries import receive; "
     "receive(**json.loads(sys.argv[1]))"
 )
-RECONCILE = "import django; django.setup(); from bounty.github.events.reconciler import reconcile; reconcile()"
+RECONCILE = (
+    "import django; django.setup(); from bounty.github.events.reconciler import reconcile; reconcile()"
+)
 KILLED = -signal.SIGKILL
 
 

@@ -41,9 +41,9 @@ def test_a_symbolic_link_in_the_folder_is_refused(pulls: Pulls) -> None:
 
 
 def test_links_and_submodules_beside_the_folder_were_measured_by_nobody(pulls: Pulls) -> None:
-    rows = {"docs/link.md": (LINK, blob(pulls, b"../model")), "tests/sub": ("160000", pulls.bound.first)}
+    rows = {"docs/link": (LINK, blob(pulls, b"../model")), "tests/sub": ("160000", pulls.bound.first)}
     head = head_of(pulls, rows)
-    assert (head.state, head.unmeasured_paths) == ("submitted", ["docs/link.md", "tests/sub"])
+    assert (head.state, head.unmeasured_paths) == ("submitted", ["docs/link", "tests/sub"])
 
 
 def test_two_spellings_of_one_name_are_refused(pulls: Pulls) -> None:
