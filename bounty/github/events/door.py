@@ -15,6 +15,7 @@ from rest_framework.views import APIView
 from bounty.errors import BadRequest, BountyError
 from bounty.github.events.deliveries import KNOWN, receive
 from bounty.github.events.signatures import is_signed
+from gainshare.accounts.schema import refused
 
 #: Of the site's other addresses, too. GitHub sends at most 25 MiB; what was in a larger event is found by polling.
 MAX_BODY_BYTES = 8 * 1024 * 1024
@@ -53,7 +54,7 @@ class Webhook(APIView):
 
     @extend_schema(
         request={"application/json": {"type": "object"}},
-        responses={202: DeliveryOut},
+        responses={202: DeliveryOut, **refused(403)},
         parameters=[
             OpenApiParameter("X-GitHub-Delivery", str, OpenApiParameter.HEADER, description="A UUID."),
             OpenApiParameter("X-GitHub-Event", str, OpenApiParameter.HEADER),

@@ -136,7 +136,7 @@ def test_no_page_breaks_the_policy(live_server: LiveServer, browser: Browser, wo
 
 # Addresses that take forms alone, or answer scripts.
 ACTIONS = re.compile(
-    r"logout|revoke|escrow|close|decline|live|action|playground/.|stop/\(|release|base/\(|usage/\(|keys/\(|/read/|repository/|github/"
+    r"logout|revoke|escrow|close|decline|live|action|playground/.|stop/\(|release|base/\(|usage/\(|keys/\(|/read/|repository/|reversal/|github/"
 )
 
 
