@@ -1,4 +1,4 @@
-"""What a dormant author did goes to the user who links the GitHub account, so that nobody is two people here.
+"""What a dormant author did goes to the user who links the GitHub account, so that no one is two people here.
 
 Submissions that no credits were booked for change hands under their lineages' locks, so that a booking or another
 submission comes before or after it. `gainshare.ledger.hand_over` refuses what was booked.
@@ -23,7 +23,7 @@ def hand_over(dormant: User, user: User) -> None:
     answered = Dispute.objects.filter(answered_by=user, submission__submitter=dormant)
     if reviewed.exists() or answered.exists():
         raise GitHubAccountTaken(
-            "You have decided about a submission of this GitHub account, and nobody decides about their own. Another "
+            "You have decided about a submission of this GitHub account, and no one decides about their own. Another "
             "maintainer has to look at that first."
         )
     for submission in theirs.order_by("pk"):

@@ -12,7 +12,7 @@ __all__ = ["BotAccount", "account_of", "return_unclaimed"]
 
 
 class BotAccount(DomainError):
-    """A bot is nobody who could be paid, so it gets no account."""
+    """A bot cannot be paid, so it gets no account."""
 
     code = "bot_account"
     status = 422

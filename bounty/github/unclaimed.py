@@ -42,7 +42,7 @@ def return_unclaimed() -> int:
 
 
 def _due_awards(now: datetime) -> QuerySet[Award]:
-    """Awards whose author is dormant, long after they vested, or long after they were booked and nobody has merged."""
+    """Awards whose author is dormant, long after they vested, or long after they were booked without a merge."""
     long_ago = now - UNCLAIMED_AFTER
     vested = Q(state=AwardState.VESTED, vested_at__lte=long_ago)
     unmerged = Q(
@@ -90,7 +90,7 @@ def _take_back(award: Award) -> None:
 
 
 def _end(submission: Submission) -> bool:
-    """Decline a gain that nobody merged, as a reviewer could: its award is voided and its tree no longer counts."""
+    """Decline an unmerged gain, as a reviewer could: its award is voided and its tree no longer counts."""
     if not move(submission, to=SubmissionState.DECLINED, reason=REASON):
         return False
     void_award(submission=submission, reason=REASON)

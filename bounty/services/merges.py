@@ -59,7 +59,7 @@ def merge(*, actor: User, submission_id: UUID) -> Submission:
 
 
 def merge_landed(*, lineage: Lineage, submission_id: UUID, where: str) -> None:
-    """Make the candidate the tip, because the branch has that very tree, by whoever put it there. No award vests by it.
+    """Make the candidate the tip, because the branch has that very tree. No award vests by it.
 
     Inside a transaction that holds the lineage's lock. Raises WrongState with what the merge waits for, and TipMoved.
     """
@@ -75,7 +75,7 @@ def merge_landed(*, lineage: Lineage, submission_id: UUID, where: str) -> None:
 
 
 def _merge(submission: Submission, lineage: Lineage, actor: User | None, reason: str) -> None:
-    # A review that declines it holds this lock: whoever is second finds what the first has decided.
+    # A review that declines it holds this lock: the second one finds what the first has decided.
     Submission.objects.select_for_update(no_key=True).get(pk=submission.pk)
     submission.refresh_from_db(fields=["state", "merged_at", "base_tree", "candidate_tree"])
     if submission.state not in (SubmissionState.ACCEPTED, SubmissionState.VESTED):

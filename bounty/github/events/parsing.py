@@ -140,7 +140,7 @@ def _text(found: Any, name: str) -> str:
 def _number(found: Any, name: str) -> int:
     value = found.get(name) if isinstance(found, dict) else None
     if type(value) is not int or not 0 < value < 2**63:
-        raise NotUnderstood(f"its {name} is no number")
+        raise NotUnderstood(f"its {name} is not a number")
     return value
 
 

@@ -27,7 +27,7 @@ from gainshare.accounts.models import GitHubAccount, User
 
 
 def see_review(facts: ReviewFacts) -> None:
-    """Take a review as GitHub tells of it; one of a commit that is no head that was seen is no matter."""
+    """Take a review as GitHub tells of it; one of a commit that is not a known head is ignored."""
     heads = Head.objects.filter(
         sha=facts.commit_sha, pull_request__repository=facts.repository_id, pull_request__number=facts.number
     )
@@ -36,7 +36,7 @@ def see_review(facts: ReviewFacts) -> None:
 
 
 def approve(head: Head, facts: ReviewFacts) -> Approval | None:
-    """Take a review of this head as GitHub tells of it, and count it if it can be counted now; None if it is no matter.
+    """Take a review of this head as GitHub tells of it, and count it if it can be counted now; None if it is ignored.
 
     One that comes before the submission is confirmed is kept and counted then, unless the candidate is another one by then.
     Repeating it, late or out of order, changes nothing.

@@ -25,7 +25,7 @@ S = SubmissionState
 ENDED = (S.RECEIVED, S.REJECTED, S.WITHDRAWN, S.DECLINED, S.REVERSED, S.VESTED)
 UNCERTAIN = (VerdictKind.SUSPICIOUS.value, VerdictKind.INFRASTRUCTURE_ERROR.value)
 MAX_CHAIN = 10
-JUDGED_WITHIN = timedelta(days=1)  # a merged head that nobody had judged by then holds nothing up
+JUDGED_WITHIN = timedelta(days=1)  # a merged head that was not judged by then holds nothing up
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ def undecided(lineage: Lineage) -> QuerySet[Submission]:
 def claim_of(lineage: Lineage, tree_hash: str) -> Claim | None:
     """Whose measured tree this is: it becomes the tip by that submission's merge, and not by a push.
 
-    One that was paid without a merge counts only while it can still be merged: nobody could decide about it otherwise.
+    One that was paid without a merge counts only while it can still be merged: no one could decide about it otherwise.
     """
     found = undecided(lineage).filter(candidate_tree=tree_hash).first()
     if found is None:
@@ -101,7 +101,7 @@ def wait_of(submission: Submission, commit: str) -> str:
         given, needed = acceptances(submission)
         return (
             f"{here} It is not accepted yet ({given} of {needed} acceptances by maintainers). Its award vests as soon as it "
-            "is; nobody accepts by merging. If a maintainer declines it, the tree becomes the tip as an unmeasured push."
+            "is; a merge is not an acceptance. If a maintainer declines it, the tree becomes the tip as an unmeasured push."
         )
     if submission.state == S.JUDGED:
         if submission.verdict_kind == VerdictKind.SUSPICIOUS.value:

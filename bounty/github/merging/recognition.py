@@ -1,8 +1,8 @@
-"""Recognises merges that were made on GitHub, by the folder's tree alone: whatever the commit, whoever made it.
+"""Recognises merges that were made on GitHub, by the folder's tree alone: whatever the commit and its author.
 
 A walk goes over the trees that the branch's folder was since it was followed last. Where one is the measured tree of an
 accepted submission, that is merged, one after the other. Where its submission is not accepted, the branch waits: the tip
-stays, so that nothing is measured against code that nobody measured or accepted.
+stays, so that nothing is measured against unmeasured or unaccepted code.
 """
 
 from collections.abc import Sequence

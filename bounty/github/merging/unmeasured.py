@@ -1,4 +1,4 @@
-"""Pushes that nobody measured: which of them is followed next, and which has the change of an open submission in it.
+"""Unmeasured pushes: which of them is followed next, and which has the change of an open submission in it.
 
 A push that simply moves the tip would leave such a submission without its award: its diff no longer applies. So the tree that
 its merge was made on is followed first, and the submission is measured again on that. Where the branch has more than its
@@ -151,7 +151,7 @@ def _merged_as_pull_requests(binding: RepositoryBinding, rest: Sequence[Step]) -
 
 
 def _copies(submissions: Sequence[Submission], store: StagedBlobs) -> list[tuple[Submission, Patch]]:
-    """Copies of the submissions, which pay nobody, each with its original. They have other comments or layout."""
+    """Copies of the submissions, which pay no one, each with its original. They have other comments or layout."""
     originals = {each.pk: each for each in submissions}
     rows = Submission.objects.filter(copy_of__in=list(originals)).order_by("sealed_at")[:MAX_COPIES]
     return [

@@ -1,6 +1,6 @@
 """Commands are done once and answered: what was asked, its answer and what it spent are one transaction.
 
-Who may: the author and whoever may write to the repository have a pull request judged, or cancel it. What moves money or
+Permissions: the author and people with write permission have a pull request judged, or cancel it. What moves money or
 verdicts takes a maintainer of the platform who has linked the account on GitHub by signing in.
 """
 

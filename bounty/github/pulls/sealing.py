@@ -17,9 +17,9 @@ from benchmarks.patch.policy import check_patch, load_policy
 from benchmarks.patch.staged_blobs import StagedBlobs
 from benchmarks.patch.trees import Tree
 from bounty.code_digest import code_digest
-from bounty.github.pulls.beside import TooMuchBeside, is_signed_off, unmeasured_paths
 from bounty.github.pulls.diffs import write_diff
 from bounty.github.pulls.fetching import HeadGone, HeadRefused, fetch_head
+from bounty.github.pulls.outside_files import TooMuchOutside, is_signed_off, unmeasured_paths
 from bounty.github.repositories.folder_trees import read_folder
 from bounty.github.repositories.git import Git, GitError
 from bounty.limits import HEADS_PER_DAY
@@ -73,7 +73,7 @@ def seal(head: Head, binding: RepositoryBinding) -> None:
             raise  # GitHub may be late itself
         row.update(state=HeadState.REPLACED, problem=str(error))
         return
-    except (HeadRefused, TooMuchBeside, NotSealed) as error:
+    except (HeadRefused, TooMuchOutside, NotSealed) as error:
         row.update(state=HeadState.REFUSED, problem=str(error))
         return
     blob = change.blobs.put(change.diff.encode()) if change.diff else ""
@@ -99,7 +99,7 @@ def seal(head: Head, binding: RepositoryBinding) -> None:
 
 
 def read_change(copy: Path, *, head: str, tip: str, folder: str) -> Change:
-    """What the head changes since it left the branch. Raises NotSealed, TooMuchBeside, GitError."""
+    """What the head changes since it left the branch. Raises NotSealed, TooMuchOutside, GitError."""
     base = _merge_base(copy, head, tip)
     unmeasured = unmeasured_paths(copy, base=base, head=head, folder=folder)
     store, policy = StagedBlobs(blob_store()), load_policy()

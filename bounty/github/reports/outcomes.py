@@ -73,7 +73,7 @@ def outcome_of(head: Head) -> Outcome | None:
 
 
 def changes_nothing(head: Head) -> bool:
-    """Whether the head leaves the bound folder as it is, so that it is no matter of ours."""
+    """Whether the head leaves the bound folder as it is, so that there is nothing to judge."""
     return not head.diff_blob and head.problem.startswith(NOTHING_CHANGED)
 
 

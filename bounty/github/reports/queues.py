@@ -1,4 +1,4 @@
-"""One queue for each installation: whoever holds its lock sends, and nobody else does meanwhile."""
+"""One queue for each installation: the holder of its lock sends, and no one else does meanwhile."""
 
 from datetime import datetime
 

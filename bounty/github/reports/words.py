@@ -131,5 +131,5 @@ def unmeasured_text(head: Head) -> str:
     more = f" and {rest} more" if rest > 0 else ""
     return (
         f"It changes code that nobody measured: {', '.join(paths)}{more}. Nothing vests before a maintainer has accepted "
-        "that as well, with `/accept` and each of these files. Without them in the pull request, nobody has to."
+        "that as well, with `/accept` and each of these files. Without them in the pull request, no one has to."
     )

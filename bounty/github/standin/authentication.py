@@ -1,4 +1,4 @@
-"""Who asks: the App by a signed JWT, an installation or a user by a token, or nobody."""
+"""Who asks: the App by a signed JWT, an installation or a user by a token, or no one."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ class Page:
 
 
 def authorize(hub: Hub, query: dict[str, str]) -> Page:
-    """GET /login/oauth/authorize: sends whoever is signed in back with a code, else lists the users to choose from."""
+    """GET /login/oauth/authorize: sends the signed-in user back with a code, else lists the users to choose from."""
     if query.get("client_id") != hub.app.client_id:
         return Page(404, "There is no App with this client_id.")
     target = query.get("redirect_uri", "")

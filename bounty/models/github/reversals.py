@@ -29,7 +29,7 @@ class ReversalState(models.TextChoices):
 
 
 class Reversal(models.Model):
-    """One question about one submission's award. No push answers it: a maintainer other than whoever pushed does."""
+    """One question about one submission's award. No push answers it: a maintainer other than the pusher does."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     lineage = models.ForeignKey(Lineage, on_delete=models.PROTECT, related_name="reversals")

@@ -230,7 +230,7 @@ def _reversal_id(award: Award) -> UUID:
 def restore(*, actor: User, submission: Submission, reason: str) -> None:
     """Pay a reversed submission's award again, of the same amount, and make its candidate the tip: its code landed again.
 
-    Inside the caller's transaction, which holds the lineage's lock. It pays the author, whoever brought the code.
+    Inside the caller's transaction, which holds the lineage's lock. It pays the author, not the pusher.
     Raises NotAllowed, WrongState, and EscrowExhausted or EscrowClosed of the ledger.
     """
     if not actor.is_maintainer or actor.pk in payees(submission):

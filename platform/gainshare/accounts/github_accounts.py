@@ -1,9 +1,9 @@
 """Accounts of GitHub and their users. Only GitHub's number finds an account; its name is kept as last seen.
 
-A dormant user is made for somebody who has never signed in here. Nobody can sign in as it or make keys for it,
+A dormant user is made for somebody who has never signed in here. No one can sign in as it or make keys for it,
 until the owner of the GitHub account signs in through GitHub: that wakes it.
 
-An account is linked to a user in one of two ways, both through GitHub's own sign-in: a signed-in user links it, or whoever
+An account is linked to a user in one of two ways, both through GitHub's own sign-in: a signed-in user links it, or someone who
 is not signed in enters with it (`github_entrance`).
 """
 

@@ -1,4 +1,4 @@
-"""Signing in and up with GitHub, by whoever is not signed in. The limits of other sign-ins and sign-ups hold here too.
+"""Signing in and up with GitHub, by people who are not signed in. The limits of other sign-ins and sign-ups hold here too.
 
 A linked number signs in as its user. Any other one chooses a user name once: a dormant user of that number wakes under
 it, and where there is none a new user is made. Both count as a sign-up.

@@ -99,11 +99,11 @@ class User(AbstractUser):
 class GitHubAccount(models.Model):
     """An account of GitHub, by GitHub's own number, and the user that it belongs to. Names change hands; numbers do not.
 
-    A user without a link is dormant: made for somebody who has never signed in here, and nobody can sign in as it.
+    A user without a link is dormant: made for somebody who has never signed in here, and no one can sign in as it.
     """
 
     github_id = models.BigIntegerField(primary_key=True)
-    login = models.CharField(max_length=100, help_text="Its name, as last seen. It finds nobody.")
+    login = models.CharField(max_length=100, help_text="Its name, as last seen. It identifies no one.")
     user = models.OneToOneField(User, on_delete=models.PROTECT, related_name="github")
     linked_at = models.DateTimeField(
         null=True, blank=True, help_text="When its owner signed in; empty: dormant."

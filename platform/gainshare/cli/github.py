@@ -139,7 +139,7 @@ def microcredits(text: str) -> int:
     except InvalidOperation:
         amount = Decimal(-1)
     if not amount.is_finite() or amount < 0 or amount != amount.to_integral_value():
-        raise CliError(f"{text} is no number of credits: write it like 2.5", code="usage")
+        raise CliError(f"{text} is not a number of credits: write it like 2.5", code="usage")
     return int(amount)
 
 

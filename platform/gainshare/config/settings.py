@@ -120,7 +120,7 @@ REPOSITORY_PROTOCOLS = (
     ["https", "http"] if env.flag("GAINSHARE_REPOSITORY_HTTP", default=False) else ["https"]
 )
 
-# -- GitHub: without an App no pull request is seen, and without a client nobody signs in by GitHub ----------
+# -- GitHub: without an App no pull request is seen, and without a client no one signs in with GitHub ----------
 GITHUB_URL = env.text("GAINSHARE_GITHUB_URL", "https://github.com").rstrip("/")  # of OWNER/NAME
 GITHUB_API_URL = env.text("GAINSHARE_GITHUB_API_URL", "https://api.github.com").rstrip("/")
 GITHUB_APP_ID = env.text("GAINSHARE_GITHUB_APP_ID", "")

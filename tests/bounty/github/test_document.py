@@ -4,9 +4,9 @@ import re
 from pathlib import Path
 
 from bounty.github.app.permissions import NEEDED, WISHED
-from bounty.github.pulls.beside import FINE_ENDING, FINE_FOLDERS
 from bounty.github.pulls.commands import Name, read
 from bounty.github.pulls.orders import MAINTAINERS
+from bounty.github.pulls.outside_files import FINE_ENDING, FINE_FOLDERS
 from bounty.limits import UNCLAIMED_AFTER
 
 ROOT = Path(__file__).resolve().parents[3]

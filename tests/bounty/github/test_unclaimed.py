@@ -258,7 +258,7 @@ def test_a_maintainer_cannot_link_an_account_whose_submission_they_decided_about
 ) -> None:
     submission = world.confirmed(nina, DIFF)
     review(actor=world.ruth, submission_id=submission.pk, decision="decline")
-    with pytest.raises(GitHubAccountTaken, match="nobody decides"):
+    with pytest.raises(GitHubAccountTaken, match="no one decides"):
         link(user=world.ruth, github_id=NINA.github_id, login="nina")
 
 

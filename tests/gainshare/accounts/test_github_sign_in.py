@@ -65,7 +65,7 @@ def enters(client: Client, github: StandIn, who: Account, name: str, **fields: s
 
 
 def who_is_in(client: Client) -> str:
-    """The name of who is signed in; empty for nobody."""
+    """The name of who is signed in; empty for no one."""
     pk = client.session.get("_auth_user_id")
     return User.objects.get(pk=pk).username if pk else ""
 
@@ -228,7 +228,7 @@ def test_a_refusal_at_github_signs_nobody_in(github: StandIn, nina: Account) -> 
 
 
 def test_a_session_from_before_is_not_the_one_that_is_signed_in(github: StandIn, nina: Account) -> None:
-    """Session fixation: whoever planted the cookie does not have the session afterwards."""
+    """Session fixation: the one who planted the cookie does not have the session afterwards."""
     client = Client()
     planted = client.session
     planted["x"] = 1

@@ -25,7 +25,7 @@ def add_comment(
 
 
 def edit_comment(hub: Hub, pull: PullRequest, comment: Comment, body: str, *, by: Account) -> None:
-    """Edit a comment: whoever may write to the repository may edit anybody's."""
+    """Edit a comment: people with write permission may edit anyone's."""
     before = comment.body
     comment.body = body
     comment.updated_at = pull.updated_at = hub.state.now()

@@ -78,7 +78,7 @@ class PullControl(WorldControl):
     def edit_comment(
         self, pull: PullRequest, comment: Comment, body: str, *, by: Account | None = None
     ) -> None:
-        """Edit a comment, by its author if nobody else is named."""
+        """Edit a comment, by its author if no one else is named."""
         with self.hub.state.lock:
             comments.edit_comment(self.hub, pull, comment, body, by=by or comment.author)
 

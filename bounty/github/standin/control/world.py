@@ -103,7 +103,7 @@ class WorldControl:
         start: str | None = None,
         message: str = "Change",
     ) -> str:
-        """Push a commit to a branch, by its owner if nobody is named; the commit.
+        """Push a commit to a branch, by its owner if no one is named; the commit.
 
         The commit is made on `start`, the branch's tip without it; another start makes it a force push.
         """
@@ -170,7 +170,7 @@ class WorldControl:
             installations.rename_repository(self.hub, repository, name)
 
     def sign_in(self, account: Account | None) -> None:
-        """Who is signed in at the stand-in's web pages; None for nobody."""
+        """Who is signed in at the stand-in's web pages; None for no one."""
         with self.hub.state.lock:
             self.hub.state.signed_in = account
 

@@ -16,7 +16,7 @@ class Migration(migrations.Migration):
             name='GitHubAccount',
             fields=[
                 ('github_id', models.BigIntegerField(primary_key=True, serialize=False)),
-                ('login', models.CharField(help_text='Its name, as last seen. It finds nobody.', max_length=100)),
+                ('login', models.CharField(help_text='Its name, as last seen. It identifies no one.', max_length=100)),
                 ('linked_at', models.DateTimeField(blank=True, help_text='When its owner signed in; empty: dormant.', null=True)),
                 ('created_at', models.DateTimeField(auto_now_add=True)),
                 ('user', models.OneToOneField(on_delete=django.db.models.deletion.PROTECT, related_name='github', to=settings.AUTH_USER_MODEL)),

@@ -117,7 +117,7 @@ class SignUpForm(forms.Form):
 
 
 class GitHubNameForm(forms.Form):
-    """The user name of whoever signs in with GitHub for the first time."""
+    """The user name of someone who signs in with GitHub for the first time."""
 
     username = forms.CharField(
         max_length=MAX_NAME_CHARS,

@@ -110,7 +110,7 @@ def callback(request: HttpRequest) -> HttpResponse:
 @never_cache
 @require_http_methods(["GET", "POST"])
 def welcome(request: HttpRequest) -> HttpResponse:
-    """Page on which whoever signs in with GitHub for the first time chooses a user name."""
+    """Page on which a new user from GitHub chooses a user name."""
     _require_offer()
     seen = _seen(request)
     if seen is None or request.user.is_authenticated:

@@ -116,7 +116,7 @@ def test_a_get_is_refused(secret: str) -> None:
 
 
 def test_a_replay_under_another_id_does_nothing_twice(hub: HubWorld) -> None:
-    """The signature does not cover the id, so whoever has one signed body can send it under others."""
+    """The signature does not cover the id, so the holder of one signed body can send it under others."""
     pull = hub.opens()
     hub.deliver()
     hub.says(pull, hub.cora, "/status")

@@ -71,7 +71,7 @@ def test_a_comment_that_was_edited_before_it_was_polled_is_no_command(hub: HubWo
 
 
 def test_a_head_found_by_polling_counts_from_then(hub: HubWorld) -> None:
-    """Whoever opens a pull request early and pushes a copy later gets no earlier place by a lost event."""
+    """An author who opens a pull request early and pushes a copy later gets no earlier place by a lost event."""
     hub.link(hub.cora, hub.world.ann)
     pull = hub.opens(line="step_3 = 1")
     hub.standin.pass_time(seconds=20)

@@ -7,8 +7,8 @@ import pytest
 from django.utils import timezone
 
 from bounty.github.app.facts import AccountFacts
-from bounty.github.pulls.beside import is_fine
 from bounty.github.pulls.fetching import HeadRefused, fetch_head
+from bounty.github.pulls.outside_files import is_fine
 from bounty.github.pulls.seeing import see
 from bounty.github.repositories.following import mirror_of, pulls_mirror_of
 from bounty.github.repositories.git import Limits, folder_bytes

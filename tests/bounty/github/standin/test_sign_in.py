@@ -1,4 +1,4 @@
-"""Whoever signs in at the stand-in goes back with a code that can be exchanged once, by the App, for who they are."""
+"""A user who signs in at the stand-in goes back with a code that can be exchanged once, by the App, for who they are."""
 
 import base64
 import hashlib

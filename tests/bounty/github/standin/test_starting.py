@@ -1,4 +1,4 @@
-"""The stand-in starts on this machine for this machine, and never beside a deployment."""
+"""The stand-in starts on this machine for this machine, and never next to a deployment."""
 
 import json
 import os
@@ -40,8 +40,14 @@ def test_it_refuses_beside_a_deployment(environment: dict[str, str]) -> None:
         {"GAINSHARE_URL": "http://[::1]:8000", "DATABASE_URL": "postgresql://u:p@localhost/gainshare"},
     ],
 )
-def test_it_starts_on_ones_own_machine(environment: dict[str, str]) -> None:
-    require_local_mode(environment)
+def test_it_starts_on_ones_own_machine(
+    environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    require_local_mode(environment)  # raises nothing
+    with running(tmp_path) as standin:
+        assert standin.url.startswith("http://127.0.0.1:")
 
 
 def test_no_server_is_started_beside_a_deployment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

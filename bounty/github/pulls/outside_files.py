@@ -15,14 +15,14 @@ MAX_COMMITS = 250  # of one pull request, as many as GitHub lists
 NAMED = re.compile(r"Signed-off-by:[ \t]+\S.*<(?P<address>[^<>\s]+)>[ \t]*", re.IGNORECASE)
 
 
-class TooMuchBeside(GitError):
+class TooMuchOutside(GitError):
     """More is changed outside of the folder than a person could accept by name."""
 
 
 def unmeasured_paths(copy: Path, *, base: str, head: str, folder: str) -> list[str]:
     """The changed files outside of `folder` that are not tests, docs, examples or Markdown, sorted.
 
-    Symbolic links and submodules are never among those that are fine. Raises TooMuchBeside, GitError.
+    Symbolic links and submodules are never among those that are fine. Raises TooMuchOutside, GitError.
     """
     found = sorted(
         path
@@ -30,7 +30,7 @@ def unmeasured_paths(copy: Path, *, base: str, head: str, folder: str) -> list[s
         if not path.startswith(f"{folder}/") and not (is_file and is_fine(path))
     )
     if len(found) > MAX_UNMEASURED:
-        raise TooMuchBeside(
+        raise TooMuchOutside(
             f"It changes {len(found)} files outside of {folder}/ that are not tests, docs, examples or Markdown; at most "
             f"{MAX_UNMEASURED} are taken. Split the pull request."
         )
@@ -70,7 +70,7 @@ def _changed(copy: Path, base: str, head: str) -> list[tuple[str, bool]]:
             "diff-tree", "-r", "-z", "--raw", "--no-renames", "--no-ext-diff", "--end-of-options", base, head
         )[1]
     except LimitReached:
-        raise TooMuchBeside(
+        raise TooMuchOutside(
             "It changes far more files than a pull request may change here. Split it."
         ) from None
     parts = answer.split(b"\0")[:-1]
