@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -26,6 +26,7 @@ class Odd:
     url: str = ""
     answers: dict[str, tuple[int, dict[str, str], bytes]] = field(default_factory=dict)
     asked: list[tuple[str, dict[str, str]]] = field(default_factory=list)
+    taken: list[str] = field(default_factory=list)  # paths whose answer was read to its end
 
     def answer(self, path: str) -> tuple[int, dict[str, str], bytes]:
         if path.endswith("/access_tokens"):
@@ -46,7 +47,9 @@ def odd_server() -> Iterator[Odd]:
             for name, value in {"Content-Length": str(len(body)), **headers}.items():
                 self.send_header(name, value)
             self.end_headers()
-            self.wfile.write(body)
+            with suppress(ConnectionError):  # the client has hung up
+                self.wfile.write(body)
+                made.taken.append(self.path)
 
         do_POST = do_GET
 
@@ -121,8 +124,13 @@ def test_redirects_end(odd: Odd, location: str, status: int) -> None:
 
 def test_a_large_answer_is_not_read_to_its_end(odd: Odd, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transport, "LARGEST_ANSWER_BYTES", 100_000)
-    odd.answers[PULL] = (200, {}, b'{"x":"' + b"y" * 1_000_000 + b'"}')
+    odd.answers[PULL] = (
+        200,
+        {},
+        b'{"x":"' + b"y" * 64 * 1024 * 1024 + b'"}',
+    )  # more than a connection buffers
     _fails("too large")
+    assert [path for path, _ in odd.asked].count(PULL) == 1 and PULL not in odd.taken
 
 
 @pytest.mark.usefixtures("nobody_sleeps")
