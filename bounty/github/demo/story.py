@@ -130,7 +130,7 @@ class Story:
         with self.record.step(
             "judge", "a newcomer's pull request is judged after a maintainer's /judge"
         ) as step:
-            self._said(pull, "/judge")
+            self.said(pull, "/judge")
             asked = self.standin.comment(pull, self.accounts["mira"], f"/judge {self.bounty}")
             self._wait("a reaction", lambda: self._reaction(pull, asked.github_id))
             step.ok, step.actual = True, "/judge is acknowledged"
@@ -150,7 +150,7 @@ class Story:
         ) as step:
             before = self._tip()
             commit = self.standin.merge(pull, self.accounts["mira"], "squash")
-            self._said(pull, "vested", within_s=VERDICT_S)
+            self.said(pull, "vested", within_s=VERDICT_S)
             tip = self._tip()
             checks, comments = self.standin.checks_of(pull), self.standin.app_comments(pull)
             step.ok = tip != before and len(comments) == 1 and checks[0].conclusion == "success"
@@ -224,7 +224,7 @@ class Story:
         reactions = [name for (who, name) in found.reactions if who == self.standin.app.bot.github_id]
         return next((name for name in reactions if name != "eyes"), None)
 
-    def _said(self, pull: PullRequest, words: str, *, within_s: float = ANSWER_S) -> str:
+    def said(self, pull: PullRequest, words: str, *, within_s: float = ANSWER_S) -> str:
         """The App's comment, once it has these words."""
 
         def found() -> str | None:

@@ -196,6 +196,7 @@ def _send(ticket: Report, row: Report, wanted: Wanted) -> None:
 def _put_off(row: Report, first: timedelta, problem: str, *, github_id: int | None) -> None:
     """Try this report again later, and later each time."""
     wait = min(first * 2 ** min(row.attempts, MOST_DOUBLINGS), max(RETRY_SLOWLY, first))
+    logger.warning("%s: not told, tried again in %d s: %s", row.pull_request, wait.total_seconds(), problem)
     Report.objects.filter(pk=row.pk).update(
         attempts=row.attempts + 1, due_at=timezone.now() + wait, problem=problem[:2000], github_id=github_id
     )

@@ -38,13 +38,11 @@ def test_one_comment_and_one_check_run_from_the_first_head_to_the_paid_award(hos
 
 def test_what_has_not_changed_is_not_sent_again(hosted: Hosted) -> None:
     hosted.confirmed()
-    hosted.publish()
-    sent = hosted.writes()
-    for _ in range(5):
+    for _ in range(6):
         hosted.publish()
         hosted.later(3600)
         publish_due()
-    assert (sent, hosted.writes()) == (2, 2)
+    assert hosted.writes() == 2  # one comment and one check run
 
 
 def test_a_final_check_run_is_never_edited(hosted: Hosted) -> None:
