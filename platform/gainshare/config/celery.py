@@ -84,4 +84,4 @@ app.conf.update(
         },
     },
 )
-app.autodiscover_tasks(["bounty", "gainshare.accounts", "gainshare.ledger", "gainshare.gateway"])
+app.autodiscover_tasks(["bounty", "gainshare.accounts", "gainshare.ledger", "gainshare.capacity", "gainshare.gateway"])

@@ -57,6 +57,7 @@ INSTALLED_APPS = [
     "drf_spectacular_sidecar",
     "gainshare.accounts",
     "gainshare.ledger",
+    "gainshare.capacity",
     "gainshare.gateway",
     "gainshare.web",
     "gainshare.local",
@@ -200,6 +201,11 @@ SPECTACULAR_SETTINGS = {
         {"name": "treasury", "description": "Credits that belong to the platform (maintainers)."},
         {"name": "grants", "description": "Credits given to people (maintainers)."},
         {"name": "prices", "description": "Prices of tokens; versions are immutable."},
+        {
+            "name": "capacity",
+            "description": "The pool: classes of devices, hosts, nodes, served models and decisions.",
+        },
+        {"name": "agent", "description": "Calls of the node agents themselves, with a host's token."},
         {"name": "audit", "description": "The ledger's invariants (maintainers)."},
         {"name": "runner", "description": "Calls of the runners themselves, with a runner token."},
     ],
@@ -248,6 +254,13 @@ TIP_CHECK_INTERVAL_S = env.integer("GAINSHARE_TIP_CHECK_INTERVAL_S", 24 * 3600, 
 MODEL_NODES = env.words("GAINSHARE_MODEL_NODES", [])
 MODEL_NODE_TOKEN = env.secret("GAINSHARE_NODE_TOKEN", default="")
 HOLD_S = env.integer("GAINSHARE_HOLD_S", 600, minimum=1)
+
+# -- Capacity ---------------------------------------------------------------------------------------
+# A host that was silent for so long has lost its nodes: nothing is sent there any more.
+HOST_LOST_S = env.integer("GAINSHARE_HOST_LOST_S", 10, minimum=2)
+# Function that lists the runners of the pool's page, and bounty's side of lent devices. Named here, because capacity
+# imports nothing of bounty.
+CAPACITY_RUNNERS = "bounty.services.runners.pool.pool_runners"
 
 LOGGING = {
     "version": 1,

@@ -1,0 +1,1 @@
+"""The pool's tables in the admin, to look at."""

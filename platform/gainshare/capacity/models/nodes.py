@@ -1,0 +1,69 @@
+"""Nodes: model servers that a host's agent runs, one a device."""
+
+from __future__ import annotations
+
+import uuid
+
+from django.db import models
+from django.db.models import Q
+
+from gainshare.capacity.models.hosts import Host
+
+
+class NodeState(models.TextChoices):
+    """State of a node: starting -> ready -> draining -> ended, each step once; any of them may go to ended."""
+
+    STARTING = "starting", "Starting"  # ordered; its agent starts it, or has not heard of it yet
+    READY = "ready", "Ready"  # it answers requests
+    DRAINING = "draining", "Draining"  # it finishes what it has begun and gets nothing new
+    ENDED = "ended", "Ended"  # its agent saw it end, or its host was lost
+
+
+LIVE = (NodeState.STARTING, NodeState.READY, NodeState.DRAINING)
+
+
+class Node(models.Model):
+    """One model server on one device of a host. A device has at most one that has not ended.
+
+    ``tree`` is the hash of the tree that it executes; empty for the installed one. ``load`` is what the agent last read
+    from it (running, waiting, cache_use): shown, and used to choose among nodes, never for a charge.
+    """
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4)
+    host = models.ForeignKey(Host, on_delete=models.PROTECT, related_name="nodes")
+    device = models.PositiveSmallIntegerField(help_text="Number of the host's device, from 0.")
+    model = models.CharField(max_length=120)
+    tree = models.CharField(max_length=64, blank=True)
+    state = models.CharField(max_length=10, choices=NodeState.choices, default=NodeState.STARTING)
+    reason = models.CharField(max_length=300, help_text="Why it was started.")
+    end_reason = models.CharField(max_length=300, blank=True)
+    url = models.CharField(
+        max_length=200, blank=True, help_text="As its agent passes it on; empty before that."
+    )
+    price_microcredits_per_device_hour = models.BigIntegerField(
+        default=0, help_text="Of its class, at its start."
+    )
+    load = models.JSONField(default=dict)
+    load_at = models.DateTimeField(null=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+    ready_at = models.DateTimeField(null=True)
+    draining_at = models.DateTimeField(null=True)
+    ended_at = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering = ["created_at"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["host", "device"], condition=Q(state__in=LIVE), name="node_one_on_a_device"
+            ),
+            models.CheckConstraint(condition=Q(state__in=NodeState.values), name="node_state_known"),
+            models.CheckConstraint(
+                condition=Q(state=NodeState.ENDED, ended_at__isnull=False)
+                | (~Q(state=NodeState.ENDED) & Q(ended_at__isnull=True)),
+                name="node_ended_has_time",
+            ),
+        ]
+        indexes = [models.Index(fields=["model"], condition=Q(state__in=LIVE), name="node_live_by_model")]
+
+    def __str__(self) -> str:
+        return f"{self.model} on {self.host}:{self.device} ({self.state})"

@@ -1,0 +1,69 @@
+"""What a policy is told and what it answers. The same in the simulation and in the control loop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class ClassFacts:
+    """A class of devices as a policy sees it. Prices are micro-credits per device-hour, times seconds.
+
+    ``slots`` is how many requests one node answers at the same time; ``requests_per_s`` how many it ends in a second
+    when all slots are used, as measured; 0 where nothing was measured yet.
+    """
+
+    name: str
+    price: int
+    slots: int
+    requests_per_s: float
+    cold_start_s: float
+    max_nodes: int
+    is_preemptible: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Load of one model. ``running`` are answers in progress, ``waiting`` requests without a first token.
+
+    ``arrivals`` are the numbers of requests of the latest whole steps of ``step_s`` seconds, oldest first.
+    """
+
+    running: int
+    waiting: int
+    arrivals: tuple[int, ...] = ()
+    step_s: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """Nodes of one class. ``leaving`` have a notice of preemption and count among the ready ones until they are gone."""
+
+    ready: int
+    starting: int = 0
+    leaving: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """What is promised to users, in seconds, and the budget in micro-credits (None: no limit)."""
+
+    first_token_p99_s: float = 2.0
+    token_p99_s: float = 0.1
+    budget_left_today: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Nodes wanted of each class, the reason in one line for people, and the state for the next call."""
+
+    nodes: Mapping[str, int]
+    reason: str
+    state: Mapping[str, object] = field(default_factory=dict)
+
+
+# A policy is a pure function
+#   (at_s: float, load: Load, fleets: Mapping[str, Fleet], classes: Sequence[ClassFacts], objective: Objective,
+#    state: Mapping[str, object]) -> Wanted
+# where at_s is UTC seconds, and state is JSON: what the last call returned, {} at first.

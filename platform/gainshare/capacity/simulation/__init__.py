@@ -1,0 +1,1 @@
+"""Discrete-event simulation of a pool under a trace: cost and latency of each policy. Pure."""
