@@ -27,12 +27,13 @@ from gainshare.gateway.models import PLAYGROUND, RequestStatus, UsageRecord
 from gainshare.gateway.requests import GenerationRequest
 from gainshare.ledger.errors import HoldResolved, InsufficientCredits, UnknownHold, Unpriced
 from gainshare.ledger.models import PriceVersion
-from gainshare.ledger.price_book import active_price
+from gainshare.ledger.price_book import TERMS, active_price
 from gainshare.ledger.pricing import Arrival, Bill, Prices, Usage, affordable_output, bill, upper_bound
 from gainshare.ledger.services import open_hold, settle_hold, void_hold
 
 logger = logging.getLogger(__name__)
 
+TOKEN_PRICES = ("cached_input", "fresh_input", "output")
 HOLD_ATTEMPTS = 3  # retries, because other requests of the same user may take credits between two tries
 GRACE = timedelta(seconds=5)  # a live web process settles within this time after a request's end
 # Time for beat to find and settle the requests of a killed process, before their holds expire.
@@ -396,6 +397,7 @@ def priced_models(served: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any
                     "fresh_input": price.fresh_input,
                     "output": price.output,
                 },
+                "price_terms": {name: getattr(price, name) for name in TERMS if name not in TOKEN_PRICES},
             }
         )
     return listed

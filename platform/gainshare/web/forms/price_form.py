@@ -1,7 +1,6 @@
 """Form for a version of a model's prices, published or as a draft."""
 
 import re
-from collections.abc import Mapping
 from datetime import UTC
 from decimal import Decimal
 from typing import Any
@@ -125,7 +124,7 @@ class PriceForm(forms.Form):
         at = self.cleaned_data["effective_at"]
         return at and at.replace(tzinfo=UTC)
 
-    def clean(self) -> Mapping[str, Any]:
+    def clean(self) -> dict[str, Any]:
         if not self.errors:
             try:
                 check_terms(self.table, most=MAX_MICROCREDITS)
