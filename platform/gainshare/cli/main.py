@@ -24,6 +24,7 @@ from gainshare.cli.output import CliError, print_error
 from gainshare.cli.reproduce import reproduce
 from gainshare.cli.runners import runners
 from gainshare.cli.sandbox_test import sandbox_test
+from gainshare.cli.simulate import simulate
 from gainshare.cli.status import status
 from gainshare.cli.stop import stop
 from gainshare.cli.submit import submit
@@ -60,6 +61,7 @@ app.command()(stop)
 app.command()(verify)
 app.command()(audit)
 app.command("sandbox-test")(sandbox_test)
+app.command()(simulate)
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -99,7 +100,7 @@ def _present(load: Load, dispersion: float) -> tuple[float, float, float]:
     mean = sum(latest) / len(latest)
     if mean > 0 and len(latest) >= 12:
         # Differences of neighbouring steps, so that a change of the rate is not counted as burstiness.
-        pairs = zip(latest, latest[1:], strict=False)
+        pairs = itertools.pairwise(latest)
         variance = sum((b - a) ** 2 for a, b in pairs) / (2 * (len(latest) - 1))
         dispersion += 0.02 * (min(50.0, max(1.0, variance / mean)) - dispersion)
     return rate, error, max(1.0, dispersion)

@@ -45,7 +45,7 @@ class Setting:
     """What is the same for all policies of a comparison."""
 
     devices: Sequence[Device]
-    objective: Objective = Objective()
+    objective: Objective
     initial: Mapping[str, int] | None = None
     budget_a_day: int | None = None
     seed: int = 0

@@ -1,9 +1,8 @@
-"""What is simulated: arrivals and lengths as arrays, from a trace, or drawn for given rates with a trace's lengths."""
+"""What is simulated: a trace's arrivals and lengths as arrays."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +11,6 @@ from numpy.typing import NDArray
 from gainshare.capacity.traces.requests import Trace
 
 DAY_S = 86_400.0
-BURSTY_CV = 2.0
 
 
 @dataclass(frozen=True)
@@ -43,59 +41,23 @@ class Workload:
         found.update(self.output_tokens.astype("<i8").tobytes())
         return found.hexdigest()[:16]
 
-    def between(self, begin_s: float, end_s: float, name: str) -> Workload:
-        """Requests of [begin_s, end_s), with ``begin_s`` as the new zero."""
-        low, high = np.searchsorted(self.at_s, [begin_s, end_s])
-        return Workload(
-            name,
-            self.at_s[low:high] - begin_s,
-            self.prompt_tokens[low:high],
-            self.output_tokens[low:high],
-            self.blocks[low:high],
-            self.block_tokens,
-        )
 
-
-def of_trace(trace: Trace) -> Workload:
-    """A trace as it is, with its prefixes. Raises ValueError for a trace without requests."""
-    requests = list(trace)
-    if not requests:
+def of_trace(trace: Trace, *, with_prefixes: bool = False) -> Workload:
+    """A trace as it is. Raises ValueError for a trace without requests."""
+    rows: list[tuple[float, int, int]] = []
+    blocks: list[tuple[int, ...]] = []
+    for request in trace:
+        rows.append((request.at_s, max(1, request.prompt_tokens), max(1, request.output_tokens)))
+        if with_prefixes:
+            blocks.append(request.blocks)
+    if not rows:
         raise ValueError(f"{trace.name} has no requests: nothing can be simulated")
-    blocks = tuple(request.blocks for request in requests)
+    columns = np.array(rows)
     return Workload(
         trace.name,
-        np.array([request.at_s for request in requests]),
-        np.array([request.prompt_tokens for request in requests], dtype=np.int64),
-        np.array([max(1, request.output_tokens) for request in requests], dtype=np.int64),
-        blocks if any(blocks) else (),
+        columns[:, 0],
+        columns[:, 1].astype(np.int64),
+        columns[:, 2].astype(np.int64),
+        tuple(blocks) if any(blocks) else (),
         trace.block_tokens,
     )
-
-
-def draw(
-    rates: Sequence[float],
-    step_s: float,
-    lengths: Workload,
-    *,
-    requests: int,
-    cv: float,
-    seed: int,
-    name: str,
-) -> Workload:
-    """About ``requests`` requests whose rate follows ``rates`` (one for each step of ``step_s``), with lengths drawn from others.
-
-    Times between requests have the coefficient of variation ``cv``: 1 is a Poisson process, more is bursty (gamma
-    distributed, stretched by the rate). Raises ValueError for rates that are negative or all zero.
-    """
-    shape = np.asarray(rates, dtype=np.float64)
-    if not len(shape) or shape.min() < 0 or shape.sum() <= 0 or requests < 1 or cv <= 0:
-        raise ValueError("rates must not be negative or all zero, and requests and cv must be above zero")
-    random = np.random.default_rng(seed)
-    expected = np.concatenate([[0.0], np.cumsum(shape)]) * (requests / shape.sum())
-    order = 1.0 / cv**2
-    gaps = random.gamma(order, 1.0 / order, size=int(requests + 8 * cv * requests**0.5 + 16))
-    due = np.cumsum(gaps)
-    due = due[due < expected[-1]]
-    at_s = np.interp(due, expected, np.arange(len(expected)) * step_s)
-    chosen = random.integers(0, len(lengths.at_s), size=len(at_s))
-    return Workload(name, at_s, lengths.prompt_tokens[chosen], lengths.output_tokens[chosen])
