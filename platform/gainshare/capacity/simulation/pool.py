@@ -16,7 +16,7 @@ from gainshare.capacity.policies.observed import ClassFacts, Fleet, Load, Object
 from gainshare.capacity.simulation.node import Node, State
 from gainshare.capacity.simulation.rates import Rates
 from gainshare.capacity.simulation.results import Decision, Outcome
-from gainshare.capacity.simulation.routing import Router, least_loaded
+from gainshare.capacity.simulation.routing import Router, shortest
 from gainshare.capacity.simulation.workload import DAY_S, Workload
 
 NOTICE_S = 120.0
@@ -49,7 +49,7 @@ class Setting:
     initial: Mapping[str, int] | None = None
     budget_a_day: int | None = None
     seed: int = 0
-    router: Router = least_loaded
+    router: Router = shortest
 
 
 Progress = Callable[[float], None]
