@@ -1,12 +1,13 @@
 """Requests at given times through this stack's engine, in a process of its own; JSON on standard input and output.
 
-In: {"model": {...}, "threads": 1, "slots": 4, "step_tokens": 256, "runs": [[{"at_s", "prompt_tokens", "output_tokens"}]]};
+In: {"model": {...}, "core": 1, "slots": 4, "step_tokens": 256, "runs": [[{"at_s", "prompt_tokens", "output_tokens"}]]};
 out, on the last line: {"runs": [[{"first_s", "last_s", "tokens"}]]}, seconds since the run's beginning.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import random
 import sys
 import threading
@@ -31,7 +32,8 @@ WAIT_S = 600.0
 
 def main() -> None:
     request = json.load(sys.stdin)
-    torch.set_num_threads(request["threads"])
+    os.sched_setaffinity(0, {request["core"]})
+    torch.set_num_threads(1)
     torch.manual_seed(SEED)
     config = ModelConfig.from_dict(request["model"])
     transformer = Transformer(config).to(torch.bfloat16).requires_grad_(False)

@@ -150,7 +150,7 @@ class _Run:
     def _loop(self) -> None:
         """Take arrivals and events in the order of time."""
         at_s, events, n = self.at_s, self.events, len(self.at_s)
-        pop, number = heapq.heappop, 0
+        pop, number, now = heapq.heappop, 0, 0.0
         handlers = (self._work, self._tick, self._is_ready, self._notice, self._take_away, self._point)
         while self.n_ended < n:
             if number < n and at_s[number] <= events[0][0]:
@@ -164,7 +164,7 @@ class _Run:
                     self._work(now, node)
             else:
                 handlers[kind](now, node)  # type: ignore[arg-type]  # each gets the node that it was planned with
-        self._pay(max(self.workload.end_s, self.paid_until_s))
+        self._pay(max(self.workload.end_s, now))
 
     # requests
 
