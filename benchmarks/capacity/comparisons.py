@@ -74,9 +74,7 @@ def comparisons(traces: Traces, *, quick: bool) -> list[Comparison]:
             if quick and (kind, cv) != ("conversations", 1):
                 continue
             source = _fortnight(traces, kind, lengths, quick=quick)
-            found.append(
-                Comparison(f"{kind}, {name}", (*source, "--cv", str(cv), *colds, *tuned, *classes))
-            )
+            found.append(Comparison(f"{kind}, {name}", (*source, "--cv", str(cv), *colds, *tuned, *classes)))
     source = _fortnight(traces, "conversations", traces.conversation, quick=quick)
     cheap = ("--class", "standard", "--class", SPOT, "--policy", "forecast", "--cold-start", "120")
     found.append(Comparison("conversations, with preemptible nodes at 40 % of the price", (*source, *cheap)))

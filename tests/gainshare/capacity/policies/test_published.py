@@ -6,12 +6,12 @@ import dataclasses
 import math
 
 import pytest
-from tests.gainshare.capacity.policies.policy_worlds import NODE, ask, follow
 
 from gainshare.capacity.policies.fixed import fixed_at
 from gainshare.capacity.policies.hpa import hpa
 from gainshare.capacity.policies.kpa import kpa
 from gainshare.capacity.policies.ray import ray
+from tests.gainshare.capacity.policies.policy_worlds import NODE, ask, follow
 
 WIDE = dataclasses.replace(NODE, max_nodes=2_000)
 

@@ -43,7 +43,9 @@ def test_answers_in_progress_share_the_steps() -> None:
 def test_a_long_prompt_holds_up_the_answers_of_others() -> None:
     alone = times([(0.0, 10, 201)])[1][0]
     beside = times([(0.0, 10, 201), (0.5, 4000, 1)])[1][0]
-    assert beside * 200 - alone * 200 == pytest.approx(4000 * 0.0005 + 0.8 + 16 * 0.006 - 16 * 0.006, rel=1e-6)
+    assert beside * 200 - alone * 200 == pytest.approx(
+        4000 * 0.0005 + 0.8 + 16 * 0.006 - 16 * 0.006, rel=1e-6
+    )
 
 
 def naive(rows: Rows, slots: int) -> tuple[list[float], list[float]]:
@@ -88,9 +90,7 @@ def naive(rows: Rows, slots: int) -> tuple[list[float], list[float]]:
             last[one] = now
             del left[one]
             used -= 1
-    token = [
-        (last[n] - first[n] - rows[n][0]) / (rows[n][2] - 1) for n in range(len(rows)) if rows[n][2] > 1
-    ]
+    token = [(last[n] - first[n] - rows[n][0]) / (rows[n][2] - 1) for n in range(len(rows)) if rows[n][2] > 1]
     return first, token
 
 
@@ -101,9 +101,7 @@ def naive(rows: Rows, slots: int) -> tuple[list[float], list[float]]:
     ),
     slots=st.integers(1, 5),
 )
-def test_events_give_what_following_every_phase_gives(
-    gaps: list[tuple[float, int, int]], slots: int
-) -> None:
+def test_events_give_what_following_every_phase_gives(gaps: list[tuple[float, int, int]], slots: int) -> None:
     at_s, rows = 0.0, []
     for gap, prompt, output in gaps:
         at_s += gap

@@ -87,7 +87,9 @@ def test_a_queue_with_one_server_waits_as_theory_says() -> None:
     base = poisson(60_000, 0.8, seed=3)
     load = workload([(at, 1000, 1) for at in base.at_s.tolist()])
     one = node_device(slots=1, rates=rates)
-    found = simulate(load, fixed_at(1), Setting([one], Objective(), {"standard": 1}), name="m/d/1", tick_s=600)
+    found = simulate(
+        load, fixed_at(1), Setting([one], Objective(), {"standard": 1}), name="m/d/1", tick_s=600
+    )
     assert found.first_token_s.mean() == pytest.approx(1.0 + 0.8 / (2 * 0.2), rel=0.05)
 
 
@@ -215,4 +217,6 @@ def test_the_budget_of_a_day_is_never_passed_in_a_run(name: str, budget: int, se
 
 def test_a_policy_that_never_starts_a_node_is_named() -> None:
     with pytest.raises(RuntimeError, match=r"idle leaves 1 requests without a node at \d+ s: script: 0"):
-        simulate(workload([(1.0, 10, 1)]), Scripted((0.0, 0)), Setting([node_device()], Objective()), name="idle")
+        simulate(
+            workload([(1.0, 10, 1)]), Scripted((0.0, 0)), Setting([node_device()], Objective()), name="idle"
+        )
