@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.claims import (
+    autoscaling,
     billing,
     curriculum,
     distillation,
@@ -31,5 +32,6 @@ CLAIMS: dict[str, Claim] = {
         parallelism,
         growth,
         billing,
+        autoscaling,
     )
 }

@@ -26,6 +26,7 @@ from gainshare.cli.reproduce import reproduce
 from gainshare.cli.reversals import reversals
 from gainshare.cli.runners import runners
 from gainshare.cli.sandbox_test import sandbox_test
+from gainshare.cli.simulate import simulate
 from gainshare.cli.status import status
 from gainshare.cli.stop import stop
 from gainshare.cli.submit import submit
@@ -64,6 +65,7 @@ app.command()(verify)
 app.command()(audit)
 app.command()(replay)
 app.command("sandbox-test")(sandbox_test)
+app.command()(simulate)
 
 
 def main() -> None:

@@ -207,4 +207,5 @@ def test_the_stacks_claims_are_those_of_the_design() -> None:
         "parallelism",
         "growth",
         "billing",
+        "autoscaling",
     ]
