@@ -79,7 +79,7 @@ class Agent:
         self._status = status if self._status is None else self._status
         for node in self._nodes.values():
             if is_first:
-                node.drain(now_s, reason, self.options.drain_s if drain_s is None else drain_s)
+                node.drain(now_s, reason, self.options.stop_s if drain_s is None else drain_s)
             else:
                 node.end(now_s, reason)
         self._soon.set()

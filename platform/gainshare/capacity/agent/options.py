@@ -40,6 +40,7 @@ class AgentOptions:
     hung_s: float = 5.0
     hung_end_s: float = 60.0
     drain_s: float = 120.0
+    stop_s: float = 120.0
     notice_s: float = 120.0
 
 
@@ -127,6 +128,7 @@ def _parser() -> argparse.ArgumentParser:
         default=120.0,
         help="how long a draining node may finish what it has begun",
     )
+    add("--stop-s", type=at_least(0), default=120.0, help="the same when the agent itself is told to end")
     add("--notice-s", type=at_least(0), default=120.0, help="how long this host stays after a SIGUSR1")
     add("node", nargs=argparse.REMAINDER, help="after --: options of every node, as --cache-gib 2")
     return parser
