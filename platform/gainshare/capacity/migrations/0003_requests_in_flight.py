@@ -68,7 +68,9 @@ BEGIN
         RETURN '?account';
     END IF;
     PERFORM pg_advisory_xact_lock(hashtextextended('capacity.model.' || p_model, 0));
-    INSERT INTO capacity_webprocess (id, seen_at) VALUES (p_process, clock_timestamp()) ON CONFLICT (id) DO NOTHING;
+    INSERT INTO capacity_webprocess (id, seen_at) VALUES (p_process, clock_timestamp())
+        ON CONFLICT (id) DO UPDATE SET seen_at = excluded.seen_at
+        WHERE capacity_webprocess.seen_at < excluded.seen_at - interval '1 second';
     INSERT INTO capacity_seat (request_id, process, account, model, node, device_class, priority, prompt_tokens,
                                cached_tokens, expected_tokens, queued_at)
         VALUES (p_request, p_process, p_account, p_model, '', '', p_priority, p_prompt, 0, p_expected,
@@ -184,7 +186,7 @@ class Migration(migrations.Migration):
                 ('first_token_at', models.DateTimeField(null=True)),
             ],
             options={
-                'indexes': [models.Index(fields=['model', 'node'], name='seat_by_model_and_node')],
+                'indexes': [models.Index(fields=['node', 'model'], name='seat_by_node_and_model')],
             },
         ),
         migrations.RunSQL(SQL, REVERSE),

@@ -16,7 +16,8 @@ from django.utils import timezone
 from gainshare.capacity.models import NodeWindow, ServedModel
 
 WINDOW_S = 30  # seconds of one window
-RECENT = timedelta(minutes=10)  # windows that describe a node now
+RECENT = timedelta(minutes=10)  # windows that describe a class now
+NODE_RECENT = timedelta(minutes=2)  # windows that describe a node now: one that was slow is tried again
 REMEMBERED = timedelta(days=7)  # windows that describe a class which serves nothing at the moment
 BUSY_SHARE = 0.7  # windows with this share of the slots in use show what a node does when it is full
 COUNTED = (
@@ -88,11 +89,23 @@ def measured(model: str, device_class: str, *, now: datetime | None = None) -> R
         return Rates()
     slots = slots_of(model)
     rows = windows.filter(window_at__gt=latest - RECENT, window_at__lte=latest).values("node", "window_at")
-    each = [row for row in rows.annotate(**{name: Sum(name) for name in COUNTED})]
+    each = list(rows.annotate(**{name: Sum(name) for name in COUNTED}))
     by_node: dict[str, list[Mapping[str, int]]] = {}
     for row in each:
         by_node.setdefault(row["node"], []).append(row)
     return class_rates(_of_node(rows_of_node, slots) for rows_of_node in by_node.values())
+
+
+def node_sums(now: datetime) -> dict[tuple[str, str, str], Counted]:
+    """Sums over the last minutes by node, model and class."""
+    windows = NodeWindow.objects.filter(window_at__gte=now - NODE_RECENT)
+    rows = windows.values("node", "model", "device_class").annotate(**{name: Sum(name) for name in COUNTED})
+    return {(row["node"], row["model"], row["device_class"]): _sum([row]) for row in rows}
+
+
+def forget_old(*, now: datetime) -> int:
+    """Drop windows that describe nothing any more; return their number. For beat."""
+    return NodeWindow.objects.filter(window_at__lt=now - 2 * REMEMBERED).delete()[0]
 
 
 def slots_of(model: str) -> int:
