@@ -94,7 +94,7 @@ DROP FUNCTION capacity_taken(text);
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('capacity', '0001_the_pool'),
+        ('capacity', '0002_hosts_and_agents'),
     ]
 
     operations = [

@@ -1,7 +1,7 @@
 """The pool's tables: classes of devices, hosts, nodes and served models, and the requests that nodes answer."""
 
 from gainshare.capacity.models.classes import DeviceClass
-from gainshare.capacity.models.hosts import Host
+from gainshare.capacity.models.hosts import AgentStart, Host
 from gainshare.capacity.models.nodes import LIVE, Node, NodeState
 from gainshare.capacity.models.routing import (
     Arrivals,
@@ -15,6 +15,7 @@ from gainshare.capacity.models.served import PolicyName, ServedModel
 
 __all__ = [
     "LIVE",
+    "AgentStart",
     "Arrivals",
     "CachedBlock",
     "DeviceClass",

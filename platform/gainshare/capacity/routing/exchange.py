@@ -13,7 +13,6 @@ from typing import Any
 from uuid import UUID
 
 from django.db import connection, transaction
-from django.utils import timezone
 
 from gainshare.capacity.models import Node, NodeState, OutputHistory, ServedModel
 from gainshare.capacity.routing.analysis import History
@@ -87,9 +86,10 @@ def exchange(*, process: UUID, outbox: Outbox, blocks_since: datetime) -> View:
         cursor.execute("SET LOCAL synchronous_commit TO off")
         cursor.execute(
             "INSERT INTO capacity_webprocess (id, seen_at) VALUES (%s, clock_timestamp()) "
-            "ON CONFLICT (id) DO UPDATE SET seen_at = excluded.seen_at",
+            "ON CONFLICT (id) DO UPDATE SET seen_at = excluded.seen_at RETURNING seen_at",
             [process],
         )
+        read_at = cursor.fetchone()[0]
         _write(cursor, outbox)
         seats, waiting = _read_seats(cursor)
         return View(
@@ -98,38 +98,40 @@ def exchange(*, process: UUID, outbox: Outbox, blocks_since: datetime) -> View:
             waiting=waiting,
             next_ones={model: _read_next(cursor, model) for model in waiting},
             blocks=_read_blocks(cursor, blocks_since),
-            read_at=timezone.now(),
+            read_at=read_at,
         )
 
 
-def keep_seats(*, process: UUID, held: Iterable[HeldSeat], forget_before: datetime) -> tuple[int, int]:
-    """Make the seats of `process` those that it holds: restore lost ones, free others queued before `forget_before`.
+def free_unknown(*, process: UUID, held: Iterable[UUID], queued_before: datetime) -> int:
+    """Free seats of `process` that it does not hold, queued before this time; return their number.
 
-    Returns the numbers of restored and freed seats. A process calls it now and then, and always after a silence in
-    which others may have taken it for dead.
+    They are left over where a client disconnected, or an admission failed, at the wrong moment.
     """
-    seats = sorted(held, key=lambda seat: seat.request_id)
-    with transaction.atomic(), connection.cursor() as cursor:
-        cursor.execute("SET LOCAL synchronous_commit TO off")
+    with connection.cursor() as cursor:
         cursor.execute(
             "DELETE FROM capacity_seat WHERE process = %s AND queued_at < %s AND NOT request_id = ANY(%s)",
-            [process, forget_before, [seat.request_id for seat in seats]],
+            [process, queued_before, sorted(held)],
         )
-        n_freed = cursor.rowcount
-        cursor.executemany(
-            "INSERT INTO capacity_seat (request_id, process, account, model, node, device_class, priority, prompt_tokens, "
-            "cached_tokens, expected_tokens, queued_at, sent_at) "
-            "VALUES (%s, %s, %s, %s, %s, %s, %s, %s, 0, %s, %s, %s) ON CONFLICT (request_id) DO NOTHING",
-            [
+        return int(cursor.rowcount)
+
+
+def restore(*, process: UUID, held: Iterable[HeldSeat]) -> int:
+    """Write those seats of `process` again that others freed, because it was silent; return their number."""
+    columns = "request_id, process, account, model, node, device_class, priority, prompt_tokens, cached_tokens, "
+    columns += "expected_tokens, queued_at, sent_at"
+    n_restored = 0
+    with transaction.atomic(), connection.cursor() as cursor:
+        for seat in sorted(held, key=lambda seat: seat.request_id):
+            cursor.execute(
+                f"INSERT INTO capacity_seat ({columns}) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, 0, %s, %s, %s) "  # noqa: S608
+                "ON CONFLICT (request_id) DO NOTHING",
                 [
                     seat.request_id, process, seat.account, seat.model, seat.node, seat.device_class, seat.priority,
                     seat.prompt_tokens, seat.expected_tokens, seat.queued_at, seat.queued_at if seat.node else None,
-                ]
-                for seat in seats
-            ],
-        )  # fmt: skip
-        n_restored = max(cursor.rowcount, 0) if seats else 0
-    return n_restored, n_freed
+                ],
+            )  # fmt: skip
+            n_restored += cursor.rowcount
+    return n_restored
 
 
 def forget_old(*, now: datetime) -> int:

@@ -291,15 +291,15 @@ class NodePool:
             await asyncio.sleep(PROBE_S)
 
     async def _lives(self, node: ModelNode) -> bool:
-        """Whether the node answers at all; 503 also tells that it lives."""
+        """Whether the node answers, and not that its model is loading or has failed."""
         try:
             async with self._http.get(
                 f"{node.url}/health", headers=node.headers, timeout=PROBE_TIMEOUT
             ) as answer:
                 await answer.read()
+                return answer.status < 500
         except UNREACHABLE:
             return False
-        return True
 
 
 _pools: WeakKeyDictionary[asyncio.AbstractEventLoop, NodePool] = WeakKeyDictionary()
