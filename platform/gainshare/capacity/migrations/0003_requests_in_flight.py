@@ -63,7 +63,14 @@ DECLARE
 BEGIN
     PERFORM pg_advisory_xact_lock(hashtextextended('capacity.account.' || p_account, 0));
     SELECT s.node INTO node FROM capacity_seat s WHERE s.request_id = p_request;
-    IF FOUND THEN RETURN node; END IF;  -- a repeated call
+    IF FOUND THEN  -- a repeated call, or a request that waited before its prompt could be counted
+        IF node = '' THEN
+            UPDATE capacity_seat SET prompt_tokens = p_prompt, expected_tokens = p_expected
+                WHERE request_id = p_request;
+            node := capacity_give_node(p_request, p_nodes, p_slots, p_classes, p_cached);
+        END IF;
+        RETURN node;
+    END IF;
     IF (SELECT count(*) FROM capacity_seat WHERE account = p_account) >= p_account_limit THEN
         RETURN '?account';
     END IF;

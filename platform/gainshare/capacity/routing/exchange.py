@@ -6,7 +6,7 @@ wait for the disk: nothing here decides about money.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -19,6 +19,7 @@ from gainshare.capacity.routing.analysis import History
 from gainshare.capacity.routing.outbox import Outbox, WindowKey, buckets_of
 from gainshare.capacity.routing.rates import COUNTED, Counted
 
+EPOCH = datetime.fromtimestamp(0, UTC)
 BLOCK_LIFE = timedelta(minutes=10)  # a digest that was not used for so long is forgotten
 BLOCK_OVERLAP = timedelta(seconds=2)  # digests are read again, because they become visible at their commit
 MOST_BLOCKS = 50_000  # read at once
@@ -54,15 +55,17 @@ class SeatSums:
 class View:
     """What all web processes see: nodes, seats by node, waiting requests by model, and new digests.
 
-    `next_ones` are the first waiting requests of each model, in the order in which they get a node.
+    `next_ones` are the first waiting requests of each model, in the order in which they get a node. `served` names the
+    models that the pool serves, also where it has no node of them now.
     """
 
     nodes: tuple[PoolNode, ...] = ()
     seats: dict[str, SeatSums] = field(default_factory=dict)
     waiting: dict[str, int] = field(default_factory=dict)
     next_ones: dict[str, tuple[UUID, ...]] = field(default_factory=dict)
+    served: frozenset[str] = frozenset()
     blocks: tuple[tuple[str, int], ...] = ()
-    read_at: datetime = datetime.fromtimestamp(0, UTC)
+    read_at: datetime = EPOCH
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +95,12 @@ def exchange(*, process: UUID, outbox: Outbox, blocks_since: datetime) -> View:
         read_at = cursor.fetchone()[0]
         _write(cursor, outbox)
         seats, waiting = _read_seats(cursor)
+        slots = dict(ServedModel.objects.values_list("name", "slots"))
         return View(
-            nodes=_read_nodes(),
+            nodes=_read_nodes(slots),
             seats=seats,
             waiting=waiting,
+            served=frozenset(slots),
             next_ones={model: _read_next(cursor, model) for model in waiting},
             blocks=_read_blocks(cursor, blocks_since),
             read_at=read_at,
@@ -117,7 +122,9 @@ def free_unknown(*, process: UUID, held: Iterable[UUID], queued_before: datetime
 
 def restore(*, process: UUID, held: Iterable[HeldSeat]) -> int:
     """Write those seats of `process` again that others freed, because it was silent; return their number."""
-    columns = "request_id, process, account, model, node, device_class, priority, prompt_tokens, cached_tokens, "
+    columns = (
+        "request_id, process, account, model, node, device_class, priority, prompt_tokens, cached_tokens, "
+    )
     columns += "expected_tokens, queued_at, sent_at"
     n_restored = 0
     with transaction.atomic(), connection.cursor() as cursor:
@@ -199,10 +206,7 @@ def _write_lengths(cursor: Any, lengths: dict[tuple[str, str], list[int]]) -> No
         "tokens = CASE WHEN h.requests > 1000 THEN h.tokens / 2 ELSE h.tokens END + excluded.tokens, "
         "buckets = ARRAY(SELECT CASE WHEN h.requests > 1000 THEN o / 2 ELSE o END + n "
         "FROM unnest(h.buckets, excluded.buckets) AS u(o, n)), updated_at = excluded.updated_at",
-        [
-            [*key, len(lengths[key]), sum(lengths[key]), buckets_of(lengths[key])]
-            for key in sorted(lengths)
-        ],
+        [[*key, len(lengths[key]), sum(lengths[key]), buckets_of(lengths[key])] for key in sorted(lengths)],
     )
 
 
@@ -227,9 +231,8 @@ def _read_next(cursor: Any, model: str) -> tuple[UUID, ...]:
     return tuple(row[0] for row in cursor.fetchall())
 
 
-def _read_nodes() -> tuple[PoolNode, ...]:
+def _read_nodes(slots: Mapping[str, int]) -> tuple[PoolNode, ...]:
     default_slots = int(ServedModel._meta.get_field("slots").get_default())
-    slots = dict(ServedModel.objects.values_list("name", "slots"))
     rows: Sequence[Node] = list(
         Node.objects.filter(state__in=(NodeState.READY, NodeState.DRAINING))
         .exclude(url="")

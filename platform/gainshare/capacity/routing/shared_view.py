@@ -32,9 +32,7 @@ class Serving:
 
     @classmethod
     def of(cls, node: PoolNode) -> Serving:
-        return cls(
-            node.key, node.slots, node.device_class, node.price, node.is_preemptible, node.leaves_at
-        )
+        return cls(node.key, node.slots, node.device_class, node.price, node.is_preemptible, node.leaves_at)
 
 
 class SharedView:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from uuid import UUID, uuid4
+from weakref import WeakKeyDictionary
 
 from django.db import DatabaseError, InterfaceError
 from django.utils import timezone
@@ -25,7 +26,7 @@ from gainshare.capacity.routing.outbox import Outbox
 from gainshare.capacity.routing.rates import Counted, Rates
 from gainshare.capacity.routing.shared_view import SharedView
 from gainshare.gateway.database import in_database
-from gainshare.gateway.nodes.pool import NodePool
+from gainshare.gateway.nodes.pool import NodePool, node_pool
 
 logger = logging.getLogger(__name__)
 
@@ -159,10 +160,6 @@ class Sharing:
             view: View = await in_database(
                 exchange.exchange, process=self.process, outbox=sending, blocks_since=self._read_at
             )
-            if time.monotonic() - self._rated_at > KEEPING_S:
-                self.view.update_rates(*await in_database(_read_rates))
-                self._rated_at = time.monotonic()
-            await self._read_histories()
         except BaseException:
             self.outbox.take_back(sending)
             raise
@@ -174,6 +171,10 @@ class Sharing:
         self.view.update(view)
         self._pool.sync(view.nodes)
         self._wake(view)
+        if now - self._rated_at > KEEPING_S:
+            self.view.update_rates(*await in_database(_read_rates))
+            self._rated_at = now
+        await self._read_histories()
 
     async def _read_histories(self) -> None:
         wanted, self._wanted = self._wanted, set()
@@ -226,6 +227,28 @@ class Sharing:
             await in_database(seats.free, ended)
         if restored:
             logger.warning("%d seats that others had freed were restored", restored)
+
+
+async def give_up(sharing: Sharing, request_id: UUID) -> None:
+    """Free the seat of a request that was not admitted. What fails here is freed by the process's next comparison."""
+    try:
+        await in_database(seats.free, [request_id])
+    except DATABASE_AWAY as error:
+        logger.warning("the seat of request %s was not freed: %s", request_id, error)
+    finally:
+        sharing.freed(request_id)
+
+
+def pool_and_sharing() -> tuple[NodePool, Sharing]:
+    """The pool of the running event loop and its part in the shared view, created at first use."""
+    pool = node_pool()
+    sharing = _sharings.get(pool)
+    if sharing is None:
+        sharing = _sharings[pool] = Sharing(pool)
+    return pool, sharing
+
+
+_sharings: WeakKeyDictionary[NodePool, Sharing] = WeakKeyDictionary()
 
 
 def _read_rates() -> tuple[dict[tuple[str, str, str], Counted], dict[tuple[str, str], Rates]]:
