@@ -27,6 +27,7 @@ from django.views.decorators.csrf import csrf_exempt
 from benchmarks.faults import fault_point
 from gainshare.capacity.routing.analysis import analyse
 from gainshare.gateway import services
+from gainshare.gateway.answers import EXTENSION
 from gainshare.gateway.background import in_background
 from gainshare.gateway.database import in_database
 from gainshare.gateway.errors import (
@@ -50,7 +51,7 @@ from gainshare.gateway.models import PLAYGROUND, RequestStatus
 from gainshare.gateway.nodes import ModelNode, NodePool, TokenCount
 from gainshare.gateway.nodes.placement import Placement
 from gainshare.gateway.nodes.sharing import Sharing, give_up, pool_and_sharing
-from gainshare.gateway.requests import EXTENSION, MAX_BODY_BYTES, Endpoint, GenerationRequest, read_request
+from gainshare.gateway.requests import MAX_BODY_BYTES, Endpoint, GenerationRequest, read_request
 from gainshare.gateway.services import prompt_salt
 from gainshare.gateway.waiting import count_when_a_node_is_ready, patiently
 from gainshare.gateway.wire import DONE, Envelope, event

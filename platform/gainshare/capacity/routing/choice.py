@@ -74,7 +74,7 @@ def preference(
     best = ordered[0]
     close = [cost for cost in ordered if cost.seconds - cost.error_s <= best.seconds + best.error_s]
     if len(close) > 1 and math.isfinite(best.seconds):
-        best = min(random.Random(seed).sample(close, 2), key=lambda cost: (cost.seconds, cost.key))
+        best = min(random.Random(seed).sample(close, 2), key=lambda cost: cost.seconds)
     return (best.key, *(cost.key for cost in ordered if cost.key != best.key))
 
 

@@ -5,7 +5,6 @@ Nothing here comes from a node's own claims: seats are the gateway's, and rates 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from gainshare.capacity.routing.rates import Rates
@@ -16,6 +15,7 @@ MEASURED_ERROR = 0.25  # share of an estimate from measured rates that may be wr
 UNKNOWN_ERROR = 1.0
 LEAST_ERROR_S = 0.01  # of the network and the event loop
 FASTER_THAN_CLASS = 1.25  # a node's rate counts up to this multiple of its class's
+LEAST_FIGURE, MOST_FIGURE = 1e-3, 1e12  # of rates and seconds; others, and NaN, count as unknown
 PRIOR_S = 1.0  # measured time at which a node's own rate counts as much as its class's
 
 
@@ -89,7 +89,7 @@ def _bounded(own: float, of_class: float, measured_s: float) -> float:
 
 def _known(value: float) -> float:
     """`value`, or 0 if it is no usable figure."""
-    return value if math.isfinite(value) and value > 0 else 0.0
+    return value if LEAST_FIGURE <= value <= MOST_FIGURE else 0.0
 
 
 def _rate(value: float, otherwise: float) -> float:

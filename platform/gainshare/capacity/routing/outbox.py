@@ -12,7 +12,7 @@ from uuid import UUID
 
 from gainshare.capacity.routing.analysis import N_BUCKETS, bucket_of
 from gainshare.capacity.routing.load import step_of
-from gainshare.capacity.routing.rates import Counted, window_of
+from gainshare.capacity.routing.rates import Counted, total, window_of
 
 MOST_BLOCKS = 20_000  # digests that wait to be written; more are dropped
 
@@ -69,7 +69,7 @@ class Outbox:
 
     def served(self, request: Served) -> None:
         key = (request.node, request.model, request.device_class, window_of(request.ended_at))
-        self.windows[key] = _added(self.windows.get(key, Counted()), request.counted())
+        self.windows[key] = total([self.windows.get(key, Counted()), request.counted()])
 
     def computed(self, node: str, digests: tuple[int, ...]) -> None:
         """Note that `node` has computed these beginnings of prompts."""
@@ -85,7 +85,7 @@ class Outbox:
         self.first_tokens = {**unwritten.first_tokens, **self.first_tokens}
         self.arrivals.update(unwritten.arrivals)
         for key, counted in unwritten.windows.items():
-            self.windows[key] = _added(self.windows.get(key, Counted()), counted)
+            self.windows[key] = total([self.windows.get(key, Counted()), counted])
         for payer, lengths in unwritten.lengths.items():
             self.lengths.setdefault(payer, []).extend(lengths)
 
@@ -96,7 +96,3 @@ def buckets_of(lengths: list[int]) -> list[int]:
     for tokens in lengths:
         buckets[bucket_of(tokens)] += 1
     return buckets
-
-
-def _added(one: Counted, other: Counted) -> Counted:
-    return Counted(*(getattr(one, part.name) + getattr(other, part.name) for part in fields(Counted)))

@@ -22,12 +22,13 @@ from gainshare.capacity.routing.analysis import Analysis, recorded
 from gainshare.capacity.routing.exchange import HeldSeat
 from gainshare.capacity.routing.outbox import Served
 from gainshare.capacity.routing.seats import Candidate, SeatGone, SeatRequest
+from gainshare.gateway.answers import EXTENSION
 from gainshare.gateway.background import in_background
 from gainshare.gateway.database import in_database
 from gainshare.gateway.errors import DeadlineMissed, Overloaded
 from gainshare.gateway.nodes.pool import ModelNode, NodePool
 from gainshare.gateway.nodes.sharing import DATABASE_AWAY, Sharing, give_up
-from gainshare.gateway.requests import EXTENSION, GenerationRequest
+from gainshare.gateway.requests import GenerationRequest
 
 logger = logging.getLogger(__name__)
 
