@@ -1,1 +1,15 @@
 """Celery tasks of the pool. Each is repeatable; beat calls them again after a loss."""
+
+from celery import shared_task
+from django.utils import timezone
+
+from gainshare.capacity.routing import exchange, rates, seats
+
+
+@shared_task(name="gainshare.capacity.tasks.free_seats")
+def free_seats() -> int:
+    """Free seats whose web process is gone, also where no other one is left, and drop old figures."""
+    now = timezone.now()
+    exchange.forget_old(now=now)
+    rates.forget_old(now=now)
+    return seats.free_forgotten(now=now)

@@ -50,6 +50,10 @@ app.conf.update(
             "task": "gainshare.ledger.tasks.expire_holds",
             "schedule": settings.CELERY_BEAT_INTERVAL_S,
         },
+        "free-seats": {
+            "task": "gainshare.capacity.tasks.free_seats",
+            "schedule": settings.CELERY_BEAT_INTERVAL_S,
+        },
         "settle-outstanding": {
             "task": "gainshare.gateway.tasks.settle_outstanding",
             "schedule": settings.CELERY_BEAT_INTERVAL_S,

@@ -12,7 +12,7 @@ from gainshare.capacity.routing.rates import Rates
 # Where nothing was measured yet: slow enough that a measured node of any kind is not left for a guess.
 UNKNOWN = Rates(prefill_tokens_per_s=500.0, decode_tokens_per_s=10.0)
 MEASURED_ERROR = 0.25  # share of an estimate from measured rates that may be wrong
-UNKNOWN_ERROR = 1.0
+UNKNOWN_ERROR = 0.5
 LEAST_ERROR_S = 0.01  # of the network and the event loop
 FASTER_THAN_CLASS = 1.25  # a node's rate counts up to this multiple of its class's
 LEAST_FIGURE, MOST_FIGURE = 1e-3, 1e12  # of rates and seconds; others, and NaN, count as unknown

@@ -21,6 +21,8 @@ from gainshare.capacity.routing.rates import COUNTED, Counted
 
 EPOCH = datetime.fromtimestamp(0, UTC)
 BLOCK_LIFE = timedelta(minutes=10)  # a digest that was not used for so long is forgotten
+ARRIVALS_KEPT = timedelta(days=35)
+HISTORY_KEPT = timedelta(days=90)
 BLOCK_OVERLAP = timedelta(seconds=2)  # digests are read again, because they become visible at their commit
 MOST_BLOCKS = 50_000  # read at once
 MOST_NEXT = 256  # waiting requests of one model that are told that it is their turn at once
@@ -142,8 +144,13 @@ def restore(*, process: UUID, held: Iterable[HeldSeat]) -> int:
 
 
 def forget_old(*, now: datetime) -> int:
-    """Drop digests that no node has in its cache any more; return their number. For beat."""
+    """Drop digests that no node has in its cache any more, old arrivals, and histories without an answer for months.
+
+    Returns the number of digests. For beat.
+    """
     with connection.cursor() as cursor:
+        cursor.execute("DELETE FROM capacity_arrivals WHERE step_at < %s", [now - ARRIVALS_KEPT])
+        cursor.execute("DELETE FROM capacity_outputhistory WHERE updated_at < %s", [now - HISTORY_KEPT])
         cursor.execute("DELETE FROM capacity_cachedblock WHERE used_at < %s", [now - BLOCK_LIFE])
         return int(cursor.rowcount)
 

@@ -125,6 +125,13 @@ class Sharing:
             self._wanted.add((payer, endpoint))
         return History() if known is None else known[1]
 
+    async def aclose(self) -> None:
+        """End the exchange."""
+        tasks = [task for task in (self._loop, self._exchanging) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
     # -- the exchange -----------------------------------------------------------------------------------
 
     def _run(self) -> None:
@@ -165,7 +172,8 @@ class Sharing:
             raise
         now = time.monotonic()
         if now - self._spoke_at > seats.LEASE_S / 2:
-            self._since, self._was_silent = now, True  # others may have taken this process for dead
+            self._since = now
+            self._was_silent = bool(self._held)  # others may have taken this process for dead
         self._spoke_at = now
         self._read_at = view.read_at
         self.view.update(view)
