@@ -24,6 +24,7 @@ from gainshare.gateway import waiting
 from gainshare.gateway.asgi import with_gateway
 from gainshare.gateway.database import close_connections, in_database
 from gainshare.gateway.models import UsageRecord
+from gainshare.gateway.nodes import pool as pool_module
 from gainshare.gateway.nodes.sharing import pool_and_sharing
 from gainshare.ledger import services as ledger
 from gainshare.ledger.price_book import publish_price
@@ -320,8 +321,9 @@ async def test_where_all_nodes_fail_the_request_fails_once_and_costs_nothing(
 
 
 async def test_a_node_whose_answers_break_gets_less_until_one_is_whole(
-    customer: Gateway, nodes: tuple[StandIn, StandIn]
+    customer: Gateway, nodes: tuple[StandIn, StandIn], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(pool_module, "DISTRUST_S", 25.0)
     first = await first_choice(nodes)
     first.answer = first.breaks_before
     for _ in range(4):
@@ -332,7 +334,7 @@ async def test_a_node_whose_answers_break_gets_less_until_one_is_whole(
     assert broken is not None and not broken.is_trusted
     for _ in range(5):
         pool.distrust(broken)
-    assert 20 < broken.distrusted_until - time.monotonic() <= 30
+    assert 25 < broken.distrusted_until - time.monotonic() <= 30
     first.answer, nodes[1].answer = first.whole, nodes[1].refuses(500)
     assert (await customer.ask()).status_code == 200  # there is no other
     assert broken.is_trusted

@@ -57,6 +57,7 @@ class SeatSums:
 class View:
     """What all web processes see: nodes, seats by node, waiting requests by model, and new digests.
 
+    `seats` are those of the other processes: a process knows its own ones better.
     `next_ones` are the first waiting requests of each model, in the order in which they get a node. `served` names the
     models that the pool serves, also where it has no node of them now.
     """
@@ -96,7 +97,7 @@ def exchange(*, process: UUID, outbox: Outbox, blocks_since: datetime) -> View:
         )
         read_at = cursor.fetchone()[0]
         _write(cursor, outbox)
-        seats, waiting = _read_seats(cursor)
+        seats, waiting = _read_seats(cursor, process)
         slots = dict(ServedModel.objects.values_list("name", "slots"))
         return View(
             nodes=_read_nodes(slots),
@@ -217,11 +218,12 @@ def _write_lengths(cursor: Any, lengths: dict[tuple[str, str], list[int]]) -> No
     )
 
 
-def _read_seats(cursor: Any) -> tuple[dict[str, SeatSums], dict[str, int]]:
+def _read_seats(cursor: Any, process: UUID) -> tuple[dict[str, SeatSums], dict[str, int]]:
     cursor.execute(
         "SELECT node, CASE WHEN node = '' THEN model ELSE '' END, count(*), "
         "coalesce(sum(greatest(prompt_tokens - cached_tokens, 0)) FILTER (WHERE first_token_at IS NULL), 0), "
-        "sum(expected_tokens) FROM capacity_seat GROUP BY 1, 2"
+        "sum(expected_tokens) FROM capacity_seat WHERE node = '' OR process <> %s GROUP BY 1, 2",
+        [process],
     )
     seats: dict[str, SeatSums] = {}
     waiting: dict[str, int] = {}

@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from uuid import UUID
 
 from gainshare.capacity.models import NodeState
 from gainshare.capacity.routing.analysis import Analysis
@@ -43,6 +44,7 @@ class SharedView:
         self._sums: Mapping[tuple[str, str, str], Counted] = {}
         self._classes: Mapping[tuple[str, str], Rates] = {}
         self._digests: dict[str, OrderedDict[int, None]] = {}
+        self._own: dict[str, dict[UUID, SeatSums]] = {}  # seats of this process, by node
 
     def update(self, view: View) -> None:
         self.view = view
@@ -53,6 +55,31 @@ class SharedView:
         self, sums: Mapping[tuple[str, str, str], Counted], classes: Mapping[tuple[str, str], Rates]
     ) -> None:
         self._sums, self._classes = sums, classes
+
+    def seated(self, request_id: UUID, node: str, *, prefill_left: int, output_left: int) -> None:
+        """A request of this process has `node`."""
+        self._own.setdefault(node, {})[request_id] = SeatSums(1, max(prefill_left, 0), max(output_left, 0))
+
+    def prefilled(self, request_id: UUID, node: str) -> None:
+        """A request of this process has its first token."""
+        if (seat := self._own.get(node, {}).get(request_id)) is not None:
+            self._own[node][request_id] = SeatSums(1, 0, seat.output_left)
+
+    def left(self, request_id: UUID, node: str) -> None:
+        """A request of this process has left `node`."""
+        seats = self._own.get(node, {})
+        seats.pop(request_id, None)
+        if not seats:
+            self._own.pop(node, None)
+
+    def seats_at(self, node: str) -> SeatSums:
+        """Seats at `node`: the other processes' as last read, and this process's as they are now."""
+        others, own = self.view.seats.get(node, SeatSums()), self._own.get(node, {}).values()
+        return SeatSums(
+            others.running + len(own),
+            others.prefill_left + sum(seat.prefill_left for seat in own),
+            others.output_left + sum(seat.output_left for seat in own),
+        )
 
     def computed(self, node: str, digests: Iterable[int]) -> None:
         """Remember that `node` has computed these beginnings."""
@@ -82,7 +109,7 @@ class SharedView:
 
     def facts(self, node: Serving, model: str) -> NodeFacts:
         """What the estimates need to know about `node`."""
-        seats = self.view.seats.get(node.key, SeatSums())
+        seats = self.seats_at(node.key)
         sums = self._sums.get((node.key, model, node.device_class), Counted())
         of_class = self._classes.get((model, node.device_class), Rates()) if node.device_class else Rates()
         measured_s = (sums.prefill_ms + sums.decode_ms) / 1000

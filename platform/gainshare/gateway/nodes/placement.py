@@ -244,10 +244,11 @@ class Placement:
         self.node = self._pool.node(key)
         if self.node is None:
             return False
-        self._sharing.moved(self._request_id, key, self.node.facts.device_class)
-        facts = self._sharing.view.facts(self.node.facts, self._request.model)
-        fresh = self.analysis.prompt_tokens - self._sharing.view.hit_tokens(key, self.analysis)
-        self._work_tokens = facts.prefill_left + max(fresh, 0)
+        view = self._sharing.view
+        left = view.facts(self.node.facts, self._request.model).prefill_left
+        hit = view.hit_tokens(key, self.analysis)
+        self._work_tokens = left + self.analysis.prompt_tokens - hit
+        self._sharing.moved(self._request_id, key, self.node.facts.device_class, cached_tokens=hit)
         return True
 
     def _candidates(self) -> tuple[Candidate, ...]:

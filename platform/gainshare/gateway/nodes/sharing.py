@@ -21,7 +21,7 @@ from django.utils import timezone
 
 from gainshare.capacity.routing import exchange, rates, seats
 from gainshare.capacity.routing.analysis import History
-from gainshare.capacity.routing.exchange import HeldSeat, SeatSums, View
+from gainshare.capacity.routing.exchange import HeldSeat, View
 from gainshare.capacity.routing.outbox import Outbox
 from gainshare.capacity.routing.rates import Counted, Rates
 from gainshare.capacity.routing.shared_view import SharedView
@@ -83,14 +83,25 @@ class Sharing:
         self._held[seat.request_id] = seat
         self._run()
 
-    def moved(self, request_id: UUID, node: str, device_class: str = "") -> None:
+    def moved(self, request_id: UUID, node: str, device_class: str = "", *, cached_tokens: int = 0) -> None:
         """Remember that a request got `node`; "" if it waits again."""
-        if (seat := self._held.get(request_id)) is not None:
-            self._held[request_id] = replace(seat, node=node, device_class=device_class)
+        seat = self._held.get(request_id)
+        if seat is None:
+            return
+        self.view.left(request_id, seat.node)
+        self._held[request_id] = replace(seat, node=node, device_class=device_class)
+        if node:
+            self.view.seated(
+                request_id,
+                node,
+                prefill_left=seat.prompt_tokens - cached_tokens,
+                output_left=seat.expected_tokens,
+            )
 
     def freed(self, request_id: UUID) -> None:
         """Forget a seat that was freed; others may have its node."""
-        self._held.pop(request_id, None)
+        if (seat := self._held.pop(request_id, None)) is not None:
+            self.view.left(request_id, seat.node)
         if self._waiters:
             self._hurry.set()
 
@@ -111,6 +122,8 @@ class Sharing:
 
     def first_token(self, request_id: UUID, at: datetime) -> None:
         self.outbox.first_tokens[request_id] = at
+        if (seat := self._held.get(request_id)) is not None:
+            self.view.prefilled(request_id, seat.node)
         self._run()
 
     def computed(self, node: str, digests: tuple[int, ...]) -> None:
@@ -197,7 +210,7 @@ class Sharing:
         """Tell waiting requests whose turn it may be to ask. The database decides."""
         for model in {waiter.model for waiter in self._waiters.values()}:
             free = sum(
-                max(node.facts.slots - view.seats.get(node.key, SeatSums()).running, 0)
+                max(node.facts.slots - self.view.seats_at(node.key).running, 0)
                 for node in self._pool.usable(model)
             )
             for request_id in view.next_ones.get(model, ())[:free]:

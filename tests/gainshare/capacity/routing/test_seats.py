@@ -223,11 +223,15 @@ class TestExchange:
         waiting = seated(account=4, nodes=())
         sending = Outbox()
         sending.first_tokens[first] = timezone.now()
-        view = exchange.exchange(process=ONE, outbox=sending, blocks_since=timezone.now())
+        exchange.exchange(process=ONE, outbox=sending, blocks_since=timezone.now())
+        view = exchange.exchange(process=uuid4(), outbox=Outbox(), blocks_since=timezone.now())
         assert view.seats["a"] == exchange.SeatSums(2, 150, 10)
         assert view.seats["b"] == exchange.SeatSums(1, 0, 5)
         assert view.waiting == {MODEL: 1}
         assert view.next_ones == {MODEL: (waiting,)}
+        assert exchange.exchange(process=TWO, outbox=Outbox(), blocks_since=timezone.now()).seats == {
+            "a": exchange.SeatSums(1, 100, 5)
+        }
         load = load_of(MODEL, timezone.now())
         assert (load.running, load.waiting) == (1, 3)
 
