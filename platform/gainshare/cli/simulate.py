@@ -22,9 +22,7 @@ def simulate(
             help="A trace: Mooncake's JSON lines, Azure's CSV, or rates (t_s,rate); or `generated`, the product's own."
         ),
     ] = GENERATED,
-    format_: Annotated[
-        str, typer.Option("--format", help="auto, mooncake, azure or rates.")
-    ] = "auto",
+    format_: Annotated[str, typer.Option("--format", help="auto, mooncake, azure or rates.")] = "auto",
     lengths: Annotated[
         Path | None, typer.Option("--lengths", help="Draw lengths from this trace instead of the own ones.")
     ] = None,
@@ -45,11 +43,13 @@ def simulate(
         int | None, typer.Option("--only-day", min=0, help="Of rates: this day alone, the first one is 0.")
     ] = None,
     cv: Annotated[
-        float, typer.Option("--cv", min=0.1, max=10, help="Burstiness of drawn arrivals: 1 Poisson, 2 bursty.")
+        float,
+        typer.Option("--cv", min=0.1, max=10, help="Burstiness of drawn arrivals: 1 Poisson, 2 bursty."),
     ] = 1.0,
     seed: Annotated[int, typer.Option("--seed", help="Equal seeds give equal figures.")] = 0,
     policy: Annotated[
-        list[str] | None, typer.Option("--policy", help="kpa, hpa, ray or forecast; repeat it (default: all).")
+        list[str] | None,
+        typer.Option("--policy", help="kpa, hpa, ray or forecast; repeat it (default: all)."),
     ] = None,
     tuned: Annotated[
         bool, typer.Option("--tuned", help="Try the published policies with other targets as well.")
@@ -80,10 +80,14 @@ def simulate(
         int | None, typer.Option("--nodes", min=1, max=4096, help="Only a fixed fleet of so many nodes.")
     ] = None,
     routing: Annotated[
-        bool, typer.Option("--routing", help="Compare ways of routing on a fixed fleet, for traces with prefixes.")
+        bool,
+        typer.Option("--routing", help="Compare ways of routing on a fixed fleet, for traces with prefixes."),
     ] = False,
     cache_tokens: Annotated[
-        int, typer.Option("--cache-tokens", min=0, help="With --routing: tokens that a node's prefix cache keeps.")
+        int,
+        typer.Option(
+            "--cache-tokens", min=0, help="With --routing: tokens that a node's prefix cache keeps."
+        ),
     ] = 1_000_000,
     plot: Annotated[Path | None, typer.Option("--plot", help="Write an SVG file.")] = None,
     as_json: JsonOption = False,

@@ -58,6 +58,10 @@ class UsageRecord(models.Model):
     kv_byte_ms = models.BigIntegerField(
         default=0, help_text="Cache memory by the gateway's counts and clock, in byte-milliseconds."
     )
+    node = models.CharField(
+        max_length=200, blank=True, help_text="That answered last; a static node by its URL."
+    )
+    device_class = models.CharField(max_length=40, blank=True, help_text="Of that node, at that time.")
     price = models.ForeignKey("ledger.PriceVersion", on_delete=models.PROTECT, related_name="+")
     hold_microcredits = models.BigIntegerField()
     bill_lines = models.JSONField(default=list)
