@@ -1,8 +1,22 @@
 """The pool's tables: classes of devices, hosts, nodes and served models."""
 
 from gainshare.capacity.models.classes import DeviceClass
+from gainshare.capacity.models.decisions import Decision, ScalingState
+from gainshare.capacity.models.engine_hosts import EngineHost
 from gainshare.capacity.models.hosts import Host
 from gainshare.capacity.models.nodes import LIVE, Node, NodeState
-from gainshare.capacity.models.served import PolicyName, ServedModel
+from gainshare.capacity.models.served import ActuatorName, PolicyName, ServedModel
 
-__all__ = ["LIVE", "DeviceClass", "Host", "Node", "NodeState", "PolicyName", "ServedModel"]
+__all__ = [
+    "LIVE",
+    "ActuatorName",
+    "Decision",
+    "DeviceClass",
+    "EngineHost",
+    "Host",
+    "Node",
+    "NodeState",
+    "PolicyName",
+    "ScalingState",
+    "ServedModel",
+]
