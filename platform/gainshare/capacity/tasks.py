@@ -1,1 +1,24 @@
 """Celery tasks of the pool. Each is repeatable; beat calls them again after a loss."""
+
+from celery import shared_task
+from django.utils import timezone
+
+from gainshare.capacity.scaling import loop, records
+
+
+@shared_task(name="gainshare.capacity.tasks.scale")
+def scale() -> int:
+    """One pass of the control loop over all served models."""
+    return loop.scale_all(timezone.now())
+
+
+@shared_task(name="gainshare.capacity.tasks.settle_engines")
+def settle_engines() -> int:
+    """Compare what engines outside run with what they should run."""
+    return loop.settle_all(timezone.now())
+
+
+@shared_task(name="gainshare.capacity.tasks.forget_decisions")
+def forget_decisions() -> int:
+    """Delete old decisions that changed nothing."""
+    return records.forget_repeats(timezone.now())

@@ -21,8 +21,9 @@ class ScalingState(models.Model):
     reason = models.CharField(max_length=300, blank=True)
     problem = models.CharField(max_length=300, blank=True)
     passed_at = models.DateTimeField(null=True)
-    failure = models.CharField(
-        max_length=300, blank=True, help_text="What failed in the last pass, or at the engine outside."
+    failure = models.CharField(max_length=300, blank=True, help_text="What failed in the last pass.")
+    engine_failure = models.CharField(
+        max_length=300, blank=True, help_text="What failed at the engine outside."
     )
     settled_at = models.DateTimeField(null=True, help_text="When the engine outside was last asked.")
 

@@ -7,9 +7,9 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.conf import settings
-from django.db.models import Sum
+from django.db.models import Q, Sum
 
-from gainshare.capacity.models import LIVE, DeviceClass, Host, Node, NodeState, ServedModel
+from gainshare.capacity.models import LIVE, ActuatorName, DeviceClass, Host, Node, NodeState, ServedModel
 from gainshare.capacity.policies.observed import ClassFacts, Fleet, Load, Objective
 from gainshare.capacity.routing.load import load_of
 from gainshare.capacity.routing.rates import measured
@@ -46,26 +46,27 @@ class Observed:
 def observe(served: ServedModel, now: datetime) -> Observed:
     """Read everything once. The caller holds the model's lock, so nothing is ordered meanwhile."""
     classes = list(served.classes.order_by("name"))
-    nodes = list(
-        Node.objects.filter(model=served.name, state__in=LIVE).select_related("host__device_class")
-    )
+    nodes = list(Node.objects.filter(model=served.name, state__in=LIVE).select_related("host__device_class"))
     names = {one.name for one in classes} | {node.host.device_class.name for node in nodes}
     return Observed(
         at=now,
         load=load_of(served.name, now),
         fleets={name: fleet_of(nodes, name) for name in sorted(names)},
-        draining={name: count for name in sorted(names) if (count := _count(nodes, name, NodeState.DRAINING))},
+        draining={
+            name: count for name in sorted(names) if (count := _count(nodes, name, NodeState.DRAINING))
+        },
         classes=tuple(facts_of(one, served, now) for one in classes),
         objective=objective_of(served, now),
     )
 
 
 def fleet_of(nodes: list[Node], device_class: str) -> Fleet:
-    """Nodes of one class that answer requests or will."""
-    leaving = [node for node in nodes if node.host.leaves_at is not None]
+    """Nodes of one class that answer requests or will. A hung one does neither: its agent ends it or it comes back."""
+    answering = [node for node in nodes if node.hung_at is None]
+    leaving = [node for node in answering if node.host.leaves_at is not None]
     return Fleet(
-        ready=_count(nodes, device_class, NodeState.READY),
-        starting=_count(nodes, device_class, NodeState.STARTING),
+        ready=_count(answering, device_class, NodeState.READY),
+        starting=_count(answering, device_class, NodeState.STARTING),
         leaving=_count(leaving, device_class, NodeState.READY),
     )
 
@@ -90,20 +91,24 @@ def room_for(device_class: DeviceClass, served: ServedModel, now: datetime) -> i
     brings hosts itself is limited by the class alone.
     """
     live = Node.objects.filter(host__device_class=device_class, state__in=LIVE)
-    others = live.exclude(model=served.name).count()
-    room = device_class.max_nodes - others
-    if served.actuator == "local":
-        hosts = Host.objects.filter(
-            device_class=device_class,
-            revoked_at=None,
-            leaves_at=None,
-            last_seen_at__gt=now - timedelta(seconds=settings.HOST_LOST_S),
-        )
-        devices = hosts.aggregate(sum=Sum("n_devices"))["sum"] or 0
-        here = live.filter(host__in=hosts)
-        own_elsewhere = live.filter(model=served.name).exclude(host__in=hosts).count()
-        room = min(room, devices - here.exclude(model=served.name).count() + own_elsewhere)
+    room = device_class.max_nodes - live.exclude(model=served.name).count()
+    if served.actuator == ActuatorName.LOCAL:
+        room = min(room, _devices_for(device_class, served, now))
     return max(room, 0)
+
+
+def _devices_for(device_class: DeviceClass, served: ServedModel, now: datetime) -> int:
+    """Devices that the model's nodes have or could have."""
+    seen = now - timedelta(seconds=settings.HOST_LOST_S)
+    hosts = Host.objects.filter(
+        device_class=device_class, revoked_at=None, leaves_at=None, last_seen_at__gt=seen
+    )
+    devices = hosts.aggregate(sum=Sum("n_devices"))["sum"] or 0
+    nodes = Node.objects.filter(Q(state__in=LIVE) | Q(holds_device=True), host__device_class=device_class)
+    own = Q(model=served.name, state__in=LIVE)
+    taken = nodes.filter(host__in=hosts).exclude(own).count()
+    elsewhere = nodes.filter(own).exclude(host__in=hosts).count()
+    return devices - taken + elsewhere
 
 
 def objective_of(served: ServedModel, now: datetime) -> Objective:

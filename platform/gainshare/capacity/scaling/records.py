@@ -20,6 +20,11 @@ def state_of(served: ServedModel) -> ScalingState:
     return ScalingState.objects.get_or_create(served=served)[0]
 
 
+def note(served_id: int, **fields: str) -> None:
+    """Keep what failed for people to see; the next success empties it."""
+    ScalingState.objects.update_or_create(served_id=served_id, defaults=fields)
+
+
 def record(
     served: ServedModel, row: ScalingState, decided: Decided, observed: Observed, outcome: Outcome
 ) -> Decision | None:
@@ -48,8 +53,8 @@ def record(
             created_at=observed.at,
         )
     row.policy, row.state, row.wanted = decided.policy, dict(decided.state), decided.wanted
-    row.reason, row.problem, row.passed_at = reason, problem, observed.at
-    row.save()
+    row.reason, row.problem, row.passed_at, row.failure = reason, problem, observed.at, ""
+    row.save(update_fields=["policy", "state", "wanted", "reason", "problem", "passed_at", "failure"])
     return decision
 
 

@@ -7,6 +7,7 @@ Nothing is drained here: who ends a host sends its agent SIGTERM, and the agent 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 
 from gainshare.capacity.models import ServedModel
 from gainshare.capacity.scaling.actuators.interface import Outcome
@@ -22,5 +23,5 @@ class ExternalActuator:
         outcome = order_missing(served, wanted, reason)
         return Outcome(outcome.actions, "")  # hosts that have not come yet are not a problem of ours
 
-    def settle(self, served: ServedModel, wanted: Mapping[str, int]) -> str:
-        return ""
+    def settle(self, served: ServedModel, now: datetime) -> None:
+        """There is no engine outside that has to be told anything."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Protocol
 
 from gainshare.capacity.models import ServedModel
@@ -36,6 +37,6 @@ class Actuator(Protocol):
         """Order and drain nodes. Runs in the pass's transaction, so it may change the database and nothing else."""
         ...
 
-    def settle(self, served: ServedModel, wanted: Mapping[str, int]) -> str:
-        """Talk to the engine outside, after the transaction. Returns what went wrong, empty if nothing."""
+    def settle(self, served: ServedModel, now: datetime) -> None:
+        """Talk to the engine outside, if it is time to. Keeps what went wrong in the model's `ScalingState`."""
         ...

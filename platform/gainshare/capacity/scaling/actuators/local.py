@@ -26,8 +26,8 @@ class LocalActuator:
         drained = drain_surplus(served, wanted, reason)
         return Outcome(ordered.actions + drained, ordered.problem)
 
-    def settle(self, served: ServedModel, wanted: Mapping[str, int]) -> str:
-        return ""
+    def settle(self, served: ServedModel, now: datetime) -> None:
+        """There is no engine outside that has to be told anything."""
 
 
 def order_missing(served: ServedModel, wanted: Mapping[str, int], reason: str) -> Outcome:
@@ -86,7 +86,10 @@ def _order(
 ) -> tuple[list[Action], str]:
     until = paused_until(served.name, device_class)
     if until is not None and until > now:
-        return [], f"the latest nodes on {device_class} ended before they were ready; next try at {until:%H:%M:%S} UTC"
+        return (
+            [],
+            f"the latest nodes on {device_class} ended before they were ready; next try at {until:%H:%M:%S} UTC",
+        )
     actions = []
     for place in range(missing):
         node = life_cycle.order(model=served.name, device_class=device_class, reason=reason)
