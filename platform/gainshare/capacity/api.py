@@ -1,5 +1,7 @@
 """REST of the pool, below /api/v1/. Each room brings its own addresses."""
 
-from django.urls import URLPattern, URLResolver
+from django.urls import URLPattern, URLResolver, include, path
 
-urlpatterns: list[URLPattern | URLResolver] = []
+urlpatterns: list[URLPattern | URLResolver] = [
+    path("", include("gainshare.capacity.scaling.api")),
+]

@@ -24,6 +24,7 @@ from gainshare.cli.output import CliError, print_error
 from gainshare.cli.reproduce import reproduce
 from gainshare.cli.runners import runners
 from gainshare.cli.sandbox_test import sandbox_test
+from gainshare.cli.scale import scale
 from gainshare.cli.status import status
 from gainshare.cli.stop import stop
 from gainshare.cli.submit import submit
@@ -55,6 +56,7 @@ app.command()(chat)
 app.add_typer(model, name="model")
 app.add_typer(runners, name="runners")
 app.add_typer(lineages, name="lineages")
+app.add_typer(scale, name="scale")
 app.add_typer(github, name="github")
 app.command()(stop)
 app.command()(verify)

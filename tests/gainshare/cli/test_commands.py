@@ -40,6 +40,7 @@ GROUPS = {
     "keys": ["list", "create", "revoke"],
     "model": ["fetch", "import", "export", "grow", "list"],
     "runners": ["list", "show", "drain", "resume", "quarantine", "release", "calibrate"],
+    "scale": ["list", "set", "decisions"],
 }
 
 

@@ -37,7 +37,12 @@ def decide(served: ServedModel, observed: Observed, state: Mapping[str, object])
         manual_counts(served.fixed_nodes, observed.classes)
         if policy == MANUAL
         else POLICIES[policy](
-            observed.at.timestamp(), observed.load, observed.fleets, observed.classes, observed.objective, state
+            observed.at.timestamp(),
+            observed.load,
+            observed.fleets,
+            observed.classes,
+            observed.objective,
+            state,
         )
     )
     wanted, note = within_budget(
