@@ -25,6 +25,7 @@ from gainshare.cli.reproduce import reproduce
 from gainshare.cli.runners import runners
 from gainshare.cli.sandbox_test import sandbox_test
 from gainshare.cli.scale import scale
+from gainshare.cli.simulate import simulate
 from gainshare.cli.status import status
 from gainshare.cli.stop import stop
 from gainshare.cli.submit import submit
@@ -62,6 +63,7 @@ app.command()(stop)
 app.command()(verify)
 app.command()(audit)
 app.command("sandbox-test")(sandbox_test)
+app.command()(simulate)
 
 
 def main() -> None:
