@@ -3,7 +3,19 @@
 from celery import shared_task
 from django.utils import timezone
 
+from gainshare.capacity.hosts.leaving import drain_leaving
+from gainshare.capacity.hosts.registration import forget_starts
+from gainshare.capacity.hosts.silence import lose_hosts
 from gainshare.capacity.scaling import loop, records
+
+
+@shared_task(name="gainshare.capacity.tasks.tend_hosts")
+def tend_hosts() -> None:
+    """End the nodes of lost hosts, drain those of hosts that leave, forget old starts of agents."""
+    now = timezone.now()
+    lose_hosts(now)
+    drain_leaving(now)
+    forget_starts(now)
 
 
 @shared_task(name="gainshare.capacity.tasks.scale")

@@ -52,6 +52,10 @@ app.conf.update(
             "task": "gainshare.ledger.tasks.expire_holds",
             "schedule": settings.CELERY_BEAT_INTERVAL_S,
         },
+        "tend-hosts": {
+            "task": "gainshare.capacity.tasks.tend_hosts",
+            "schedule": settings.CELERY_BEAT_INTERVAL_S,
+        },
         "settle-outstanding": {
             "task": "gainshare.gateway.tasks.settle_outstanding",
             "schedule": settings.CELERY_BEAT_INTERVAL_S,

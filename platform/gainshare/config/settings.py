@@ -43,7 +43,7 @@ OPEN_SIGNUP = env.flag("GAINSHARE_OPEN_SIGNUP", default=True)
 DATA_UPLOAD_MAX_MEMORY_SIZE = 64 * 1024 * 1024
 # Bytes of a request's body, by the beginning of its address. Evidence with its raw samples is the largest; a patch has
 # at most a million characters.
-BODY_LIMITS = {"/": 8 * 1024 * 1024, "/api/v1/runner/": 96 * 1024 * 1024}
+BODY_LIMITS = {"/": 8 * 1024 * 1024, "/api/v1/runner/": 96 * 1024 * 1024, "/api/v1/agent/": 64 * 1024}
 
 INSTALLED_APPS = [
     "django.contrib.admin",

@@ -48,14 +48,15 @@ def drain(*, node_id: UUID, reason: str) -> bool:
     return is_changed
 
 
-def lose_silent_hosts(now: datetime) -> int:
-    """End the nodes of hosts that were silent for HOST_LOST_S, and return how many.
+def lose_silent_hosts(now: datetime, *, after_s: int | None = None) -> int:
+    """End the nodes of hosts that were silent for ``after_s`` (by default HOST_LOST_S), and return how many.
 
     Their devices stay taken until the agent says that they are free, because the nodes may still run there.
     """
-    since = now - timedelta(seconds=settings.HOST_LOST_S)
+    silence_s = settings.HOST_LOST_S if after_s is None else after_s
+    since = now - timedelta(seconds=silence_s)
     silent = Q(host__last_seen_at__lt=since) | Q(host__last_seen_at=None, created_at__lt=since)
-    lost = f"its host was silent for {settings.HOST_LOST_S} s"
+    lost = f"its host was silent for {silence_s} s"
     return Node.objects.filter(silent, state__in=LIVE).update(
         state=NodeState.ENDED, ended_at=now, end_reason=lost, holds_device=True
     )
