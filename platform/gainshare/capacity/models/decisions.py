@@ -21,6 +21,7 @@ class ScalingState(models.Model):
     reason = models.CharField(max_length=300, blank=True)
     problem = models.CharField(max_length=300, blank=True)
     passed_at = models.DateTimeField(null=True)
+    asked_at = models.DateTimeField(null=True, help_text="When the policy was last asked.")
     failure = models.CharField(max_length=300, blank=True, help_text="What failed in the last pass.")
     engine_failure = models.CharField(
         max_length=300, blank=True, help_text="What failed at the engine outside."

@@ -15,7 +15,7 @@ from django.db import transaction
 from benchmarks.faults import fault_point
 from gainshare.capacity.models import Decision, ServedModel
 from gainshare.capacity.scaling.actuators.registry import actuator_of
-from gainshare.capacity.scaling.decide import decide, policy_of
+from gainshare.capacity.scaling.decide import decide
 from gainshare.capacity.scaling.locks import lock_engine, lock_pass
 from gainshare.capacity.scaling.observe import observe
 from gainshare.capacity.scaling.records import MAX_CHARS, note, record, state_of
@@ -57,7 +57,7 @@ def scale(served_id: int, now: datetime) -> Decision | None:
         served = ServedModel.objects.get(pk=served_id)
         row = state_of(served)
         observed = observe(served, now)
-        decided = decide(served, observed, row.state if row.policy == policy_of(served) else {})
+        decided = decide(served, observed, row)
         fault_point("capacity.scaling.decided")
         outcome = actuator_of(served).carry_out(served, decided.wanted, decided.reason)
         fault_point("capacity.scaling.carried_out")

@@ -53,8 +53,11 @@ def record(
             created_at=observed.at,
         )
     row.policy, row.state, row.wanted = decided.policy, dict(decided.state), decided.wanted
-    row.reason, row.problem, row.passed_at, row.failure = reason, problem, observed.at, ""
-    row.save(update_fields=["policy", "state", "wanted", "reason", "problem", "passed_at", "failure"])
+    row.reason, row.problem, row.passed_at, row.failure = decided.reason[:MAX_CHARS], problem, observed.at, ""
+    row.asked_at = observed.at if decided.is_new else row.asked_at
+    row.save(
+        update_fields=["policy", "state", "wanted", "reason", "problem", "passed_at", "asked_at", "failure"]
+    )
     return decision
 
 

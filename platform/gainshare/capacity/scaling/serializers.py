@@ -4,9 +4,9 @@ from typing import Any
 
 from rest_framework import serializers
 
+from gainshare.capacity.agent.protocol import MODEL_NAME
 from gainshare.capacity.models import ActuatorName, Decision, PolicyName, ScalingState, ServedModel
 
-NAME = r"^[A-Za-z0-9][A-Za-z0-9._:-]*$"
 MOST = 2**63 - 1
 
 
@@ -82,9 +82,9 @@ class NewPoolModelSerializer(PoolModelChangeSerializer):
     """A model to serve."""
 
     name = serializers.RegexField(
-        NAME,
+        rf"^{MODEL_NAME.pattern}$",
         max_length=120,
-        help_text="As requests name it: letters, digits and . _ : - only.",
+        help_text="As requests name it, and a model of the hosts' stores: letters, digits and . _ - only.",
     )
     classes = serializers.ListField(
         child=serializers.SlugField(max_length=40), allow_empty=False, max_length=50

@@ -1,5 +1,6 @@
 """Passes of the control loop: what they order, drain and write down, and that repeating them changes nothing."""
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
@@ -8,7 +9,7 @@ import pytest
 from django.db import connection, transaction
 from django.utils import timezone
 
-from gainshare.capacity.models import Decision, Host, Node, NodeState, ScalingState, ServedModel
+from gainshare.capacity.models import Decision, Host, Node, NodeState, ScalingState, Seat, ServedModel
 from gainshare.capacity.policies import registry
 from gainshare.capacity.policies.observed import ClassFacts, Fleet, Load, Objective, Wanted
 from gainshare.capacity.scaling import loop, records
@@ -64,12 +65,15 @@ def test_the_policy_is_asked_with_its_own_state_and_its_reason_is_kept(
     monkeypatch.setitem(registry.POLICIES, "forecast", policy)  # type: ignore[arg-type]
     served = serve(make_host(make_class(), devices=4).device_class, is_automatic=True)
     take_seats(None, 2)
-    passes(served, 2)
+    now = timezone.now()
+    for later in (0, 5, 11):  # a tick of this policy has 10 s
+        loop.scale(served.pk, now + timedelta(seconds=later))
+    assert len(asked) == 2
     assert asked[0][0] == 2 and asked[0][2:] == (["cpu-small"], {})
     assert asked[1][1]["cpu-small"].starting == 2 and asked[1][3] == {"calls": 1}
     assert latest().reason == "2 wait" and len(live()) == 2
     ServedModel.objects.update(policy="kpa")
-    monkeypatch.setitem(registry.POLICIES, "kpa", policy)  # type: ignore[arg-type]
+    monkeypatch.setitem(registry.POLICIES, "kpa", policy)
     passes(served)
     assert asked[2][3] == {}, "another policy gets no state of the first"
     assert latest().policy == "kpa"
@@ -216,6 +220,7 @@ def test_a_notice_of_preemption_is_counted_and_the_host_gets_nothing_new(
     passes(served)
     (node,) = live()
     make_ready(node)
+    ScalingState.objects.update(asked_at=None)
     gone = leaving if node.host_id == leaving.pk else other
     Host.objects.filter(pk=gone.pk).update(leaves_at=timezone.now() + timedelta(minutes=2))
     passes(served)
@@ -269,6 +274,34 @@ def test_an_unchanged_decision_is_recorded_every_minute_and_forgotten_after_two_
     assert records.forget_repeats(now + timedelta(days=13)) == 0
     assert records.forget_repeats(now + timedelta(days=15)) == 2
     assert Decision.objects.get().is_change
+
+
+def test_a_waiting_request_without_a_node_is_answered_at_once() -> None:
+    served = serve(make_host(make_class(), devices=2).device_class, is_automatic=True)
+    now = timezone.now()
+    loop.scale(served.pk, now)
+    assert live() == [] and latest().wanted == {"cpu-small": 0}
+    take_seats(None, 1)
+    loop.scale(served.pk, now + timedelta(seconds=2))
+    (node,) = live()
+    assert node.reason == "+1 cpu-small: 1 requests at once, rates are not measured yet"
+
+
+@pytest.mark.parametrize("policy", ["kpa", "hpa", "ray", "forecast"])
+def test_each_policy_starts_a_node_for_waiting_requests_and_ends_it_without_any(policy: str) -> None:
+    served = serve(make_host(make_class(), devices=2).device_class, is_automatic=True, policy=policy)
+    now = timezone.now()
+    take_seats(None, 3)
+    loop.scale(served.pk, now)
+    assert live()
+    assert latest().policy == policy and re.match(r"\+[12] cpu-small: ", latest().reason)
+    make_ready(*live())
+    Seat.objects.all().delete()
+    for minute in range(40):
+        Host.objects.update(last_seen_at=now + timedelta(minutes=minute))
+        loop.scale(served.pk, now + timedelta(minutes=minute))
+    assert live(NodeState.READY) == []
+    assert ScalingState.objects.get().wanted == {"cpu-small": 0}
 
 
 def test_a_policy_that_fails_is_said_and_stops_no_other_model(monkeypatch: pytest.MonkeyPatch) -> None:

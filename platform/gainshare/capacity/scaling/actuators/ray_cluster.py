@@ -111,6 +111,7 @@ def heard(
     EngineHost.objects.filter(served=served, host__name__in=started).update(started_at=now)
     gone = [name for name in told["stop"] if name not in actors]
     EngineHost.objects.filter(served=served, host__name__in=gone).update(gone_at=now)
+    _note_addresses(served, actors)
     failures = []
     for one in hosts_of(served).filter(started_at__isnull=False):
         if failure := _failure_of(one, actors.get(one.host.name), now):
@@ -121,6 +122,13 @@ def heard(
     ScalingState.objects.filter(served=served).update(settled_at=now)
     known = set(EngineHost.objects.filter(host__name__in=list(actors)).values_list("host__name", flat=True))
     return [name for name in actors if name.startswith(PREFIX) and name not in known]
+
+
+def _note_addresses(served: ServedModel, actors: Mapping[str, Mapping[str, str]]) -> None:
+    """Nodes are reached where Ray says that the actor is: the cluster, and not its agent, is trusted with that."""
+    for one in hosts_of(served).filter(host__allowed_address=""):
+        if address := actors.get(one.host.name, {}).get("address"):
+            Host.objects.filter(pk=one.pk).update(allowed_address=address)
 
 
 class RayFailed(Exception):

@@ -2,7 +2,7 @@
 
 `python -m gainshare.capacity.scaling.actuators.ray_program < told.json`. Standard input is ``{"address", "namespace",
 "start": [{"name", "resource", "command", "environment"}], "stop": [name]}``, standard output ``{"actors": {name: {"state",
-"said"}}}`` with the states pending, alive and ended (its agent has ended; ``said`` is the end of its output).
+"said", "address"}}}`` with the states pending, alive and ended (its agent has ended; ``said`` is the end of its output).
 
 A start replaces an actor of that name, and a stop of an actor that is not there does nothing, so both can be repeated. The
 actors need Ray and this package on the cluster's machines, for the agent's own command.
@@ -46,7 +46,8 @@ class AgentActor:
         self.output.seek(max(end - 500, 0))
         said = self.output.read().decode(errors="replace")
         self.output.seek(0, 2)
-        return {"state": "alive" if self.agent.poll() is None else "ended", "said": said}
+        state = "alive" if self.agent.poll() is None else "ended"
+        return {"state": state, "said": said, "address": ray.util.get_node_ip_address()}
 
     def stop(self, within_s: float) -> None:
         """End the agent with SIGTERM, after ``within_s`` seconds with SIGKILL."""
@@ -116,9 +117,9 @@ def look(names: list[str]) -> dict[str, dict[str, str]]:
         try:
             states[asked[reference]] = ray.get(reference)
         except ray.exceptions.RayError as error:
-            states[asked[reference]] = {"state": "ended", "said": str(error)[-500:]}
+            states[asked[reference]] = {"state": "ended", "said": str(error)[-500:], "address": ""}
     for reference in silent:
-        states[asked[reference]] = {"state": "pending", "said": ""}
+        states[asked[reference]] = {"state": "pending", "said": "", "address": ""}
     return states
 
 
