@@ -13,6 +13,7 @@ from gainshare.capacity.models import Node, NodeState
 from gainshare.capacity.scaling.costs import day_start
 from gainshare.gateway.models import RequestStatus, UsageRecord
 from gainshare.gateway.serving_cost import serving_days
+from gainshare.ledger.models import PriceVersion
 from gainshare.ledger.price_book import publish_price
 from tests.gainshare.capacity.pool_world import MODEL, make_class, make_host, make_user
 
@@ -21,7 +22,7 @@ HOUR = timedelta(hours=1)
 
 
 def used(user: User, at: datetime, *, prompt: int, completion: int, charged: int, model: str = MODEL) -> None:
-    price = publish_price(
+    price = PriceVersion.objects.filter(model=model).first() or publish_price(
         actor=make_user(), model=model, effective_at=at, cached_input=1, fresh_input=1, output=1
     )
     record = UsageRecord.objects.create(
