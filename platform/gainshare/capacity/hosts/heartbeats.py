@@ -103,10 +103,19 @@ def _apply(host: Host, beat: Heartbeat, now: datetime) -> None:
             Node.objects.filter(host=host, device=device, holds_device=True).update(holds_device=False)
         elif device in live and live[device].pk == report.node:
             _note_node(live.pop(device), report, host, now)
-    for node in live.values():
+    for device, node in live.items():
         # What the agent was told to start and does not have yet is still to come; all else is gone.
-        if node.state != NodeState.STARTING:
+        if node.state == NodeState.STARTING:
+            continue
+        if device in reported:
             _end(Node.objects.filter(pk=node.pk), now, "its agent no longer has it")
+        elif beat.n_devices:  # an agent that offers devices names all that it knows
+            Node.objects.filter(pk=node.pk, state__in=LIVE).update(
+                state=NodeState.ENDED,
+                ended_at=now,
+                end_reason="its agent has no such device",
+                holds_device=True,
+            )
 
 
 def _note_node(node: Node, report: DeviceReport, host: Host, now: datetime) -> None:

@@ -55,9 +55,9 @@ def lose_silent_hosts(now: datetime, *, after_s: int | None = None) -> int:
     """
     silence_s = settings.HOST_LOST_S if after_s is None else after_s
     since = now - timedelta(seconds=silence_s)
-    silent = Q(host__last_seen_at__lt=since) | Q(host__last_seen_at=None, created_at__lt=since)
+    silent = Q(host__last_seen_at__lt=since) | Q(host__last_seen_at=None)
     lost = f"its host was silent for {silence_s} s"
-    return Node.objects.filter(silent, state__in=LIVE).update(
+    return Node.objects.filter(silent, state__in=LIVE, created_at__lt=since).update(
         state=NodeState.ENDED, ended_at=now, end_reason=lost, holds_device=True
     )
 
