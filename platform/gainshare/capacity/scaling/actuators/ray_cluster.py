@@ -28,6 +28,7 @@ from gainshare.capacity.scaling.records import note, state_of
 PROGRAM = "gainshare.capacity.scaling.actuators.ray_program"
 NAMESPACE = "gainshare"
 ASK_S = 15  # seconds between two looks at an unchanged cluster
+ASK_PENDING_S = 4  # the same while a machine for an actor is still looked for
 PROGRAM_S = 120  # most seconds for one talk with the cluster
 UNSEEN_S = 120  # an actor whose agent was not heard for so long is replaced
 PREFIX = "ray-"
@@ -141,7 +142,9 @@ def _is_due(served: ServedModel, now: datetime) -> bool:
     if mine.filter(Q(started_at=None, host__revoked_at=None) | Q(host__revoked_at__isnull=False)).exists():
         return True
     last = ScalingState.objects.filter(served=served).values_list("settled_at", flat=True).first()
-    return mine.exists() and (last is None or now - last >= timedelta(seconds=ASK_S))
+    is_pending = mine.filter(host__allowed_address="").exists()
+    every = timedelta(seconds=ASK_PENDING_S if is_pending else ASK_S)
+    return mine.exists() and (last is None or now - last >= every)
 
 
 def _failure_of(one: EngineHost, actor: Mapping[str, str] | None, now: datetime) -> str:
@@ -160,8 +163,10 @@ def _start_of(host: Host, token: str) -> dict[str, Any]:
     return {
         "name": host.name,
         "resource": host.device_class.name,
+        "gpus": 1 if "cuda" in settings.RAY_AGENT_COMMAND else 0,
         "command": settings.RAY_AGENT_COMMAND,
-        "environment": {"GAINSHARE_URL": settings.PUBLIC_URL, "GAINSHARE_HOST_TOKEN": token},
+        "url": settings.PUBLIC_URL,
+        "token": token,
     }
 
 

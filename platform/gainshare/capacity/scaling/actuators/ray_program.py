@@ -1,11 +1,12 @@
 """Talks to a Ray cluster: starts, stops and lists the actors that run node agents. Reads one document, prints one.
 
 `python -m gainshare.capacity.scaling.actuators.ray_program < told.json`. Standard input is ``{"address", "namespace",
-"start": [{"name", "resource", "command", "environment"}], "stop": [name]}``, standard output ``{"actors": {name: {"state",
-"said", "address"}}}`` with the states pending, alive and ended (its agent has ended; ``said`` is the end of its output).
+"start": [{"name", "resource", "gpus", "command", "url", "token"}], "stop": [name]}``, standard output ``{"actors": {name:
+{"state", "said", "address"}}}`` with the states pending, alive and ended (its agent has ended; ``said`` is the end of its
+output).
 
 A start replaces an actor of that name, and a stop of an actor that is not there does nothing, so both can be repeated. The
-actors need Ray and this package on the cluster's machines, for the agent's own command.
+cluster's machines need Ray and this package, for the agent's own command.
 """
 
 from __future__ import annotations
@@ -23,31 +24,61 @@ GONE_S = 10.0
 
 
 class AgentActor:
-    """Runs one node agent as a child process for as long as the actor lives."""
+    """Runs one node agent as a child process for as long as the actor lives.
 
-    def __init__(self, command: list[str], environment: dict[str, str]) -> None:
-        import os
+    Ray carries this class to its machines by value, so it imports what it needs itself. The agent's folder is the first
+    free one of its class on the machine: an agent finds there what a killed one left, and ends it.
+    """
+
+    def __init__(self, resource: str, command: list[str], url: str, token: str) -> None:
         import subprocess
-        import tempfile
+        import sys
+        from pathlib import Path
 
-        self.output = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the actor
-        self.agent = subprocess.Popen(
-            command,
-            env={**os.environ, **environment},
-            stdin=subprocess.DEVNULL,
-            stdout=self.output,
-            stderr=subprocess.STDOUT,
+        self.address = ray.util.get_node_ip_address()
+        folder = self.free_folder(resource)
+        token_file = Path(folder) / "host-token"
+        token_file.touch(mode=0o600)
+        token_file.write_text(token)
+        program = [sys.executable, *command[1:]] if command[0] == "python" else command
+        own = ["--url", url, "--token-file", str(token_file), "--folder", folder, "--listen", self.address]
+        self.log = Path(folder) / "agent.log"
+        with self.log.open("wb") as log:
+            self.agent = subprocess.Popen(
+                [*program, *own], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+            )
+
+    def free_folder(self, resource: str) -> str:
+        """The first folder of the class whose agent does not run, created at need."""
+        import fcntl
+        import os
+        import tempfile
+        from itertools import count
+        from pathlib import Path
+
+        root = (
+            Path(os.environ.get("GAINSHARE_AGENT_ROOT", tempfile.gettempdir()))
+            / f"gainshare-ray-{os.getuid()}"
         )
+        for number in count():
+            folder = root / f"{resource}-{number}"
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with (folder / "agent.lock").open("a") as lock:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    continue
+                return str(folder)
+        raise AssertionError("numbers do not end")
 
     def status(self) -> dict[str, str]:
-        """Whether the agent runs, and the end of what it printed."""
-        self.output.flush()
-        end = self.output.seek(0, 2)
-        self.output.seek(max(end - 500, 0))
-        said = self.output.read().decode(errors="replace")
-        self.output.seek(0, 2)
-        state = "alive" if self.agent.poll() is None else "ended"
-        return {"state": state, "said": said, "address": ray.util.get_node_ip_address()}
+        """Whether the agent runs, the end of what it printed, and this machine's address."""
+        said = self.log.read_text(errors="replace")[-500:]
+        return {
+            "state": "alive" if self.agent.poll() is None else "ended",
+            "said": said,
+            "address": self.address,
+        }
 
     def stop(self, within_s: float) -> None:
         """End the agent with SIGTERM, after ``within_s`` seconds with SIGKILL."""
@@ -85,10 +116,11 @@ def start(one: dict[str, Any]) -> None:
         name=one["name"],
         lifetime="detached",
         num_cpus=0,
+        num_gpus=one["gpus"],
         resources={one["resource"]: 1},
         max_restarts=0,
     )
-    actor.remote(one["command"], one["environment"])
+    actor.remote(one["resource"], one["command"], one["url"], one["token"])
 
 
 def stop(name: str) -> None:
