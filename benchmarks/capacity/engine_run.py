@@ -1,12 +1,13 @@
 """Requests at given times through this stack's engine, in a process of its own; JSON on standard input and output.
 
-In: {"model": {...}, "threads": 1, "slots": 4, "step_tokens": 256, "runs": [[{"at_s", "prompt_tokens", "output_tokens"}]]};
+In: {"model": {...}, "core": 1, "slots": 4, "step_tokens": 256, "runs": [[{"at_s", "prompt_tokens", "output_tokens"}]]};
 out, on the last line: {"runs": [[{"first_s", "last_s", "tokens"}]]}, seconds since the run's beginning.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import random
 import sys
 import threading
@@ -31,7 +32,8 @@ WAIT_S = 600.0
 
 def main() -> None:
     request = json.load(sys.stdin)
-    torch.set_num_threads(request["threads"])
+    os.sched_setaffinity(0, {request["core"]})
+    torch.set_num_threads(1)
     torch.manual_seed(SEED)
     config = ModelConfig.from_dict(request["model"])
     transformer = Transformer(config).to(torch.bfloat16).requires_grad_(False)
@@ -42,16 +44,18 @@ def main() -> None:
     served = ServedModel(config.name, transformer, ByteTokenizer(), ChatTemplate(TINY_TEMPLATE), {})
     engine = Engine(served, limits, executor=executor)
     engine.start()
-    answers = [_Run(engine, config.vocab_size, run).answer() for run in request["runs"]]
+    chance = random.Random(SEED)  # one for all runs: no prompt is found in the cache of an earlier one
+    answers = [_Run(engine, chance, config.vocab_size, run).answer() for run in request["runs"]]
     sys.stdout.write("\n" + json.dumps({"runs": answers}) + "\n")
 
 
 class _Run:
     """One run: each request is submitted at its time, its tokens' times are noted on the engine's thread."""
 
-    def __init__(self, engine: Engine, vocab_size: int, requests: list[dict[str, Any]]) -> None:
-        self.engine, self.vocab_size, self.requests = engine, vocab_size, requests
-        self.random = random.Random(SEED)
+    def __init__(
+        self, engine: Engine, chance: random.Random, vocab_size: int, requests: list[dict[str, Any]]
+    ) -> None:
+        self.engine, self.random, self.vocab_size, self.requests = engine, chance, vocab_size, requests
         self.times: list[list[float]] = [[] for _ in requests]
         self.left, self.failure = len(requests), ""
         self.lock, self.ended = threading.Lock(), threading.Event()

@@ -35,6 +35,7 @@ COMMANDS = [
     "verify",
     "stop",
     "sandbox-test",
+    "simulate",
 ]
 GROUPS = {
     "keys": ["list", "create", "revoke"],

@@ -11,9 +11,9 @@ from gainshare.capacity.policies.observed import ClassFacts, Fleet, Load, Object
 from gainshare.capacity.policies.waiting import USUAL_PROMPT
 
 DRAINED_WITHIN_S = 60.0
-LATE_TARGET = 0.008  # share of requests that may be late: a little less than a 99th percentile allows
+LATE_TARGET = 0.0095  # share of requests that may be late: a little less than a 99th percentile allows
 MARGIN_GAIN = 50.0  # change of the margin in a day, for each unit that the share of late requests is off
-LEAST_MARGIN, FIRST_MARGIN, MOST_MARGIN = -0.2, 0.1, 1.5
+LEAST_MARGIN, FIRST_MARGIN, MOST_MARGIN = -0.3, 0.1, 1.5
 DAY_S = 86_400.0
 
 

@@ -13,7 +13,7 @@ from gainshare.capacity.policies.observed import ClassFacts, Fleet, Load, Object
 from gainshare.capacity.policies.samples import number
 
 TICK_S = 10.0
-ERRORS = 1.0  # standard errors of the present rate that the bound lies above it
+ERRORS = 0.5  # standard errors of the present rate that the bound lies above it
 IDLE_S = 900.0  # without any request, until the last node ends
 UNMEASURED_TARGET = 0.7  # share of slots to use where a class's rate was not measured yet
 PAYS_WITHIN_S = 900.0  # an exchange of nodes must have paid for its cold starts after that time
@@ -88,7 +88,7 @@ def _measured(
     above = (1 + margin) * (1 + ERRORS * demand.error / max(demand.rate, 1e-9))
 
     def needs(within_s: float, more: float) -> Needs:
-        return Needs(demand.most(within_s) * above + more, demand.dispersion, objective, backlog.used)
+        return Needs(demand.most(within_s) * above + more, demand.dispersion, objective, max(1, backlog.used))
 
     soon = needs(cold_s + TICK_S, backlog.rate(fleets, classes, cold_s))
     told = f"{count(soon.rate)} requests/s forecast in {seconds(cold_s)}"
@@ -120,7 +120,9 @@ def _cheaper(
         return None
     cold_s = max(facts.cold_start_s for facts in classes)
     told = f"{count(later.rate)} requests/s forecast in {seconds(2 * cold_s)}"
-    if starts:  # what is given up stays until what replaces it is ready
+    if any(
+        best[name] > n for name, n in present.items()
+    ):  # what is given up stays until what replaces it is ready
         nodes = {name: max(n, best[name]) for name, n in present.items()}
         return _Plan(nodes, f"{told}, a cheaper mix is started")
     ready = {name: fleets[name].ready - fleets[name].leaving if name in fleets else 0 for name in present}

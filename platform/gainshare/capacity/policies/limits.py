@@ -97,7 +97,7 @@ def change(nodes: Mapping[str, int], fleets: Mapping[str, Fleet]) -> str:
 def seconds(value: float) -> str:
     """A time for people: ``45 s``, ``2 min``, ``3.1 s``."""
     if not math.isfinite(value):
-        return "without end"
+        return "hours"  # more comes than can end
     if value >= 90:
         return f"{value / 60:.0f} min"
     return f"{value:.1f} s" if value < 10 and value != int(value) else f"{value:.0f} s"

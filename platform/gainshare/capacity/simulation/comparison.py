@@ -19,7 +19,7 @@ from gainshare.capacity.simulation.workload import Workload
 
 OURS = "forecast"
 PUBLISHED = ("kpa", "hpa", "ray")
-TARGETS = (0.5, 0.35, 0.9)  # shares of a node's slots that are tried besides the published one
+TARGETS = (0.5, 0.35, 0.25)  # shares of a node's slots that are tried besides the published one
 FAST_RAY = (10.0, 120.0)  # delays up and down
 
 Say = Callable[[str], None]
@@ -48,7 +48,9 @@ class Compared:
 
     def best_published(self) -> Outcome | None:
         """The cheapest published policy, as published or tuned, that meets the objective."""
-        found = [self.outcomes[name] for name in PUBLISHED if name in self.outcomes] + list(self.tuned.values())
+        found = [self.outcomes[name] for name in PUBLISHED if name in self.outcomes] + list(
+            self.tuned.values()
+        )
         return min((one for one in found if self.meets(one)), key=lambda one: one.cost, default=None)
 
 

@@ -16,7 +16,7 @@ from gainshare.capacity.policies.observed import ClassFacts, Fleet, Load, Object
 from gainshare.capacity.simulation.node import Node, State
 from gainshare.capacity.simulation.rates import Rates
 from gainshare.capacity.simulation.results import Decision, Outcome
-from gainshare.capacity.simulation.routing import Router, least_loaded
+from gainshare.capacity.simulation.routing import Router, shortest
 from gainshare.capacity.simulation.workload import DAY_S, Workload
 
 NOTICE_S = 120.0
@@ -49,7 +49,7 @@ class Setting:
     initial: Mapping[str, int] | None = None
     budget_a_day: int | None = None
     seed: int = 0
-    router: Router = least_loaded
+    router: Router = shortest
 
 
 Progress = Callable[[float], None]
@@ -150,7 +150,7 @@ class _Run:
     def _loop(self) -> None:
         """Take arrivals and events in the order of time."""
         at_s, events, n = self.at_s, self.events, len(self.at_s)
-        pop, number = heapq.heappop, 0
+        pop, number, now = heapq.heappop, 0, 0.0
         handlers = (self._work, self._tick, self._is_ready, self._notice, self._take_away, self._point)
         while self.n_ended < n:
             if number < n and at_s[number] <= events[0][0]:
@@ -164,7 +164,7 @@ class _Run:
                     self._work(now, node)
             else:
                 handlers[kind](now, node)  # type: ignore[arg-type]  # each gets the node that it was planned with
-        self._pay(max(self.workload.end_s, self.paid_until_s))
+        self._pay(max(self.workload.end_s, now))
 
     # requests
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 from gainshare.capacity.simulation.node import Node
@@ -25,6 +26,23 @@ def least_loaded(
         share = node.running / node.slots
         if share < least:
             best, least = node, share
+    return best
+
+
+def shortest(
+    nodes: Sequence[Node],
+    _blocks: tuple[int, ...],
+    _prompt_s: Callable[[Node, int], float],
+    at_s: float,
+    _number: int,
+) -> Node | None:
+    """Of the nodes with a free slot, the one that reads a further prompt first; the least loaded among equals."""
+    best, least = None, (math.inf, math.inf)
+    for node in nodes:
+        if node.running < node.slots:
+            wait = (node.prompt_wait_s(at_s), node.running / node.slots)
+            if wait < least:
+                best, least = node, wait
     return best
 
 

@@ -244,7 +244,9 @@ def _bound(compared: Compared, rates: Rates | None, label: str) -> list[Row]:
 
 def _routing(found: Study, options: Options, workload: Workload, one: Device) -> None:
     if not workload.blocks:
-        raise OptionsError("this trace says nothing of prefixes: --routing needs one that does, as Mooncake's")
+        raise OptionsError(
+            "this trace says nothing of prefixes: --routing needs one that does, as Mooncake's"
+        )
     needed = len(workload.at_s) / workload.end_s / one.facts.requests_per_s
     nodes = options.nodes or max(2, math.ceil(needed / ROUTING_LOAD))
     devices = [replace(one, facts=replace(one.facts, max_nodes=MOST_NODES))]
