@@ -8,6 +8,7 @@ import sys
 import typer
 from typer.exceptions import TyperException
 
+from gainshare.cli.agent import PASSED_ON, agent
 from gainshare.cli.audit import audit
 from gainshare.cli.bench import bench
 from gainshare.cli.bounties import bounties
@@ -17,6 +18,7 @@ from gainshare.cli.demo.command import demo
 from gainshare.cli.disputes import dispute, disputes
 from gainshare.cli.down import down
 from gainshare.cli.github import github
+from gainshare.cli.hosts import hosts
 from gainshare.cli.keys import keys
 from gainshare.cli.lineages import lineages
 from gainshare.cli.models import model
@@ -56,6 +58,8 @@ app.add_typer(keys, name="keys")
 app.command()(chat)
 app.add_typer(model, name="model")
 app.add_typer(runners, name="runners")
+app.add_typer(hosts, name="hosts")
+app.command(context_settings=PASSED_ON)(agent)
 app.add_typer(lineages, name="lineages")
 app.add_typer(scale, name="scale")
 app.add_typer(github, name="github")

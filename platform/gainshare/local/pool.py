@@ -34,14 +34,17 @@ def ensure_pool(admin: User, model: str, token_file: Path) -> None:
 
 
 def _ensure_host(admin: User, token_file: Path) -> Host:
-    """This machine's host, whose token is in the file; a lost token is renewed."""
+    """This machine's host, whose token is in the file; a lost token is renewed, a revoked host gets a successor."""
     host = authenticate_host(read_secret(token_file)) if token_file.exists() else None
     if host is not None:
         return host
-    if Host.objects.filter(name=HOST).exists():
-        host, token = renew_token(actor=admin, name=HOST)
+    own = Host.objects.filter(name__regex=rf"^{HOST}(-[0-9]+)?$")
+    usable = own.filter(revoked_at=None).first()
+    if usable is not None:
+        host, token = renew_token(actor=admin, name=usable.name)
     else:
-        host, token = register_host(actor=admin, name=HOST, device_class=CLASS, address=ADDRESS)
+        name = f"{HOST}-{own.count() + 1}" if own.exists() else HOST
+        host, token = register_host(actor=admin, name=name, device_class=CLASS, address=ADDRESS)
     write_secret(token_file, token)
     return host
 

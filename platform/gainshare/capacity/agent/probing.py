@@ -51,8 +51,11 @@ def load_from(stats: Mapping[str, Any]) -> Load:
 
 
 def _count(value: Any) -> int:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return max(0, min(int(value), 2**53)) if is_number and math.isfinite(value) else 0
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return 0
+    if isinstance(value, float) and not math.isfinite(value):
+        return 0
+    return max(0, min(int(value), 2**53))
 
 
 async def _json(http: httpx.AsyncClient, url: str, token: str) -> dict[str, Any] | None:

@@ -4,13 +4,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 import httpx
 
@@ -162,28 +162,61 @@ def ask(node: Node, path: str, **body: Any) -> httpx.Response:
     headers = {"Authorization": f"Bearer {node_token(node.pk)}"}
     url = f"{again(node).url}/{path}"
     if body:
-        return httpx.post(url, json={"model": node.model, **body}, headers=headers, timeout=60, trust_env=False)
+        return httpx.post(
+            url, json={"model": node.model, **body}, headers=headers, timeout=60, trust_env=False
+        )
     return httpx.get(url, headers=headers, timeout=60, trust_env=False)
 
 
-def serving_processes(device: Device) -> list[int]:
-    """Starters that hold a device. Two would be two nodes on it."""
-    return device.holders()
-
-
-def node_processes() -> dict[int, UUID]:
-    """Every process of this machine that runs a node's server: pid -> the mount that tells its folder apart."""
-    found: dict[int, UUID] = {}
-    for path in Path("/proc").glob("[0-9]*"):
+def sandboxes(device: Device) -> set[str]:
+    """The sandboxes that have processes on a device now, by the folder that each has mounted. Two would be two nodes."""
+    mark = f"{device.folder.parent.parent.parent.name}/agent/devices/{device.number}/node/"
+    found: set[str] = set()
+    for path in Path("/proc").glob("[0-9]*/mountinfo"):
         with suppress(OSError):
-            words = (path / "cmdline").read_bytes().split(b"\0")
-            if b"model.serving.node" in words and b"/bin/sh" not in words:
-                found[int(path.name)] = UUID(int=int(path.name))
+            for line in path.read_text().splitlines():
+                _, is_ours, rest = line.split(" ", 5)[3].partition(mark)
+                if is_ours and rest.startswith("run-"):
+                    found.add(rest.removesuffix("//deleted"))
     return found
 
 
-def closing(agent: AgentProcess) -> Iterator[AgentProcess]:
-    try:
-        yield agent
-    finally:
-        agent.close()
+def node_pid(device: Device) -> int:
+    """The innermost process of a device's node."""
+    (name,) = sandboxes(device)
+    pids = [pid for pid in device.leftovers() if _runs_node(pid)]
+    assert pids, name
+    return max(pids)
+
+
+def _runs_node(pid: int) -> bool:
+    with suppress(OSError):
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        return b"model.serving.node" in words and b"/bin/sh" not in words
+    return False
+
+
+class Overseer:
+    """Looks at a device all the time: never are there two sandboxes on it."""
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._stop = threading.Event()
+        self.seen: set[str] = set()
+        self.most = 0
+        self._thread = threading.Thread(target=self._look)
+
+    def __enter__(self) -> "Overseer":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        assert self.most <= 1, f"{self.most} nodes at once on one device"
+
+    def _look(self) -> None:
+        while not self._stop.wait(0.02):
+            now = sandboxes(self._device)
+            self.seen |= now
+            self.most = max(self.most, len(now))
