@@ -6,6 +6,7 @@ from django.utils import timezone
 from gainshare.capacity.hosts.leaving import drain_leaving
 from gainshare.capacity.hosts.registration import forget_starts
 from gainshare.capacity.hosts.silence import lose_hosts
+from gainshare.capacity.routing import exchange, rates, seats
 from gainshare.capacity.scaling import loop, records
 
 
@@ -34,3 +35,12 @@ def settle_engines() -> int:
 def forget_decisions() -> int:
     """Delete old decisions that changed nothing."""
     return records.forget_repeats(timezone.now())
+
+
+@shared_task(name="gainshare.capacity.tasks.free_seats")
+def free_seats() -> int:
+    """Free seats whose web process is gone, also where no other one is left, and drop old figures."""
+    now = timezone.now()
+    exchange.forget_old(now=now)
+    rates.forget_old(now=now)
+    return seats.free_forgotten(now=now)

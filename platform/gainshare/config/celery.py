@@ -56,6 +56,10 @@ app.conf.update(
             "task": "gainshare.capacity.tasks.tend_hosts",
             "schedule": settings.CELERY_BEAT_INTERVAL_S,
         },
+        "free-seats": {
+            "task": "gainshare.capacity.tasks.free_seats",
+            "schedule": settings.CELERY_BEAT_INTERVAL_S,
+        },
         "settle-outstanding": {
             "task": "gainshare.gateway.tasks.settle_outstanding",
             "schedule": settings.CELERY_BEAT_INTERVAL_S,

@@ -254,6 +254,13 @@ TIP_CHECK_INTERVAL_S = env.integer("GAINSHARE_TIP_CHECK_INTERVAL_S", 24 * 3600, 
 MODEL_NODES = env.words("GAINSHARE_MODEL_NODES", [])
 MODEL_NODE_TOKEN = env.secret("GAINSHARE_NODE_TOKEN", default="")
 HOLD_S = env.integer("GAINSHARE_HOLD_S", 600, minimum=1)
+# Requests that one static node answers at the same time; further ones wait in front of it.
+NODE_SLOTS = env.integer("GAINSHARE_NODE_SLOTS", 64, minimum=1)
+# Requests that one account may have in flight, over all web processes.
+ACCOUNT_REQUESTS = env.integer("GAINSHARE_ACCOUNT_REQUESTS", 64, minimum=1)
+# Requests that may wait in front of the nodes of one model, and for how long.
+QUEUE_REQUESTS = env.integer("GAINSHARE_QUEUE_REQUESTS", 256, minimum=0)
+QUEUE_S = env.integer("GAINSHARE_QUEUE_S", 180, minimum=1)
 
 # -- Capacity ---------------------------------------------------------------------------------------
 # A host that was silent for so long has lost its nodes: nothing is sent there any more.

@@ -25,7 +25,10 @@ from django.urls import path
 from django.views.decorators.csrf import csrf_exempt
 
 from benchmarks.faults import fault_point
+from gainshare.capacity.routing.analysis import analyse
 from gainshare.gateway import services
+from gainshare.gateway.answers import EXTENSION
+from gainshare.gateway.background import in_background
 from gainshare.gateway.database import in_database
 from gainshare.gateway.errors import (
     BadKey,
@@ -34,24 +37,30 @@ from gainshare.gateway.errors import (
     GatewayError,
     MethodNotAllowed,
     NodeUnavailable,
+    Overloaded,
     UnknownModel,
     UnpricedModel,
     error_body,
     error_response,
     unknown_endpoint,
 )
-from gainshare.gateway.generation import Generation, in_background, record_and_settle
+from gainshare.gateway.generation import Generation, record_and_settle
 from gainshare.gateway.known_keys import KnownKeys
 from gainshare.gateway.metering import Metered
-from gainshare.gateway.models import RequestStatus
-from gainshare.gateway.nodes import ModelNode, TokenCount, node_pool
+from gainshare.gateway.models import PLAYGROUND, RequestStatus
+from gainshare.gateway.nodes import ModelNode, NodePool, TokenCount
+from gainshare.gateway.nodes.placement import Placement
+from gainshare.gateway.nodes.sharing import Sharing, give_up, pool_and_sharing
 from gainshare.gateway.requests import MAX_BODY_BYTES, Endpoint, GenerationRequest, read_request
+from gainshare.gateway.services import prompt_salt
+from gainshare.gateway.waiting import count_when_a_node_is_ready, patiently
 from gainshare.gateway.wire import DONE, Envelope, event
 from gainshare.ledger.models import PriceVersion
 
 logger = logging.getLogger(__name__)
 
 known_keys = KnownKeys()
+UNAVAILABLE = "The service is not available at the moment. Try again shortly."
 
 AsyncView = Callable[..., Coroutine[Any, Any, HttpResponseBase]]
 
@@ -75,9 +84,7 @@ def in_openai_shape(*methods: str) -> Callable[[AsyncView], AsyncView]:
                 return error_response(error)
             except (DatabaseError, InterfaceError):
                 logger.exception("the database failed a request")
-                return error_response(
-                    NodeUnavailable("The service is not available at the moment. Try again shortly.")
-                )
+                return error_response(NodeUnavailable(UNAVAILABLE))
             except Exception:
                 logger.exception("unexpected error")
                 return error_response(
@@ -100,14 +107,14 @@ def presented_key(request: HttpRequest) -> str:
 @openai_view("GET", "HEAD")
 async def list_models(request: HttpRequest) -> HttpResponseBase:
     await in_database(services.caller, raw_key=presented_key(request))
-    models = await in_database(services.priced_models, await node_pool().models())
+    models = await in_database(services.priced_models, await served_models())
     return JsonResponse({"object": "list", "data": models})
 
 
 @openai_view("GET", "HEAD")
 async def retrieve_model(request: HttpRequest, model: str) -> HttpResponseBase:
     await in_database(services.caller, raw_key=presented_key(request))
-    for entry in await in_database(services.priced_models, await node_pool().models()):
+    for entry in await in_database(services.priced_models, await served_models()):
         if entry["id"] == model:
             return JsonResponse(entry)
     raise UnknownModel(f"The model '{model[:100]}' does not exist.", param="model")
@@ -123,6 +130,13 @@ async def completions(request: HttpRequest) -> HttpResponseBase:
     return await generate(request, Endpoint.COMPLETIONS)
 
 
+async def served_models() -> dict[str, dict[str, Any]]:
+    """Model objects of the nodes that can be reached; raises `NodeUnavailable`."""
+    pool, sharing = pool_and_sharing()
+    await sharing.fresh()
+    return await pool.models()
+
+
 async def generate(http: HttpRequest, endpoint: Endpoint) -> HttpResponseBase:
     """Authenticate, check and count, then `serve`."""
     raw_key = presented_key(http)
@@ -133,31 +147,61 @@ async def generate(http: HttpRequest, endpoint: Endpoint) -> HttpResponseBase:
             services.caller, raw_key=raw_key
         )  # errors in the request are only shown to callers with a valid key
         raise
-    payer, price, (node, count) = await check_and_count(raw_key, request)
-    return await serve(request, endpoint, payer, price, node, count)
+    payer, price, counting = await check_and_count(raw_key, request)
+    return await answer(request, payer, price, counting)
 
 
-async def serve(
+async def answer(
     request: GenerationRequest,
-    endpoint: Endpoint,
     payer: services.Payer,
     price: PriceVersion | None,
-    node: ModelNode,
-    count: TokenCount,
+    counting: "asyncio.Task[tuple[ModelNode, TokenCount]]",
 ) -> HttpResponseBase:
-    """Hold the credits and forward the node's tokens, for calls with a key and from the playground."""
+    """Answer a request whose caller was checked and whose prompt is being counted, with a key or from the playground."""
+    request_id = uuid4()
     if price is None:
+        await settled(counting)
+        if (error := counting.exception()) is not None:
+            raise error
         raise UnpricedModel(
             f"The model '{request.model}' has no price yet, so it cannot be used. Ask a maintainer to "
             "publish a price.",
             param="model",
         )
-    request_id = uuid4()
-    admission = await admit(payer, request, request_id, price, count)
+    work = serve(request, request_id, payer, price, counting)
+    if not request.is_stream:
+        return await work
+    return await patiently(in_background(work), request_id)
+
+
+async def serve(
+    request: GenerationRequest,
+    request_id: UUID,
+    payer: services.Payer,
+    price: PriceVersion,
+    counting: "asyncio.Task[tuple[ModelNode, TokenCount]]",
+) -> HttpResponseBase:
+    """Hold the credits, take a seat, and forward the node's tokens. Refusals are answers here, not exceptions."""
+    try:
+        pool, sharing = pool_and_sharing()
+        count = await counted(request, request_id, payer, price, counting)
+        try:
+            await sharing.fresh()
+            place = placement(request, request_id, payer, count, pool=pool, sharing=sharing)
+        except BaseException:
+            if sharing.holds(request_id):  # it waited in front
+                in_background(give_up(sharing, request_id))
+            raise
+        admission = await admit(payer, request, request_id, price, count, place)
+    except GatewayError as error:
+        return error_response(error)
+    except (DatabaseError, InterfaceError):
+        logger.exception("the database failed a request")
+        return error_response(NodeUnavailable(UNAVAILABLE))
     fault_point("gateway.held")
-    generation = Generation(pool=node_pool(), node=node, request=request, admission=admission)
+    generation = Generation(pool=pool, place=place, request=request, admission=admission)
     envelope = Envelope(
-        request_id=request_id, endpoint=endpoint, model=request.model, created=int(time.time())
+        request_id=request_id, endpoint=request.endpoint, model=request.model, created=int(time.time())
     )
     try:
         await generation.begin()
@@ -177,13 +221,13 @@ async def serve(
 
 async def check_and_count(
     raw_key: str, request: GenerationRequest
-) -> tuple[services.Payer, PriceVersion | None, tuple[ModelNode, TokenCount]]:
-    """Return the caller, the price, and the prompt's length at a node.
+) -> tuple[services.Payer, PriceVersion | None, "asyncio.Task[tuple[ModelNode, TokenCount]]"]:
+    """Return the caller, the price, and the task that counts the prompt at a node.
 
     The prompt is counted after the key was checked. For a key that was valid a moment ago, the node counts
     while the database checks.
     """
-    counting = asyncio.create_task(node_pool().tokenise(request)) if known_keys.has(raw_key) else None
+    counting = asyncio.create_task(tokenise(request)) if known_keys.has(raw_key) else None
     try:
         payer, price = await in_database(services.caller_and_price, raw_key=raw_key, model=request.model)
     except BaseException as error:
@@ -194,7 +238,77 @@ async def check_and_count(
             known_keys.forget(raw_key)
         raise
     known_keys.remember(raw_key)
-    return payer, price, await (counting or node_pool().tokenise(request))
+    return payer, price, counting or asyncio.create_task(tokenise(request))
+
+
+async def tokenise(request: GenerationRequest) -> tuple[ModelNode, TokenCount]:
+    """Count the prompt at a node of the present pool."""
+    pool, sharing = pool_and_sharing()
+    await sharing.fresh()
+    return await pool.tokenise(request)
+
+
+async def counted(
+    request: GenerationRequest,
+    request_id: UUID,
+    payer: services.Payer,
+    price: PriceVersion,
+    counting: "asyncio.Task[tuple[ModelNode, TokenCount]]",
+) -> TokenCount:
+    """The prompt's length. Where the pool serves the model and has no node of it now, wait in front for one."""
+    await settled(counting)
+    pool, sharing = pool_and_sharing()
+    try:
+        _, count = counting.result()
+    except (NodeUnavailable, UnknownModel):
+        if request.model not in sharing.view.view.served:
+            raise
+        return await count_when_a_node_is_ready(
+            pool=pool, sharing=sharing, request=request, request_id=request_id, payer=payer, price=price
+        )
+    return count
+
+
+async def settled(counting: "asyncio.Task[tuple[ModelNode, TokenCount]]") -> None:
+    """Wait for a count; it ends with its request."""
+    try:
+        await asyncio.wait({counting})
+    except asyncio.CancelledError:
+        counting.cancel()
+        raise
+
+
+def placement(
+    request: GenerationRequest,
+    request_id: UUID,
+    payer: services.Payer,
+    count: TokenCount,
+    *,
+    pool: NodePool,
+    sharing: Sharing,
+) -> Placement:
+    """The request's place, after its analysis."""
+    history_key = payer.key_prefix if payer.key_prefix != PLAYGROUND else f"user:{payer.user.pk}"
+    room = max(count.max_context - count.prompt_tokens, 1)
+    limit = request.max_tokens or min(room, request.default_tokens or room)
+    urgency = request.sampling.get(EXTENSION)
+    analysis = analyse(
+        prompt=request.prompt,
+        prompt_tokens=count.prompt_tokens,
+        limit=limit * request.n_answers,
+        salt=prompt_salt(payer.user.pk),
+        history=sharing.history(history_key, request.endpoint.value),
+        urgency=urgency if isinstance(urgency, dict) else None,
+    )
+    return Placement(
+        sharing=sharing,
+        pool=pool,
+        request=request,
+        request_id=request_id,
+        account=payer.user.pk,
+        payer=history_key,
+        analysis=analysis,
+    )
 
 
 def read_body(http: HttpRequest) -> bytes:
@@ -216,8 +330,9 @@ async def admit(
     request_id: UUID,
     price: PriceVersion,
     count: TokenCount,
+    place: Placement,
 ) -> services.Admission:
-    """Call `services.admit`; if the task is cancelled meanwhile, its hold is released."""
+    """Call `services.admit`; if the task is cancelled meanwhile, its hold and its seat are released."""
     admitting = in_background(
         in_database(
             services.admit,
@@ -227,22 +342,31 @@ async def admit(
             price=price,
             prompt_tokens=count.prompt_tokens,
             max_context=count.max_context,
+            seat=place.asked(),
         )
     )
     try:
         admission: services.Admission = await asyncio.shield(admitting)
     except asyncio.CancelledError:
-        in_background(release(admitting))
+        in_background(release(admitting, place))
         raise
+    except BaseException as error:
+        place.refused(was_full=isinstance(error, Overloaded))
+        raise
+    place.seated(admission.node)
     return admission
 
 
-async def release(admitting: "asyncio.Task[services.Admission]") -> None:
-    """Release the hold of a client that disconnected during its admission."""
+async def release(admitting: "asyncio.Task[services.Admission]", place: Placement) -> None:
+    """Release the hold and the seat of a client that disconnected during its admission."""
     await asyncio.wait({admitting})
-    if admitting.cancelled() or admitting.exception() is not None:
-        return
-    await record_and_settle(admitting.result(), {"status": RequestStatus.CANCELLED, "metered": Metered()})
+    try:
+        if not admitting.cancelled() and admitting.exception() is None:
+            await record_and_settle(
+                admitting.result(), {"status": RequestStatus.CANCELLED, "metered": Metered()}
+            )
+    finally:
+        place.refused(was_full=False)
 
 
 async def events(

@@ -19,6 +19,7 @@ class GatewayError(DomainError):
     code = "internal_error"
     type = "server_error"
     should_retry = False
+    retry_after_s = 1
 
     def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message, code=code)
@@ -114,12 +115,28 @@ class NoCredits(GatewayError):
     type = "insufficient_quota"
 
 
+class TooManyRequests(GatewayError):
+    """The account has as many requests in flight as it may have. Wait until one of them ends."""
+
+    status = 429
+    code = "too_many_requests"
+    type = "requests"
+    should_retry = True
+
+
 class NodeUnavailable(GatewayError):
     """No node can take the request at this moment."""
 
     status = 503
     code = "service_unavailable"
     should_retry = True
+
+
+class Overloaded(NodeUnavailable):
+    """Too many requests wait for a node of the model, or this one waited too long. Try again later."""
+
+    code = "overloaded"
+    retry_after_s = 5
 
 
 class NodeFailed(GatewayError):
@@ -158,7 +175,7 @@ def error_response(error: GatewayError, *, request_id: str = "") -> JsonResponse
     if isinstance(error, MethodNotAllowed):
         response["Allow"] = ", ".join(error.allowed)
     if error.should_retry:
-        response["Retry-After"] = "1"
+        response["Retry-After"] = str(error.retry_after_s)
     if request_id:
         response["X-Gainshare-Request-Id"] = response["X-Request-Id"] = request_id
     return response

@@ -10,15 +10,23 @@ import logging
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack
 from datetime import timedelta
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from django.db import DatabaseError, InterfaceError
 from django.utils import timezone
 
 from benchmarks.faults import fault_point
 from gainshare.gateway import services
+from gainshare.gateway.background import in_background
 from gainshare.gateway.database import in_database
-from gainshare.gateway.errors import BadKey, DeadlineMissed, GatewayError, NodeFailed, TookTooLong
+from gainshare.gateway.errors import (
+    BadKey,
+    DeadlineMissed,
+    GatewayError,
+    NodeFailed,
+    NodeUnavailable,
+    TookTooLong,
+)
 from gainshare.gateway.metering import Meter, Metered, MeterError
 from gainshare.gateway.models import RequestStatus
 from gainshare.gateway.nodes import DeadlinePassed, ModelNode, NodePool, NodeStreamError
@@ -34,30 +42,40 @@ PROGRESS_S = 1.0  # how often an answer's count is recorded, and so how much a k
 WAIT_FOR_SETTLING_S = 2.0  # the client's last event waits at most this long for the bill to be settled
 RETRY_S = (0.1, 0.3, 1.0, 3.0)  # pauses between attempts to record an outcome; the last one repeats
 
-_tasks: set[asyncio.Task[Any]] = set()
+Result = TypeVar("Result")
 
 
-def in_background(work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-    """Run `work` to its end, even when no caller waits for it any more."""
-    task = asyncio.create_task(work)
-    _tasks.add(task)
-    task.add_done_callback(_tasks.discard)
-    return task
+class Place(Protocol):
+    """The request's place among the nodes: `nodes.placement.Placement`."""
+
+    node: ModelNode | None
+
+    async def wait(self) -> ModelNode: ...
+    async def move(self) -> bool: ...
+    def can_move(self) -> bool: ...
+    def body(self) -> GenerationRequest: ...
+    def sent(self) -> None: ...
+    def token(self) -> None: ...
+    def ended(self, *, tokens: int, is_whole: bool, has_failed: bool) -> None: ...
+    def freed(self) -> None: ...
+
+
+class NodeSilent(NodeStreamError):
+    """The node stopped answering before the first token."""
 
 
 class Generation:
-    """A running request. Call `begin`, iterate `chunks` to its end, or call `finish` to end it early."""
+    """A running request. Call `begin`, iterate `chunks` to its end, or call `finish` to end it early.
+
+    Before its first token a request may move to another node: the stream of the first one is closed before.
+    """
 
     def __init__(
-        self, *, pool: NodePool, node: ModelNode, request: GenerationRequest, admission: Admission
+        self, *, pool: NodePool, place: Place, request: GenerationRequest, admission: Admission
     ) -> None:
         self.admission = admission
-        self.meter = Meter(
-            prompt_tokens=admission.prompt_tokens,
-            max_tokens=admission.output_tokens,
-            n_answers=admission.n_answers,
-        )
-        self._pool, self._node, self._request = pool, node, request
+        self.meter = self._new_meter()
+        self._pool, self._place, self._request = pool, place, request
         self._stack = AsyncExitStack()
         self._stream: AsyncIterator[dict[str, Any]] | None = None
         self._settling: asyncio.Task[Any] | None = None
@@ -78,11 +96,7 @@ class Generation:
         self._watch = in_background(self._end_at_deadline())
         try:
             async with asyncio.timeout_at(self._deadline):
-                self._stream = await self._stack.enter_async_context(
-                    self._pool.generate(
-                        self._node, self._request, self.admission.max_tokens, owner=self.admission.owner
-                    )
-                )
+                await self._open()
         except TimeoutError:
             await self.fail(TookTooLong.code)
             raise TookTooLong(
@@ -95,6 +109,87 @@ class Generation:
             self.finish(RequestStatus.CANCELLED)
             raise
 
+    def _new_meter(self) -> Meter:
+        return Meter(
+            prompt_tokens=self.admission.prompt_tokens,
+            max_tokens=self.admission.output_tokens,
+            n_answers=self.admission.n_answers,
+        )
+
+    async def _open(self) -> None:
+        """Start the answer at the request's node, or at another one if that fails. Waits for a node if it has none."""
+        while True:
+            node = await self._place.wait()
+            self._place.sent()
+            opening = self._pool.generate(
+                node, self._place.body(), self.admission.max_tokens, owner=self.admission.owner
+            )
+            try:
+                self._stream = await self._while_it_answers(node, self._stack.enter_async_context(opening))
+            except (NodeUnavailable, NodeFailed, NodeSilent) as error:
+                if not await self._leave(error):
+                    if isinstance(error, GatewayError):
+                        raise
+                    raise NodeUnavailable("The model node does not answer. Try again shortly.") from None
+            else:
+                return
+
+    async def _leave(self, error: Exception) -> bool:
+        """Close the node's stream and give the node back; True if another one may answer."""
+        node = self._place.node
+        await self._stack.aclose()
+        self._stream, self.meter = None, self._new_meter()
+        fault_point("gateway.left_node")
+        if self._settling is not None or not await self._place.move():
+            return False
+        logger.warning(
+            "request %s leaves %s: %s", self.admission.request_id, node.url if node else "?", error
+        )
+        return True
+
+    async def _while_it_answers(self, node: ModelNode, work: Coroutine[Any, Any, Result]) -> Result:
+        """The result of `work`; raises `NodeSilent` if the node stops answering and another one could."""
+        working = asyncio.create_task(work)
+        silence = asyncio.create_task(node.out.wait())
+        try:
+            await asyncio.wait({working, silence}, return_when=asyncio.FIRST_COMPLETED)
+            if not working.done() and not self._place.can_move():
+                await asyncio.wait({working})  # it may answer again
+            if not working.done():
+                raise NodeSilent("the node does not answer")
+            return working.result()
+        finally:
+            silence.cancel()
+            if not working.done():
+                working.cancel()
+                await asyncio.wait({working})
+
+    async def _first_chunks(self) -> list[tuple[dict[str, Any], Metered]]:
+        """The chunks up to the first one with tokens, each with the usage then, from the first node that gets so far.
+
+        They are passed on together, so that a client whose request moved sees nothing of the node that was left.
+        """
+        while True:
+            try:
+                return await self._read_to_first_token()
+            except (NodeStreamError, MeterError) as error:
+                if isinstance(error, DeadlinePassed) or not await self._leave(error):
+                    raise
+                await self._open()
+
+    async def _read_to_first_token(self) -> list[tuple[dict[str, Any], Metered]]:
+        node, stream = self._place.node, self._stream
+        assert node is not None and stream is not None, "begin() comes first"
+        first: list[tuple[dict[str, Any], Metered]] = []
+        while not self.metered.completion_tokens:
+            chunk = await self._while_it_answers(node, _next(stream))
+            if chunk is None:
+                self.meter.check_complete()
+                break
+            self.meter.see(chunk)
+            first.append((chunk, self.metered))
+        return first
+
     async def chunks(self) -> AsyncIterator[dict[str, Any]]:
         """Yield the node's chunks, each metered before it is forwarded. Raises `GatewayError` if the stream breaks.
 
@@ -105,15 +200,22 @@ class Generation:
         if self._settling is None:
             self._noting = in_background(self._note_progress())
         try:
+            async with asyncio.timeout_at(self._deadline):
+                first = await self._first_chunks()
             while True:
-                try:
+                if first:
+                    chunk, metered = first.pop(0)
+                else:
                     async with asyncio.timeout_at(self._deadline):
-                        chunk = await anext(self._stream)
-                except StopAsyncIteration:
-                    break
-                self.meter.see(chunk)
+                        following = await _next(self._stream)
+                    if following is None:
+                        break
+                    self.meter.see(following)
+                    chunk, metered = following, self.metered
+                if metered.completion_tokens > self._delivered.completion_tokens:
+                    self._place.token()
                 yield chunk
-                self._delivered = self.meter.metered
+                self._delivered = metered
                 if self._is_refused:
                     await self._settled(self.finish(RequestStatus.CANCELLED, BadKey.code))
                     raise BadKey(
@@ -129,7 +231,7 @@ class Generation:
             await self.fail(DeadlineMissed.code)
             raise DeadlineMissed(self._broken_off("The deadline of the request passed")) from None
         except (NodeStreamError, MeterError) as error:
-            logger.warning("request %s at %s: %s", self.admission.request_id, self._node.url, error)
+            logger.warning("request %s at %s: %s", self.admission.request_id, self._place.node, error)
             await self.fail(NodeFailed.code)
             raise NodeFailed(self._broken_off("The model node broke off")) from None
         except TimeoutError:
@@ -188,14 +290,25 @@ class Generation:
         if status is RequestStatus.FAILED and (not self._request.is_stream or not metered.completion_tokens):
             metered = Metered(prompt_tokens=0, engine=metered.engine)  # nothing was delivered
         fault_point("gateway.before_settle")
+        self._place.ended(
+            tokens=self.metered.completion_tokens,
+            is_whole=status is RequestStatus.COMPLETED,
+            has_failed=error_code == NodeFailed.code,
+        )
+        node = self._place.node
         closing = asyncio.create_task(self._close())
         outcome = {
             "status": status,
             "metered": metered,
             "finish_reason": finish_reason,
             "error_code": error_code,
+            "node": node.key if node is not None else "",
+            "device_class": node.facts.device_class if node is not None else "",
         }
-        await record_and_settle(self.admission, outcome)
+        try:
+            await record_and_settle(self.admission, outcome)
+        finally:
+            self._place.freed()
         await asyncio.wait({closing})
 
     async def _close(self) -> None:
@@ -205,6 +318,11 @@ class Generation:
         if self._noting is not None:
             self._noting.cancel()
         await self._stack.aclose()
+
+
+async def _next(stream: AsyncIterator[dict[str, Any]]) -> dict[str, Any] | None:
+    """The next chunk, or None at the stream's end."""
+    return await anext(stream, None)
 
 
 async def record_and_settle(admission: Admission, outcome: dict[str, Any]) -> None:

@@ -5,16 +5,17 @@ checks the CSRF token and the origin of every POST, and a disabled account has n
 header is ignored. Checks, limits, holds and bills are the same as with a key.
 """
 
+import asyncio
+
 from django.http import HttpRequest, HttpResponseBase, JsonResponse
 from django.urls import path
 from django.views.decorators.cache import never_cache
 
 from gainshare.accounts.models import User
 from gainshare.gateway import services
-from gainshare.gateway.api import in_openai_shape, read_body, serve
+from gainshare.gateway.api import answer, in_openai_shape, read_body, served_models, tokenise
 from gainshare.gateway.database import in_database
 from gainshare.gateway.errors import BadRequest, NotSignedIn
-from gainshare.gateway.nodes import node_pool
 from gainshare.gateway.requests import Endpoint, read_request
 from gainshare.gateway.services import Payer
 
@@ -31,7 +32,7 @@ async def signed_in_payer(request: HttpRequest) -> Payer:
 @in_openai_shape("GET", "HEAD")
 async def list_models(request: HttpRequest) -> HttpResponseBase:
     await signed_in_payer(request)
-    models = await in_database(services.priced_models, await node_pool().models())
+    models = await in_database(services.priced_models, await served_models())
     return JsonResponse({"object": "list", "data": models})
 
 
@@ -44,8 +45,7 @@ async def chat_completions(http: HttpRequest) -> HttpResponseBase:
     if not request.is_stream:
         raise BadRequest("The playground only streams: send 'stream': true.", param="stream")
     price = await in_database(services.price_of, model=request.model)
-    node, count = await node_pool().tokenise(request)
-    return await serve(request, Endpoint.CHAT, payer, price, node, count)
+    return await answer(request, payer, price, asyncio.create_task(tokenise(request)))
 
 
 urlpatterns = [

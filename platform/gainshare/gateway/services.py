@@ -18,9 +18,19 @@ from django.db.models import Exists, OuterRef, Q
 from django.utils import timezone
 from django.utils.crypto import salted_hmac
 
+from benchmarks.faults import fault_point
 from gainshare.accounts.models import ApiKey, Scope, User
 from gainshare.accounts.services import InvalidKey, authenticate_key
-from gainshare.gateway.errors import BadKey, ContextTooLong, MissingScope, NoCredits
+from gainshare.capacity.routing import seats
+from gainshare.capacity.routing.seats import AccountFull, QueueFull, SeatRequest
+from gainshare.gateway.errors import (
+    BadKey,
+    ContextTooLong,
+    MissingScope,
+    NoCredits,
+    Overloaded,
+    TooManyRequests,
+)
 from gainshare.gateway.metering import Metered
 from gainshare.gateway.models import PLAYGROUND, RequestStatus, UsageRecord
 from gainshare.gateway.requests import GenerationRequest
@@ -28,7 +38,7 @@ from gainshare.ledger.errors import HoldResolved, InsufficientCredits, UnknownHo
 from gainshare.ledger.models import PriceVersion
 from gainshare.ledger.price_book import active_price
 from gainshare.ledger.pricing import Bill, Usage, affordable_output, bill, upper_bound
-from gainshare.ledger.services import open_hold, settle_hold, void_hold
+from gainshare.ledger.services import balance, open_hold, settle_hold, void_hold
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +70,7 @@ class Admission:
     expires_at: datetime
     n_answers: int = 1
     owner: str = ""
+    node: str = ""  # that its seat has; empty: it waits for one, or has no seat
 
     @property
     def output_tokens(self) -> int:
@@ -134,10 +145,12 @@ def admit(
     price: PriceVersion,
     prompt_tokens: int,
     max_context: int,
+    seat: SeatRequest | None = None,
 ) -> Admission:
     """Hold the credits for `request`, with fewer tokens than requested if the balance does not cover all.
 
-    Raises `ContextTooLong` or `NoCredits`; then nothing was written.
+    Its `seat` is taken with the hold, or neither is. Raises `ContextTooLong`, `NoCredits`, `TooManyRequests` or
+    `Overloaded`; then nothing was written.
     """
     max_tokens = room_for_completion(
         prompt_tokens=prompt_tokens,
@@ -175,6 +188,8 @@ def admit(
                 UsageRecord.objects.bulk_create(
                     [record], ignore_conflicts=True
                 )  # a repeated call changes nothing
+                fault_point("gateway.before_seat")
+                node = _take_seat(request_id, seat)  # last, because its locks last until the commit
         except InsufficientCredits as short:
             affordable = affordable_output(short.available, prompt_tokens, price)
             max_tokens = max_tokens if affordable is None else min(max_tokens, affordable // n_answers)
@@ -189,6 +204,7 @@ def admit(
                 expires_at,
                 n_answers,
                 owner_name(payer.user.pk),
+                node,
             )
     raise NoCredits(
         "You have too few credits for this request. Your running requests hold credits until they end, so "
@@ -196,9 +212,44 @@ def admit(
     )
 
 
+def wait_in_front(*, payer: Payer, price: PriceVersion, request_id: UUID, seat: SeatRequest) -> None:
+    """Seat a request whose prompt no node can count yet. Raises `NoCredits`, `TooManyRequests` or `Overloaded`.
+
+    Only an account that could pay for a token of it may wait, because what waits makes nodes start.
+    """
+    affordable = affordable_output(balance(payer.user).available, seat.prompt_tokens, price)
+    if affordable is not None and affordable < 1:
+        raise NoCredits("You have too few credits for this request. You earn credits with accepted patches.")
+    with transaction.atomic():
+        _commit_without_waiting()
+        _take_seat(request_id, seat)
+
+
+def _take_seat(request_id: UUID, seat: SeatRequest | None) -> str:
+    """The node of the request's new seat, or "" if it waits. Raises `TooManyRequests` or `Overloaded`."""
+    if seat is None:
+        return ""
+    try:
+        return seats.take(request_id=request_id, asked=seat)
+    except AccountFull:
+        raise TooManyRequests(
+            f"Your account has {seat.account_limit} requests in flight, which is the most it may have. Wait until one "
+            "of them ends."
+        ) from None
+    except QueueFull:
+        raise Overloaded(
+            f"{seat.queue_limit} requests wait for a node of this model, and no more may. Try again later."
+        ) from None
+
+
 def owner_name(user_id: int) -> str:
     """The account's pseudonym at model nodes, which use it as tenant for queues and prefix caches."""
     return salted_hmac("gainshare.gateway.owner", str(user_id), algorithm="sha256").hexdigest()[:32]
+
+
+def prompt_salt(user_id: int) -> bytes:
+    """The key under which digests of the account's prompts are made; no other account's digests equal them."""
+    return salted_hmac("gainshare.gateway.prompt", str(user_id), algorithm="sha256").digest()
 
 
 def _commit_without_waiting() -> None:
@@ -229,8 +280,10 @@ def record_outcome(
     metered: Metered,
     finish_reason: str = "",
     error_code: str = "",
+    node: str = "",
+    device_class: str = "",
 ) -> bool:
-    """Record the request's outcome and bill. True if this call did it, False if it was recorded before.
+    """Record the request's outcome and bill, and the node that answered it. True if this call did it, False if it was recorded before.
 
     Also False if there is no such request, because its admission was lost in a crash of the database server.
     """
@@ -257,6 +310,8 @@ def record_outcome(
         ],
         billed_microcredits=priced.total,
         finished_at=timezone.now(),
+        node=node,
+        device_class=device_class,
     )
     return changed == 1
 
@@ -291,8 +346,9 @@ def follow(*, request_id: UUID, metered: Metered) -> bool:
 
 
 def settle(*, request_id: UUID) -> bool:
-    """Settle the recorded bill from the hold and release the rest. True if this call did it."""
+    """Settle the recorded bill from the hold, release the rest, and free the seat. True if this call did it."""
     with transaction.atomic():
+        seats.free([request_id])
         record = UsageRecord.objects.select_for_update().filter(pk=request_id).first()
         if record is None or record.settled_at is not None or record.finished_at is None:
             return False

@@ -28,7 +28,7 @@ from gainshare.gateway.errors import (
     UnknownModel,
 )
 from gainshare.gateway.generation import Generation
-from gainshare.gateway.nodes import NodePool
+from gainshare.gateway.nodes import ModelNode, NodePool
 from gainshare.gateway.requests import Endpoint, GenerationRequest, read_request
 from gainshare.gateway.services import Admission, owner_name
 from gainshare.gateway.wire import event
@@ -57,6 +57,7 @@ class Nodes:
         self.handler: Handler = lambda name, sent: serving("tiny")
         self.servers: dict[str, TestServer] = {}
         self.pools: list[NodePool] = []
+        self.frozen: set[str] = set()  # these do not answer the question whether they live
 
     async def start(self) -> None:
         for name in ("a", "b"):
@@ -67,6 +68,10 @@ class Nodes:
 
     def _answering(self, name: str) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         async def answer(sent: web.Request) -> web.StreamResponse:
+            if sent.path == "/health":
+                if name in self.frozen:
+                    await asyncio.Event().wait()
+                return web.json_response({"status": "ok"})
             given = self.handler(name, sent)
             if given is None:
                 assert sent.transport is not None
@@ -257,6 +262,39 @@ class Body:
                 await asyncio.sleep(0.01)
 
 
+class OnePlace:
+    """A place at one node, with no other to move to."""
+
+    def __init__(self, node: ModelNode, asked: GenerationRequest) -> None:
+        self.node: ModelNode | None = node
+        self._node, self._asked = node, asked
+        self.n_tokens = self.n_freed = 0
+
+    async def wait(self) -> ModelNode:
+        return self._node
+
+    async def move(self) -> bool:
+        return False
+
+    def can_move(self) -> bool:
+        return False
+
+    def body(self) -> GenerationRequest:
+        return self._asked
+
+    def sent(self) -> None:
+        pass
+
+    def token(self) -> None:
+        self.n_tokens += 1
+
+    def ended(self, *, tokens: int, is_whole: bool, has_failed: bool) -> None:
+        pass
+
+    def freed(self) -> None:
+        self.n_freed += 1
+
+
 async def begun(nodes: Nodes, body: Body, *, hold_s: float = 60.0, stream: bool = True) -> Generation:
     pool = nodes.pool(
         lambda name, sent: serving("tiny") if sent.path == "/v1/models" else body.send(sent), names="a"
@@ -264,7 +302,8 @@ async def begun(nodes: Nodes, body: Body, *, hold_s: float = 60.0, stream: bool 
     (node,) = await pool.serving("tiny")
     expires_at = timezone.now() + timedelta(seconds=hold_s)
     admission = Admission(uuid4(), prompt_tokens=3, max_tokens=5, hold_microcredits=9, expires_at=expires_at)
-    generation = Generation(pool=pool, node=node, request=request(stream=stream), admission=admission)
+    asked = request(stream=stream)
+    generation = Generation(pool=pool, place=OnePlace(node, asked), request=asked, admission=admission)
     await generation.begin()
     return generation
 

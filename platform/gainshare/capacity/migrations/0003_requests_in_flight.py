@@ -63,12 +63,21 @@ DECLARE
 BEGIN
     PERFORM pg_advisory_xact_lock(hashtextextended('capacity.account.' || p_account, 0));
     SELECT s.node INTO node FROM capacity_seat s WHERE s.request_id = p_request;
-    IF FOUND THEN RETURN node; END IF;  -- a repeated call
+    IF FOUND THEN  -- a repeated call, or a request that waited before its prompt could be counted
+        IF node = '' THEN
+            UPDATE capacity_seat SET prompt_tokens = p_prompt, expected_tokens = p_expected
+                WHERE request_id = p_request;
+            node := capacity_give_node(p_request, p_nodes, p_slots, p_classes, p_cached);
+        END IF;
+        RETURN node;
+    END IF;
     IF (SELECT count(*) FROM capacity_seat WHERE account = p_account) >= p_account_limit THEN
         RETURN '?account';
     END IF;
     PERFORM pg_advisory_xact_lock(hashtextextended('capacity.model.' || p_model, 0));
-    INSERT INTO capacity_webprocess (id, seen_at) VALUES (p_process, clock_timestamp()) ON CONFLICT (id) DO NOTHING;
+    INSERT INTO capacity_webprocess (id, seen_at) VALUES (p_process, clock_timestamp())
+        ON CONFLICT (id) DO UPDATE SET seen_at = excluded.seen_at
+        WHERE capacity_webprocess.seen_at < excluded.seen_at - interval '1 second';
     INSERT INTO capacity_seat (request_id, process, account, model, node, device_class, priority, prompt_tokens,
                                cached_tokens, expected_tokens, queued_at)
         VALUES (p_request, p_process, p_account, p_model, '', '', p_priority, p_prompt, 0, p_expected,
@@ -92,7 +101,7 @@ DROP FUNCTION capacity_taken(text);
 class Migration(migrations.Migration):
 
     dependencies = [
-        ("capacity", "0002_hosts_and_agents"),
+        ('capacity', '0002_hosts_and_agents'),
     ]
 
     operations = [
@@ -184,7 +193,7 @@ class Migration(migrations.Migration):
                 ('first_token_at', models.DateTimeField(null=True)),
             ],
             options={
-                'indexes': [models.Index(fields=['model', 'node'], name='seat_by_model_and_node')],
+                'indexes': [models.Index(fields=['node', 'model'], name='seat_by_node_and_model')],
             },
         ),
         migrations.RunSQL(SQL, REVERSE),

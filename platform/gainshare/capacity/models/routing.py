@@ -42,7 +42,7 @@ class Seat(models.Model):
     first_token_at = models.DateTimeField(null=True)
 
     class Meta:
-        indexes = [models.Index(fields=["model", "node"], name="seat_by_model_and_node")]
+        indexes = [models.Index(fields=["node", "model"], name="seat_by_node_and_model")]
 
     def __str__(self) -> str:
         return f"{self.request_id} at {self.node or 'no node'}"

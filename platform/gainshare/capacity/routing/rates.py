@@ -6,28 +6,20 @@ raise the figure that scaling and routing rely on.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 
-from django.db.models import Max, Sum
+from django.db.models import Max
 from django.utils import timezone
 
 from gainshare.capacity.models import NodeWindow, ServedModel
 
 WINDOW_S = 30  # seconds of one window
-RECENT = timedelta(minutes=10)  # windows that describe a node now
+RECENT = timedelta(minutes=10)  # windows that describe a class now
+NODE_RECENT = timedelta(minutes=2)  # windows that describe a node now: one that was slow is tried again
 REMEMBERED = timedelta(days=7)  # windows that describe a class which serves nothing at the moment
 BUSY_SHARE = 0.7  # windows with this share of the slots in use show what a node does when it is full
-COUNTED = (
-    "requests",
-    "failures",
-    "busy_ms",
-    "prefill_tokens",
-    "prefill_ms",
-    "decode_tokens",
-    "decode_ms",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +42,9 @@ class Counted:
     prefill_ms: int = 0
     decode_tokens: int = 0
     decode_ms: int = 0
+
+
+COUNTED = tuple(part.name for part in fields(Counted))  # as the columns of NodeWindow
 
 
 def window_of(at: datetime) -> datetime:
@@ -87,12 +82,26 @@ def measured(model: str, device_class: str, *, now: datetime | None = None) -> R
     if latest is None:
         return Rates()
     slots = slots_of(model)
-    rows = windows.filter(window_at__gt=latest - RECENT, window_at__lte=latest).values("node", "window_at")
-    each = [row for row in rows.annotate(**{name: Sum(name) for name in COUNTED})]
-    by_node: dict[str, list[Mapping[str, int]]] = {}
-    for row in each:
-        by_node.setdefault(row["node"], []).append(row)
+    recent = windows.filter(window_at__gt=latest - RECENT, window_at__lte=latest)
+    by_node: dict[str, list[Counted]] = {}
+    for node, *figures in recent.values_list("node", *COUNTED):
+        by_node.setdefault(node, []).append(Counted(*figures))
     return class_rates(_of_node(rows_of_node, slots) for rows_of_node in by_node.values())
+
+
+def node_sums(now: datetime) -> dict[tuple[str, str, str], Counted]:
+    """Sums over the last minutes by node, model and class."""
+    windows = NodeWindow.objects.filter(window_at__gte=now - NODE_RECENT)
+    rows = windows.values_list("node", "model", "device_class", *COUNTED)
+    sums: dict[tuple[str, str, str], Counted] = {}
+    for node, model, kind, *figures in rows:
+        sums[node, model, kind] = total([sums.get((node, model, kind), Counted()), Counted(*figures)])
+    return sums
+
+
+def forget_old(*, now: datetime) -> int:
+    """Drop windows that describe nothing any more; return their number. For beat."""
+    return NodeWindow.objects.filter(window_at__lt=now - 2 * REMEMBERED).delete()[0]
 
 
 def slots_of(model: str) -> int:
@@ -101,20 +110,21 @@ def slots_of(model: str) -> int:
     return served or int(ServedModel._meta.get_field("slots").get_default())
 
 
-def _of_node(windows: list[Mapping[str, int]], slots: int) -> Rates:
+def _of_node(windows: list[Counted], slots: int) -> Rates:
     """Rates of one node; its requests a second come from its fullest windows, because batches slow answers down."""
-    every = rates_of(_sum(windows), slots)
-    full = [row for row in windows if row["busy_ms"] >= BUSY_SHARE * slots * WINDOW_S * 1000]
+    every = rates_of(total(windows), slots)
+    full = [window for window in windows if window.busy_ms >= BUSY_SHARE * slots * WINDOW_S * 1000]
     if not full:
         return every
     return Rates(
-        every.prefill_tokens_per_s, every.decode_tokens_per_s, rates_of(_sum(full), slots).requests_per_s
+        every.prefill_tokens_per_s, every.decode_tokens_per_s, rates_of(total(full), slots).requests_per_s
     )
 
 
-def _sum(windows: Iterable[Mapping[str, int]]) -> Counted:
+def total(windows: Iterable[Counted]) -> Counted:
+    """Sums over all windows. Pure."""
     rows = list(windows)
-    return Counted(**{name: sum(row[name] for row in rows) for name in COUNTED})
+    return Counted(*(sum(getattr(row, name) for row in rows) for name in COUNTED))
 
 
 def _per_s(count: int, ms: int) -> float:
