@@ -28,6 +28,7 @@ from gainshare.cli.reproduce import reproduce
 from gainshare.cli.reversals import reversals
 from gainshare.cli.runners import runners
 from gainshare.cli.sandbox_test import sandbox_test
+from gainshare.cli.scale import scale
 from gainshare.cli.simulate import simulate
 from gainshare.cli.status import status
 from gainshare.cli.stop import stop
@@ -62,6 +63,7 @@ app.add_typer(runners, name="runners")
 app.add_typer(hosts, name="hosts")
 app.command(context_settings=PASSED_ON)(agent)
 app.add_typer(lineages, name="lineages")
+app.add_typer(scale, name="scale")
 app.add_typer(github, name="github")
 app.add_typer(reversals, name="reversals")
 app.command()(stop)

@@ -15,6 +15,8 @@ from gainshare.web.views import (
     people,
     playground,
     prices,
+    scaling,
+    serving_cost,
     treasury,
     usage,
     wallet,
@@ -27,6 +29,7 @@ navigation.register(NavEntry("Keys", "keys", 60, Audience.SIGNED_IN))
 navigation.register(NavEntry("Treasury", "treasury", 65, Audience.MAINTAINERS))
 navigation.register(NavEntry("Prices", "prices", 64, Audience.MAINTAINERS))
 navigation.register(NavEntry("People", "people", 66, Audience.MAINTAINERS))
+navigation.register(NavEntry("Scaling", "scaling", 68, Audience.MAINTAINERS))
 navigation.register(NavEntry("API docs", "api-docs", 70))
 navigation.register(NavEntry("Admin", "admin:index", 90, Audience.STAFF))
 home_parts.register_steps("web", next_steps.own_steps, position=20)
@@ -52,6 +55,9 @@ urlpatterns = [
     path("treasury/grants/", grants.grants, name="grants"),
     path("prices/", prices.prices, name="prices"),
     path("people/", people.people, name="people"),
+    path("scaling/", scaling.scaling, name="scaling"),
+    path("scaling/<str:name>/", scaling.scaling_model, name="scaling-model"),
+    path("serving-cost/", serving_cost.serving_cost, name="serving-cost"),
     path("usage/", usage.usage, name="usage"),
     path("usage/<uuid:request_id>/", usage.usage_detail, name="usage-detail-page"),
     path("usage/<uuid:request_id>/live/", usage.usage_live, name="usage-live"),

@@ -46,6 +46,7 @@ GROUPS = {
     "reversals": ["list", "confirm", "dismiss"],
     "hosts": ["add", "list", "renew", "revoke", "leaves", "stays"],
     "runners": ["list", "show", "drain", "resume", "quarantine", "release", "calibrate"],
+    "scale": ["list", "set", "decisions"],
 }
 
 
