@@ -14,6 +14,7 @@ from bounty.api.runs import ChangeOut, RunOut
 from bounty.models import OPEN_RUN_STATES, NoiseSample, Runner, RunnerFailure
 from bounty.services.access import sees_course
 from bounty.services.runners.device_waits import is_waiting
+from bounty.services.runners.devices import device_of
 from bounty.services.runners.doubts import runs_in_doubt
 from bounty.services.runners.false_awards import false_awards
 from bounty.services.runners.maintenance import find_runner
@@ -34,10 +35,19 @@ class RunnerIn(serializers.Serializer[Any]):
     host = serializers.CharField(max_length=120, allow_blank=True, default="")
 
 
+class PlaceOut(serializers.Serializer[Any]):
+    host = serializers.CharField()
+    device = serializers.IntegerField()
+
+
 class RunnerOut(serializers.ModelSerializer[Runner]):
     current_run = serializers.SerializerMethodField()
     is_waiting_for_device = serializers.SerializerMethodField(
         help_text="True while other work on its machine uses the device. The runner takes no run until that ends."
+    )
+
+    device = serializers.SerializerMethodField(
+        help_text="The pool's device that it measures on, as `host` and `device`; null: none of the pool's."
     )
 
     class Meta:
@@ -47,6 +57,7 @@ class RunnerOut(serializers.ModelSerializer[Runner]):
             "name",
             "hardware",
             "host",
+            "device",
             "public_key",
             "key_id",
             "fingerprint",
@@ -64,6 +75,10 @@ class RunnerOut(serializers.ModelSerializer[Runner]):
     def get_current_run(self, runner: Runner) -> str | None:
         run = runner.runs.filter(state__in=OPEN_RUN_STATES).first()
         return str(run.pk) if run is not None else None
+
+    @extend_schema(responses=PlaceOut(allow_null=True))
+    def get_device(self, runner: Runner) -> dict[str, object] | None:
+        return device_of(runner)
 
     def get_is_waiting_for_device(self, runner: Runner) -> bool:
         return is_waiting(runner)

@@ -78,6 +78,10 @@ app.conf.update(
             "task": "bounty.tasks.publish_reports",
             "schedule": settings.CELERY_BEAT_INTERVAL_S,
         },
+        "keep-loans": {
+            "task": "gainshare.capacity.tasks.keep_loans",
+            "schedule": settings.CELERY_BEAT_INTERVAL_S,
+        },
         "seal-entries": {
             "task": "gainshare.ledger.tasks.seal_entries",
             "schedule": settings.CELERY_BEAT_INTERVAL_S,
