@@ -14,7 +14,7 @@ from bounty.api.runs import ChangeOut, RunOut
 from bounty.models import OPEN_RUN_STATES, NoiseSample, Runner, RunnerFailure
 from bounty.services.access import sees_course
 from bounty.services.runners.device_waits import is_waiting
-from bounty.services.runners.devices import device_of
+from bounty.services.runners.devices import host_of
 from bounty.services.runners.doubts import runs_in_doubt
 from bounty.services.runners.false_awards import false_awards
 from bounty.services.runners.maintenance import find_runner
@@ -35,19 +35,20 @@ class RunnerIn(serializers.Serializer[Any]):
     host = serializers.CharField(max_length=120, allow_blank=True, default="")
 
 
-class PlaceOut(serializers.Serializer[Any]):
-    host = serializers.CharField()
-    device = serializers.IntegerField()
-
-
 class RunnerOut(serializers.ModelSerializer[Runner]):
     current_run = serializers.SerializerMethodField()
     is_waiting_for_device = serializers.SerializerMethodField(
         help_text="True while other work on its machine uses the device. The runner takes no run until that ends."
     )
 
-    device = serializers.SerializerMethodField(
-        help_text="The pool's device that it measures on, as `host` and `device`; null: none of the pool's."
+    pool_host = serializers.SerializerMethodField(
+        help_text="Host of the pool on whose device it measures; empty: none of them."
+    )
+    pool_device = serializers.IntegerField(
+        source="device_number",
+        allow_null=True,
+        read_only=True,
+        help_text="Number of that host's device, from 0.",
     )
 
     class Meta:
@@ -57,7 +58,8 @@ class RunnerOut(serializers.ModelSerializer[Runner]):
             "name",
             "hardware",
             "host",
-            "device",
+            "pool_host",
+            "pool_device",
             "public_key",
             "key_id",
             "fingerprint",
@@ -76,9 +78,8 @@ class RunnerOut(serializers.ModelSerializer[Runner]):
         run = runner.runs.filter(state__in=OPEN_RUN_STATES).first()
         return str(run.pk) if run is not None else None
 
-    @extend_schema(responses=PlaceOut(allow_null=True))
-    def get_device(self, runner: Runner) -> dict[str, object] | None:
-        return device_of(runner)
+    def get_pool_host(self, runner: Runner) -> str:
+        return host_of(runner)
 
     def get_is_waiting_for_device(self, runner: Runner) -> bool:
         return is_waiting(runner)

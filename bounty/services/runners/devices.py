@@ -58,8 +58,6 @@ def _require_idle(runner: Runner) -> None:
         raise WrongState("The runner has a run. Drain it first; then its device can be changed.")
 
 
-def device_of(runner: Runner) -> dict[str, object] | None:
-    """Host and number of the runner's device; None if it has none in the pool."""
-    if runner.device_host is None:
-        return None
-    return {"host": lender().host_name(runner.device_host), "device": runner.device_number}
+def host_of(runner: Runner) -> str:
+    """Name of the host of the runner's device; empty if it has none in the pool."""
+    return "" if runner.device_host is None else lender().host_name(runner.device_host)

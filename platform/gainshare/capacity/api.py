@@ -2,4 +2,8 @@
 
 from django.urls import URLPattern, URLResolver
 
-urlpatterns: list[URLPattern | URLResolver] = []
+from gainshare.capacity.pool import api as pool
+
+urlpatterns: list[URLPattern | URLResolver] = [
+    *pool.urlpatterns,
+]

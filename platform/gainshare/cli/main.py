@@ -21,6 +21,7 @@ from gainshare.cli.keys import keys
 from gainshare.cli.lineages import lineages
 from gainshare.cli.models import model
 from gainshare.cli.output import CliError, print_error
+from gainshare.cli.pool import pool
 from gainshare.cli.reproduce import reproduce
 from gainshare.cli.runners import runners
 from gainshare.cli.sandbox_test import sandbox_test
@@ -54,6 +55,7 @@ app.add_typer(keys, name="keys")
 app.command()(chat)
 app.add_typer(model, name="model")
 app.add_typer(runners, name="runners")
+app.add_typer(pool, name="pool")
 app.add_typer(lineages, name="lineages")
 app.add_typer(github, name="github")
 app.command()(stop)

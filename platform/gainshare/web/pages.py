@@ -14,12 +14,14 @@ from gainshare.web.views import (
     keys,
     people,
     playground,
+    pool,
     treasury,
     usage,
     wallet,
 )
 
 navigation.register(NavEntry("Playground", "playground", 30, Audience.SIGNED_IN))
+navigation.register(NavEntry("Pool", "pool", 26, Audience.SIGNED_IN))
 navigation.register(NavEntry("Credits", "credits", 40, Audience.SIGNED_IN))
 navigation.register(NavEntry("Usage", "usage", 50, Audience.SIGNED_IN))
 navigation.register(NavEntry("Keys", "keys", 60, Audience.SIGNED_IN))
@@ -49,6 +51,9 @@ urlpatterns = [
     path("treasury/", treasury.treasury, name="treasury"),
     path("treasury/grants/", grants.grants, name="grants"),
     path("people/", people.people, name="people"),
+    path("pool/", pool.pool, name="pool"),
+    path("pool/classes/", pool.new_class, name="pool-class-new"),
+    path("pool/classes/<slug:name>/", pool.edit_class, name="pool-class"),
     path("usage/", usage.usage, name="usage"),
     path("usage/<uuid:request_id>/", usage.usage_detail, name="usage-detail-page"),
     path("playground/", playground.playground, name="playground"),
