@@ -124,6 +124,7 @@ def test_what_is_inside_is_for_maintainers(world: World, settings: Settings) -> 
     assert seen["static_nodes"] == [{"number": 1, "address": "10.0.0.7:8001"}]
     assert class_of(seen)["hosts"][0]["problem"] == host.problem
     assertNotContains(page_for(world.ann), "10.0.0.7")
+    assertContains(page_for(world.ann), "shares its device with them: one device serves and judges")
     assertContains(page_for(world.mira), "10.0.0.7:8001")
     for user in (world.ann, world.mira):
         assertNotContains(page_for(user), "secret-word")
