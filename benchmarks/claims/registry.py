@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.claims import (
+    autoscaling,
     curriculum,
     distillation,
     eight_bit,
@@ -29,5 +30,6 @@ CLAIMS: dict[str, Claim] = {
         placement,
         parallelism,
         growth,
+        autoscaling,
     )
 }

@@ -15,6 +15,7 @@ import signal
 import socket
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 from benchmarks.confined_node.folders import (
@@ -27,6 +28,7 @@ from benchmarks.confined_node.folders import (
 from benchmarks.confined_node.memory import default_memory_bytes
 from benchmarks.confined_node.relay import Relay
 from benchmarks.confined_node.start import NodeOrder, start
+from benchmarks.faults import fault_point
 from benchmarks.sandbox import Sample, SandboxError, SandboxLevel, best_level
 from benchmarks.sandbox.devices import CPU, DEVICES
 from benchmarks.sandbox.levels import GIB
@@ -51,7 +53,9 @@ def main(arguments: list[str] | None = None) -> int:
         listener = listen(options.host, options.port)
         token = None if options.token_file is None else options.token_file.read_text(encoding="utf-8").strip()
         remove_old(options.folder)
-        folders = make_folders(options.folder, code=options.code, kernels=options.kernels, token=token)
+        folders = make_folders(
+            options.folder, code=options.code, kernels=options.kernels, token=token, seat=options.seat
+        )
         if options.models is not None and options.models.is_dir():
             make_readable(options.models)
         order = NodeOrder(
@@ -62,9 +66,12 @@ def main(arguments: list[str] | None = None) -> int:
             models=options.models,
             readable=options.readable,
             device=options.device,
+            seat=options.seat,
             env=os.environ,
         )
+        fault_point("node.start.before_sandbox")
         sample = start(order)
+        fault_point("node.start.after_sandbox")
     except (OSError, ValueError, SandboxError) as error:
         sys.stderr.write(f"error: {error}\n")
         return WRONG
@@ -117,11 +124,15 @@ def _end(sample: Sample) -> None:
 
 
 def _pass_log_on(sample: Sample) -> None:
-    """What the node prints goes to stderr, safe to show: it may be written by merged code."""
+    """What the node prints goes to stderr, safe to show: it may be written by merged code.
+
+    What cannot be written is dropped, because a node whose pipe no one reads would block at its next line.
+    """
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     while chunk := os.read(sample.stdout.fileno(), 65_536):
-        sys.stderr.write(readable(decoder.decode(chunk)))
-        sys.stderr.flush()
+        with suppress(OSError):  # the disk is full
+            sys.stderr.write(readable(decoder.decode(chunk)))
+            sys.stderr.flush()
 
 
 def _become_unconfined(options: argparse.Namespace, node_arguments: list[str]) -> None:
@@ -134,8 +145,9 @@ def _become_unconfined(options: argparse.Namespace, node_arguments: list[str]) -
 
 
 def _say(what: str) -> None:
-    sys.stderr.write(f"{what}\n")
-    sys.stderr.flush()
+    with suppress(OSError):  # the disk is full
+        sys.stderr.write(f"{what}\n")
+        sys.stderr.flush()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -146,6 +158,12 @@ def _parser() -> argparse.ArgumentParser:
         "--level", choices=[level.value for level in SandboxLevel], help="default: the best of this machine"
     )
     parser.add_argument("--folder", type=Path, required=True, help="private folder of this node alone")
+    parser.add_argument(
+        "--seat",
+        type=int,
+        default=0,
+        help="0 to 15: as root, a user of its own for each node of this machine",
+    )
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8100)
     parser.add_argument(

@@ -17,7 +17,7 @@ from benchmarks.patch.trees import BlobStore, shipped_tree, write_tree
 from benchmarks.sandbox.isolation.identity import sandbox_uid
 
 #: Of the sandboxes' slots the last one, in the range that belongs to no process: a node keeps its files, so its uid
-#: must stay the same.
+#: must stay the same. Several nodes on one machine take the slots before it, each its own.
 NODE_SLOT = 15
 NODE_PID = 0
 TOKEN = "token"  # noqa: S105 - a file's name
@@ -34,29 +34,41 @@ class NodeFolders:
     run: Path
 
 
-def node_uid() -> int | None:
+def node_slot(seat: int) -> int:
+    """The slot of the node in a seat: nodes that run at the same time on one machine have different seats, 0 to 15.
+
+    Raises ValueError for another seat.
+    """
+    if not 0 <= seat <= NODE_SLOT:
+        raise ValueError(f"a seat is 0 to {NODE_SLOT}, not {seat}")
+    return NODE_SLOT - seat
+
+
+def node_uid(seat: int = 0) -> int | None:
     """The node's own uid, where this process may give it one: as root."""
-    return sandbox_uid(NODE_SLOT, pid=NODE_PID) if os.geteuid() == 0 else None
+    return sandbox_uid(node_slot(seat), pid=NODE_PID) if os.geteuid() == 0 else None
 
 
-def make_folders(parent: Path, *, code: Path | None, kernels: Path | None, token: str | None) -> NodeFolders:
+def make_folders(
+    parent: Path, *, code: Path | None, kernels: Path | None, token: str | None, seat: int = 0
+) -> NodeFolders:
     """Make the folders below `parent`, which is private to this user.
 
     `code` is a folder with the tree to serve, else the installed tree is copied. `kernels` holds this user's compiled
-    libraries, which the node begins with.
+    libraries, which the node begins with. `seat` decides the node's user, as root.
     """
     parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     state = parent / "state"
     state.mkdir(mode=0o755, exist_ok=True)
     libraries = sorted(kernels.glob("*.so")) if kernels is not None and kernels.is_dir() else []
-    _keep(state / KERNELS, libraries)
-    _keep(state / PACKED, [])
+    _keep(state / KERNELS, libraries, seat)
+    _keep(state / PACKED, [], seat)
     run = Path(tempfile.mkdtemp(prefix="run-", dir=parent))
     if token is not None:
         file = os.open(run / TOKEN, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o400)
         with os.fdopen(file, "w", encoding="utf-8") as out:
             out.write(token)
-    _hand_over(run)
+    _hand_over(run, seat)
     return NodeFolders(code or installed_tree(Path(tempfile.mkdtemp(prefix="code-", dir=parent))), state, run)
 
 
@@ -67,22 +79,22 @@ def remove_old(parent: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _keep(folder: Path, files: Sequence[Path]) -> None:
+def _keep(folder: Path, files: Sequence[Path], seat: int) -> None:
     """Keep a folder of the node's where it has all of these files; else begin it again with them."""
     if folder.exists() and all((folder / file.name).exists() for file in files):
         return
     new = Path(tempfile.mkdtemp(prefix="new-", dir=folder.parent.parent))
     for file in files:
         shutil.copy(file, new / file.name)
-    _hand_over(new)
+    _hand_over(new, seat)
     if folder.exists():
         folder.rename(folder.parent.parent / f"{new.name}-old")
     new.rename(folder)
 
 
-def _hand_over(folder: Path) -> None:
+def _hand_over(folder: Path, seat: int) -> None:
     """Give a folder to the node's user. `folder` was made by this process, and no one else can write below it yet."""
-    uid = node_uid()
+    uid = node_uid(seat)
     if uid is not None:
         for path in (*folder.rglob("*"), folder):
             os.chown(path, uid, uid, follow_symlinks=False)

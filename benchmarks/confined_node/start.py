@@ -9,11 +9,11 @@ from pathlib import Path
 from benchmarks.confined_node.folders import (
     KERNELS,
     NODE_PID,
-    NODE_SLOT,
     PACKED,
     SOCKET,
     TOKEN,
     NodeFolders,
+    node_slot,
 )
 from benchmarks.sandbox import Limits, Mount, Sample, SandboxLevel, python_runtime, spawn
 from benchmarks.sandbox.devices import CPU, device_mounts
@@ -25,7 +25,7 @@ PROCESSES = 1024  # and threads: torch makes a pool per kind of work
 SCRATCH_BYTES = GIB  # of each of /tmp, /dev/shm and /work
 #: Both outputs of the node arrive on one pipe, and its stdin tells it when to end.
 BOTH_OUTPUTS = ("/bin/sh", "-c", 'exec "$@" 2>&1', "node")
-PASSED = ("OMP_NUM_THREADS",)
+PASSED = ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class NodeOrder:
     """`arguments` are the node's own, but not where it listens. `readable` are folders that it reads, at their own paths.
 
     `models` is the local store of models, seen inside as the store of its home. `device` is what it may compute on.
+    `seat` tells the nodes of one machine apart.
     """
 
     folders: NodeFolders
@@ -42,6 +43,7 @@ class NodeOrder:
     models: Path | None = None
     readable: Sequence[Path] = ()
     device: str = CPU
+    seat: int = 0
     env: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -70,7 +72,7 @@ def start(order: NodeOrder) -> Sample:
             wall_s=FOR_EVER_S,
         ),
         env=env,
-        slot=NODE_SLOT,
+        slot=node_slot(order.seat),
         uid_of=NODE_PID,
     )
 

@@ -9,7 +9,7 @@ from datetime import datetime
 
 from django.utils.safestring import SafeString
 
-from bounty.pages.plot_parts import Scale, along, axis, dots, grid, line, picture, upwards
+from gainshare.web.plot_parts import Scale, along, axis, dots, grid, line, picture, upwards
 
 HEIGHT = 220
 PPM_PER_CENT = 10_000

@@ -14,7 +14,7 @@ from django.utils.safestring import SafeString
 
 from benchmarks.statistics.units import floor_ppm
 from bounty.pages.effect_text import change_text
-from bounty.pages.plot_parts import Scale, along, axis, dots, grid, line, picture, upwards
+from gainshare.web.plot_parts import Scale, along, axis, dots, grid, line, picture, upwards
 
 HEIGHT = 260
 LARGE = math.log(1.5)  # beyond this the ticks are factors of two

@@ -13,8 +13,8 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from bounty.pages.effect_text import change_text, speed_text
-from bounty.pages.plot_parts import LEFT, RIGHT, Scale, across, axis, dots, down, grid, picture, upwards
 from bounty.services.leaderboards import Place
+from gainshare.web.plot_parts import LEFT, RIGHT, Scale, across, axis, dots, down, grid, picture, upwards
 
 HEIGHT = 240
 FIRST = LEFT + 0.06  # position of the first gain; the origin's speed is drawn left of it

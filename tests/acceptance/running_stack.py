@@ -51,11 +51,17 @@ def every_fault_point() -> set[str]:
 class Stack:
     """A running stack: its address, the administrator's key, and ways to damage it.
 
-    `prepare` gets the home before the first start, to put something into it.
+    `prepare` gets the home before the first start, to put something into it. With `devices` it is elastic: a node agent
+    with so many devices instead of one fixed node.
     """
 
     def __init__(
-        self, *, model: str = "tiny", prepare: Callable[[Home], None] | None = None, **overrides: str
+        self,
+        *,
+        model: str = "tiny",
+        devices: int = 0,
+        prepare: Callable[[Home], None] | None = None,
+        **overrides: str,
     ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="gsa-", dir="/tmp"))
         self.folder.chmod(0o711)  # the database's user passes through
@@ -66,6 +72,7 @@ class Stack:
         for name in self.fault_names:
             (self.faults / name).touch()
         self._model = model
+        self._devices = devices
         self._env = {
             **{
                 name: value
@@ -85,7 +92,7 @@ class Stack:
 
     def start(self) -> None:
         self._started = local_stack.start_background(
-            self.home, port=free_port(), model=self._model, env=self._env
+            self.home, port=free_port(), model=self._model, env=self._env, devices=self._devices
         )
 
     def stop(self) -> None:

@@ -18,7 +18,7 @@ from rest_framework.response import Response
 
 logger = logging.getLogger(__name__)
 
-CREDENTIAL = re.compile(r"\b(gsr?)_[A-Za-z0-9_\-]+")
+CREDENTIAL = re.compile(r"\b(gs[rh]?)_[A-Za-z0-9_\-]+")
 
 
 class DomainError(Exception):

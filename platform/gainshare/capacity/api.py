@@ -1,9 +1,9 @@
 """REST of the pool, below /api/v1/. Each room brings its own addresses."""
 
-from django.urls import URLPattern, URLResolver
-
-from gainshare.capacity.pool import api as pool
+from django.urls import URLPattern, URLResolver, include, path
 
 urlpatterns: list[URLPattern | URLResolver] = [
-    *pool.urlpatterns,
+    path("", include("gainshare.capacity.hosts.api")),
+    path("", include("gainshare.capacity.scaling.api")),
+    path("", include("gainshare.capacity.pool.api")),
 ]

@@ -3,7 +3,38 @@
 from celery import shared_task
 from django.utils import timezone
 
+from gainshare.capacity.hosts.leaving import drain_leaving
+from gainshare.capacity.hosts.registration import forget_starts
+from gainshare.capacity.hosts.silence import lose_hosts
 from gainshare.capacity.pool import loans
+from gainshare.capacity.scaling import loop, records
+
+
+@shared_task(name="gainshare.capacity.tasks.tend_hosts")
+def tend_hosts() -> None:
+    """End the nodes of lost hosts, drain those of hosts that leave, forget old starts of agents."""
+    now = timezone.now()
+    lose_hosts(now)
+    drain_leaving(now)
+    forget_starts(now)
+
+
+@shared_task(name="gainshare.capacity.tasks.scale")
+def scale() -> int:
+    """One pass of the control loop over all served models."""
+    return loop.scale_all(timezone.now())
+
+
+@shared_task(name="gainshare.capacity.tasks.settle_engines")
+def settle_engines() -> int:
+    """Compare what engines outside run with what they should run."""
+    return loop.settle_all(timezone.now())
+
+
+@shared_task(name="gainshare.capacity.tasks.forget_decisions")
+def forget_decisions() -> int:
+    """Delete old decisions that changed nothing."""
+    return records.forget_repeats(timezone.now())
 
 
 @shared_task(name="gainshare.capacity.tasks.keep_loans")

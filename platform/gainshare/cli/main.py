@@ -8,6 +8,7 @@ import sys
 import typer
 from typer.exceptions import TyperException
 
+from gainshare.cli.agent import PASSED_ON, agent
 from gainshare.cli.audit import audit
 from gainshare.cli.bench import bench
 from gainshare.cli.bounties import bounties
@@ -17,6 +18,7 @@ from gainshare.cli.demo.command import demo
 from gainshare.cli.disputes import dispute, disputes
 from gainshare.cli.down import down
 from gainshare.cli.github import github
+from gainshare.cli.hosts import hosts
 from gainshare.cli.keys import keys
 from gainshare.cli.lineages import lineages
 from gainshare.cli.models import model
@@ -25,6 +27,8 @@ from gainshare.cli.pool import pool
 from gainshare.cli.reproduce import reproduce
 from gainshare.cli.runners import runners
 from gainshare.cli.sandbox_test import sandbox_test
+from gainshare.cli.scale import scale
+from gainshare.cli.simulate import simulate
 from gainshare.cli.status import status
 from gainshare.cli.stop import stop
 from gainshare.cli.submit import submit
@@ -56,12 +60,16 @@ app.command()(chat)
 app.add_typer(model, name="model")
 app.add_typer(runners, name="runners")
 app.add_typer(pool, name="pool")
+app.add_typer(hosts, name="hosts")
+app.command(context_settings=PASSED_ON)(agent)
 app.add_typer(lineages, name="lineages")
+app.add_typer(scale, name="scale")
 app.add_typer(github, name="github")
 app.command()(stop)
 app.command()(verify)
 app.command()(audit)
 app.command("sandbox-test")(sandbox_test)
+app.command()(simulate)
 
 
 def main() -> None:

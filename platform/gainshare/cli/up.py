@@ -4,8 +4,10 @@ from typing import Annotated
 
 import typer
 
+from gainshare.capacity.agent.protocol import MAX_DEVICES
 from gainshare.cli.output import CliError, JsonOption, console, print_json, say
 from gainshare.local import stack
+from gainshare.local.elastic import require_elastic_model
 from gainshare.local.paths import Home, home_from_environment
 from gainshare.local.secrets import Secrets, read_secret
 from gainshare.local.services import NO_SANDBOX
@@ -26,13 +28,33 @@ def up(
     detach: Annotated[
         bool, typer.Option("--detach", help="Start in the background and return when the site is ready.")
     ] = False,
+    elastic: Annotated[
+        bool,
+        typer.Option(
+            "--elastic/--no-elastic",
+            envvar="GAINSHARE_ELASTIC",
+            help="Start a node agent, which runs as many nodes as are wanted, instead of one node.",
+        ),
+    ] = False,
+    devices: Annotated[
+        int,
+        typer.Option("--devices", min=1, max=MAX_DEVICES, help="With --elastic: nodes that may run at once."),
+    ] = 2,
     as_json: JsonOption = False,
 ) -> None:
     """Start the whole site on this machine, print its address and a login, and keep it running."""
     home = home_from_environment()
+    if elastic:
+        require_elastic_model(model)
     if detach:
         announce(
-            stack.start_background(home, port=port, model=model, on_progress=lambda text: say(f"{text} ...")),
+            stack.start_background(
+                home,
+                port=port,
+                model=model,
+                on_progress=lambda text: say(f"{text} ..."),
+                devices=devices if elastic else 0,
+            ),
             home,
             as_json,
         )
@@ -45,6 +67,7 @@ def up(
             model=model,
             say=say,
             on_ready=lambda state: announce(state, home, as_json=False),
+            devices=devices if elastic else 0,
         )
         say("stopped")
 

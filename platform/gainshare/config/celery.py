@@ -15,6 +15,8 @@ CALIBRATION_LOOK_S = 60  # how often beat checks whether an A/A run, or a check 
 FORGET_ATTEMPTS_S = 600
 SWEEP_BLOBS_S = 3600
 CHECK_GITHUB_APP_S = 600
+SETTLE_ENGINES_S = 5
+FORGET_DECISIONS_S = 3600
 
 app = Celery("gainshare")
 app.conf.update(
@@ -50,6 +52,10 @@ app.conf.update(
             "task": "gainshare.ledger.tasks.expire_holds",
             "schedule": settings.CELERY_BEAT_INTERVAL_S,
         },
+        "tend-hosts": {
+            "task": "gainshare.capacity.tasks.tend_hosts",
+            "schedule": settings.CELERY_BEAT_INTERVAL_S,
+        },
         "settle-outstanding": {
             "task": "gainshare.gateway.tasks.settle_outstanding",
             "schedule": settings.CELERY_BEAT_INTERVAL_S,
@@ -78,6 +84,21 @@ app.conf.update(
             "task": "bounty.tasks.publish_reports",
             "schedule": settings.CELERY_BEAT_INTERVAL_S,
         },
+        # A pass that waited behind others is of no use: the next one sees more.
+        "scale": {
+            "task": "gainshare.capacity.tasks.scale",
+            "schedule": settings.SCALE_INTERVAL_S,
+            "options": {"expires": 10},
+        },
+        "settle-engines": {
+            "task": "gainshare.capacity.tasks.settle_engines",
+            "schedule": SETTLE_ENGINES_S,
+            "options": {"expires": 30},
+        },
+        "forget-decisions": {
+            "task": "gainshare.capacity.tasks.forget_decisions",
+            "schedule": FORGET_DECISIONS_S,
+        },
         "keep-loans": {
             "task": "gainshare.capacity.tasks.keep_loans",
             "schedule": settings.CELERY_BEAT_INTERVAL_S,
@@ -88,4 +109,6 @@ app.conf.update(
         },
     },
 )
-app.autodiscover_tasks(["bounty", "gainshare.accounts", "gainshare.ledger", "gainshare.capacity", "gainshare.gateway"])
+app.autodiscover_tasks(
+    ["bounty", "gainshare.accounts", "gainshare.ledger", "gainshare.capacity", "gainshare.gateway"]
+)

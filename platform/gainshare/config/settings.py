@@ -43,7 +43,7 @@ OPEN_SIGNUP = env.flag("GAINSHARE_OPEN_SIGNUP", default=True)
 DATA_UPLOAD_MAX_MEMORY_SIZE = 64 * 1024 * 1024
 # Bytes of a request's body, by the beginning of its address. Evidence with its raw samples is the largest; a patch has
 # at most a million characters.
-BODY_LIMITS = {"/": 8 * 1024 * 1024, "/api/v1/runner/": 96 * 1024 * 1024}
+BODY_LIMITS = {"/": 8 * 1024 * 1024, "/api/v1/runner/": 96 * 1024 * 1024, "/api/v1/agent/": 64 * 1024}
 
 INSTALLED_APPS = [
     "django.contrib.admin",
@@ -258,6 +258,13 @@ HOLD_S = env.integer("GAINSHARE_HOLD_S", 600, minimum=1)
 # -- Capacity ---------------------------------------------------------------------------------------
 # A host that was silent for so long has lost its nodes: nothing is sent there any more.
 HOST_LOST_S = env.integer("GAINSHARE_HOST_LOST_S", 10, minimum=2)
+# Seconds between two passes of the control loop that scales served models.
+SCALE_INTERVAL_S = env.integer("GAINSHARE_SCALE_INTERVAL_S", 2, minimum=1)
+# Ray cluster for served models with the actuator ray, and the agent's command on its machines.
+RAY_ADDRESS = env.text("GAINSHARE_RAY_ADDRESS", "auto")
+RAY_AGENT_COMMAND = env.text(
+    "GAINSHARE_RAY_AGENT_COMMAND", "python -m gainshare.capacity.agent"
+).split()
 # Function that lists the runners of the pool's page, and bounty's side of lent devices. Named here, because capacity
 # imports nothing of bounty.
 CAPACITY_RUNNERS = "bounty.services.runners.pool.pool_runners"

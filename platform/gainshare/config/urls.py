@@ -12,6 +12,7 @@ urlpatterns = [
     path("api/v1/", include("gainshare.ledger.api")),
     path("api/v1/", include("gainshare.gateway.usage")),
     path("api/v1/", include("gainshare.capacity.api")),
+    path("api/v1/", include("gainshare.gateway.cost_api")),
     path("api/v1/", include("bounty.api")),
     path("api/v1/runner/", include("bounty.runner_api")),
     path("api/schema/", SpectacularAPIView.as_view(), name="schema"),

@@ -103,6 +103,12 @@ class Environments:
         """Environment of the model node's starter; the token is a file on its command line. The node inherits none."""
         return self._base(NODE_OVERRIDES) | {"GAINSHARE_HOME": str(self.home.root)}
 
+    def agent(self) -> dict[str, str]:
+        """Environment of the node agent, which its nodes' starters inherit; the host's token is a file."""
+        return self._base((*NODE_OVERRIDES, "CUDA_VISIBLE_DEVICES", *FAULTS)) | {
+            "GAINSHARE_HOME": str(self.home.root)
+        }
+
     def server(self) -> dict[str, str]:
         """PostgreSQL and Valkey."""
         return {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC", TAG: self.tag}

@@ -66,6 +66,11 @@ class Home:
         return self.root / "node"
 
     @property
+    def agent(self) -> Path:
+        """Folder of the node agent, with a folder for each device."""
+        return self.root / "agent"
+
+    @property
     def models(self) -> Path:
         """The local store of models."""
         return self.root / "models"

@@ -61,6 +61,11 @@ class Secrets:
         """The runner's token; written once the runner is registered with the site."""
         return self.folder / "runner-token"
 
+    @property
+    def host_token(self) -> Path:
+        """Token of this machine's node agent; written by `bootstrap_local` where the stack is elastic."""
+        return self.folder / "host-token"
+
     def ensure(self) -> None:
         """Make every missing secret that does not need the site."""
         for path in (

@@ -17,6 +17,7 @@ from gainshare.local.compatibility import (
     check_migrations,
     write_format,
 )
+from gainshare.local.elastic import FirstNode, agent_arguments
 from gainshare.local.environment import NODE_MEMORY, Environments
 from gainshare.local.errors import LocalModeError
 from gainshare.local.model_cache import ensure_model
@@ -43,6 +44,8 @@ class StackOptions:
     sandbox_level: str = ""
     sandbox_problem: str = ""
     """Reason why no sandbox works on this machine; the runner is then left out."""
+    devices: int = 0
+    """Devices of this machine's node agent, for an elastic stack; 0: one node without an agent."""
 
     @property
     def url(self) -> str:
@@ -54,8 +57,13 @@ class StackOptions:
         return self.sandbox_level or NO_SANDBOX
 
     @property
+    def is_elastic(self) -> bool:
+        return self.devices > 0
+
+    @property
     def node_url(self) -> str | None:
-        return None if self.model == "none" else f"http://127.0.0.1:{self.node_port}"
+        """Address of the one node; None where there is none, or an agent starts nodes."""
+        return None if self.model == "none" or self.is_elastic else f"http://127.0.0.1:{self.node_port}"
 
 
 @dataclass(frozen=True)
@@ -107,7 +115,11 @@ class LocalStack:
         return cls(home, secrets, options, cluster, broker, environments)
 
     def plan(self) -> list[PlanItem]:
-        node = () if self.options.model == "none" else (self._node(),)
+        node = (
+            ()
+            if self.options.model == "none"
+            else (self._agent() if self.options.is_elastic else self._node(),)
+        )
         return [
             Step("model", self._ensure_model),
             Step("initdb", self.cluster.initialise),
@@ -205,6 +217,19 @@ class LocalStack:
         given = [word for name, value in options.items() if value for word in (name, value)]
         return (*given, "--", "--model", model)
 
+    def _agent(self) -> ServiceSpec:
+        env = self.environments.agent()
+        return ServiceSpec(
+            name="agent",
+            argv=_python(
+                "gainshare.capacity.agent", *agent_arguments(self.home, self.secrets, self.options, env)
+            ),
+            env=env,
+            is_ready=FirstNode(),
+            ready_timeout_s=300,
+            stop_grace_s=20,
+        )
+
     def _runner(self) -> ServiceSpec:
         return ServiceSpec(
             name="runner",
@@ -226,7 +251,14 @@ class LocalStack:
             "--key-file",
             str(self.secrets.admin_key),
         )
-        return files if self.options.model == "none" else (*files, "--price-model", self.options.model)
+        if self.options.model == "none":
+            return files
+        served = (*files, "--price-model", self.options.model)
+        return (
+            (*served, "--host-token-file", str(self.secrets.host_token))
+            if self.options.is_elastic
+            else served
+        )
 
     def _manage(self, log: str, *command: str) -> Callable[[], None]:
         def run() -> None:

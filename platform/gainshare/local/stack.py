@@ -37,13 +37,19 @@ def run_foreground(
     model: str,
     say: Callable[[str], None],
     on_ready: Callable[[StackState], None],
+    devices: int = 0,
 ) -> None:
-    """Run the stack in this process until SIGINT or SIGTERM. Raises LocalModeError."""
+    """Run the stack in this process until SIGINT or SIGTERM. With devices it is elastic. Raises LocalModeError."""
     require_not_running(home)
     require_free(port)
     level, problem = sandbox_level()
     options = StackOptions(
-        port=port, model=model, node_port=free_port(), sandbox_level=level, sandbox_problem=problem
+        port=port,
+        model=model,
+        node_port=free_port(),
+        sandbox_level=level,
+        sandbox_problem=problem,
+        devices=devices,
     )
     Supervisor(home, options, say=say, on_ready=on_ready).run()
 
@@ -55,6 +61,7 @@ def start_background(
     model: str,
     env: Mapping[str, str] | None = None,
     on_progress: Callable[[str], None] = lambda _: None,
+    devices: int = 0,
 ) -> StackState:
     """Start the stack in a separate process and return when it is ready. Raises LocalModeError with the reason.
 
@@ -68,6 +75,7 @@ def start_background(
     log.touch(mode=0o600)  # it will have the login
     outer = {**(os.environ if env is None else env), "GAINSHARE_HOME": str(home.root)}
     argv = [sys.executable, "-m", "gainshare.cli.main", "up", "--port", str(port), "--model", model]
+    argv += ["--elastic", "--devices", str(devices)] if devices else ["--no-elastic"]
     with log.open("wb") as output:
         process = subprocess.Popen(
             argv, env=outer, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True

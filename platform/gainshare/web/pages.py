@@ -15,6 +15,8 @@ from gainshare.web.views import (
     people,
     playground,
     pool,
+    scaling,
+    serving_cost,
     treasury,
     usage,
     wallet,
@@ -27,6 +29,7 @@ navigation.register(NavEntry("Usage", "usage", 50, Audience.SIGNED_IN))
 navigation.register(NavEntry("Keys", "keys", 60, Audience.SIGNED_IN))
 navigation.register(NavEntry("Treasury", "treasury", 65, Audience.MAINTAINERS))
 navigation.register(NavEntry("People", "people", 66, Audience.MAINTAINERS))
+navigation.register(NavEntry("Scaling", "scaling", 68, Audience.MAINTAINERS))
 navigation.register(NavEntry("API docs", "api-docs", 70))
 navigation.register(NavEntry("Admin", "admin:index", 90, Audience.STAFF))
 home_parts.register_steps("web", next_steps.own_steps, position=20)
@@ -54,6 +57,9 @@ urlpatterns = [
     path("pool/", pool.pool, name="pool"),
     path("pool/classes/", pool.new_class, name="pool-class-new"),
     path("pool/classes/<slug:name>/", pool.edit_class, name="pool-class"),
+    path("scaling/", scaling.scaling, name="scaling"),
+    path("scaling/<str:name>/", scaling.scaling_model, name="scaling-model"),
+    path("serving-cost/", serving_cost.serving_cost, name="serving-cost"),
     path("usage/", usage.usage, name="usage"),
     path("usage/<uuid:request_id>/", usage.usage_detail, name="usage-detail-page"),
     path("playground/", playground.playground, name="playground"),

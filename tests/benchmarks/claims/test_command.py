@@ -206,4 +206,5 @@ def test_the_stacks_claims_are_those_of_the_design() -> None:
         "placement",
         "parallelism",
         "growth",
+        "autoscaling",
     ]

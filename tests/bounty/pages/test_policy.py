@@ -214,7 +214,7 @@ def test_swagger_and_the_reference_show_every_operation(live_server: LiveServer,
     page = new_page(browser, live_server.url)
     watch = Watch(page, live_server.url)
     page.goto("/api/docs/")
-    expect(page.locator(".opblock-tag")).to_have_count(25, timeout=30_000)
+    expect(page.locator(".opblock-tag")).to_have_count(26, timeout=30_000)
     page.locator(".opblock-tag", has_text="bounties").click()
     page.locator(".opblock-summary", has_text="All bounties, the newest first").click()
     page.get_by_role("button", name="Try it out").click()

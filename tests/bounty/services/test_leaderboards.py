@@ -8,10 +8,10 @@ import pytest
 from django.test import Client
 from rest_framework.test import APIClient
 
-from bounty.pages.plot_parts import BOTTOM
 from bounty.pages.record_plot import HEIGHT, RecordPoint, plot_record, speed_ticks
 from bounty.services.awards.lifecycle import void_award
 from bounty.services.leaderboards import leaderboard, series_speeds
+from gainshare.web.plot_parts import BOTTOM
 from tests.bounty.bounty_world import World, diff_of_line
 
 START = datetime(2026, 1, 1, tzinfo=UTC)

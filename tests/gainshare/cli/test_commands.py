@@ -12,9 +12,12 @@ import pytest
 
 from gainshare.accounts.models import Role, Scope
 from gainshare.accounts.services import create_api_key, create_user
+from gainshare.capacity.hosts.tokens import authenticate_host
+from gainshare.capacity.models import DeviceClass
 from gainshare.cli import models as models_module
 from gainshare.cli.output import credits_text
 from gainshare.ledger.services import fund_treasury, grant_credits
+from gainshare.local.secrets import read_secret
 from tests.command_here import Command, error_of, lone_command
 
 pytestmark = pytest.mark.slow
@@ -35,11 +38,14 @@ COMMANDS = [
     "verify",
     "stop",
     "sandbox-test",
+    "simulate",
 ]
 GROUPS = {
     "keys": ["list", "create", "revoke"],
     "model": ["fetch", "import", "export", "grow", "list"],
+    "hosts": ["add", "list", "renew", "revoke", "leaves", "stays"],
     "runners": ["list", "show", "drain", "resume", "quarantine", "release", "calibrate"],
+    "scale": ["list", "set", "decisions"],
 }
 
 
@@ -364,3 +370,46 @@ def test_verify_shows_which_check_fails(gainshare: Command, tmp_path: Path) -> N
     assert status == 1
     assert json.loads(out)["ok"] is False
     assert any(not check["holds"] for check in json.loads(out)["checks"])
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_host_is_added_listed_renewed_and_revoked(
+    live_server: Any, monkeypatch: pytest.MonkeyPatch, gainshare: Command, tmp_path: Path
+) -> None:
+    boss = create_user(username="boss", password="a-long-enough-pass", role=Role.MAINTAINER.value)
+    _, raw = create_api_key(user=boss, name="all", scopes=sorted(boss.allowed_scopes))
+    monkeypatch.setenv("GAINSHARE_URL", live_server.url)
+    monkeypatch.setenv("GAINSHARE_KEY", raw)
+    DeviceClass.objects.create(name="cpu-small")
+    status, out, _ = gainshare(
+        "hosts", "add", "spot-1", "--class", "cpu-small", "--address", "10.0.0.7", "--json"
+    )
+    assert status == 0
+    first = json.loads(out)["token"]
+    assert authenticate_host(first) is not None
+    file = tmp_path / "token"
+    status, out, _ = gainshare("hosts", "renew", "spot-1", "--token-file", str(file))
+    assert status == 0 and "gsh_" not in out and str(file) in out
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert authenticate_host(first) is None and authenticate_host(read_secret(file)) is not None
+    assert gainshare("hosts", "renew", "spot-1", "--token-file", str(tmp_path / "no/token"))[0] == 1
+    assert authenticate_host(read_secret(file)) is not None
+    status, out, _ = gainshare("hosts", "leaves", "spot-1", "--in-s", "60", "--json")
+    assert json.loads(out)["leaves_at"]
+    assert json.loads(gainshare("hosts", "stays", "spot-1", "--json")[1])["leaves_at"] is None
+    status, out, _ = gainshare("hosts", "list")
+    assert status == 0 and "spot-1" in out and "10.0.0.7" in out
+    status, out, _ = gainshare("hosts", "revoke", "spot-1", "--reason", "stolen")
+    assert status == 0 and "was revoked at" in out
+    assert authenticate_host(read_secret(file)) is None
+
+
+def test_the_agent_command_is_the_agents_own_program(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "gainshare.cli.main", "agent", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.startswith("usage: python -m gainshare.capacity.agent")
+    assert "--token-file" in done.stdout

@@ -13,6 +13,7 @@ import pytest
 
 from benchmarks.evidence.signing import load_key, public_key
 from gainshare.local.disk import free_space_problem
+from gainshare.local.elastic import FirstNode, require_elastic_model
 from gainshare.local.errors import LocalModeError
 from gainshare.local.model_cache import ensure_model
 from gainshare.local.paths import Home
@@ -292,3 +293,59 @@ def test_a_model_of_a_folder_is_readable_for_the_node(home: Home, open_folder: P
     argv = services(LocalStack.create(home, options, "tag"))["node"].argv
     assert argv[argv.index("--readable") + 1] == str(folder)
     assert argv[-1] == str(folder)
+
+
+# -- An elastic stack -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def elastic(home: Home) -> LocalStack:
+    options = StackOptions(port=8123, model="tiny", node_port=8124, sandbox_level="bubblewrap", devices=3)
+    return LocalStack.create(home, options, "tag")
+
+
+def test_an_elastic_stack_has_an_agent_in_place_of_the_node(elastic: LocalStack) -> None:
+    found = services(elastic)
+    assert "node" not in found and found["web"].env["GAINSHARE_MODEL_NODES"] == ""
+    argv = found["agent"].argv
+    for name, value in (
+        ("--devices", "3"),
+        ("--token-file", str(elastic.secrets.host_token)),
+        ("--url", "http://127.0.0.1:8123"),
+        ("--level", "bubblewrap"),
+        ("--models", str(elastic.home.models)),
+    ):
+        assert argv[argv.index(name) + 1] == value
+
+
+def test_the_agent_has_no_secret_but_the_hosts_token(elastic: LocalStack) -> None:
+    spec = services(elastic)["agent"]
+    for secret in (
+        elastic.secrets.node_token,
+        elastic.secrets.admin_key,
+        elastic.secrets.django_key,
+        elastic.secrets.database_password,
+        elastic.secrets.runner_token,
+    ):
+        assert not any(str(secret) in word for word in (*spec.argv, *spec.env.values()))
+    assert not {"DATABASE_URL", "BROKER_URL"} & set(spec.env)
+
+
+def test_the_agent_is_ready_with_its_first_node_and_later_without_one() -> None:
+    ready = FirstNode()
+    assert not ready(lambda text: text == "the site answers")
+    assert ready(lambda text: text in ("the site answers", " is ready"))
+    assert ready(lambda text: text == "the site answers")
+    assert not ready(lambda text: False)
+
+
+def test_a_first_node_that_does_not_start_is_an_error() -> None:
+    with pytest.raises(LocalModeError, match=r"node\.log"):
+        FirstNode()(lambda text: text in ("the site answers", " has ended: "))
+
+
+@pytest.mark.parametrize("model", ["/tmp/model", "../model", "-x"])
+def test_an_elastic_stack_serves_models_of_the_store(model: str) -> None:
+    with pytest.raises(LocalModeError, match="local store"):
+        require_elastic_model(model)
+    require_elastic_model("smollm2-moe")

@@ -136,7 +136,7 @@ def test_a_maintainer_may_not_speak_for_a_runner() -> None:
     maintainer = make_user("maintainer")
     may = let_in(caller(key_of(maintainer, "read", "submit", "inference", "maintain")))
     assert may >= AS_A_CONTRIBUTOR
-    assert {entry for entry in may if " runner/" in entry} == set()
+    assert {entry for entry in may if " runner/" in entry or " agent/" in entry} == set()
 
 
 def test_a_runner_speaks_for_itself_only() -> None:

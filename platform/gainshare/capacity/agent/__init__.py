@@ -1,1 +1,1 @@
-"""The node agent: one process a host that starts, ends and watches model nodes. It imports no Django."""
+"""The node agent: starts, watches, drains and ends the model nodes of one host, as the site orders."""

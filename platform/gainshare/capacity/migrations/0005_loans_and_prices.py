@@ -1,6 +1,7 @@
 """Tables of prices and loans, and the invariants of loans that PostgreSQL itself holds.
 
-- A device that is lent (taken or recalled) has no live node, and none starts on it. The two checks take one lock.
+- A device that is lent (taken or recalled) has no live node, and none starts on it; one that an ended node still holds is
+  not lent. The two checks take one lock.
 - A loan goes offered -> taken -> recalled -> returned or leaves steps out; it never goes back and keeps its device.
 - A price that was set never changes or vanishes.
 
@@ -50,7 +51,7 @@ BEGIN
     END IF;
     PERFORM capacity_lock_device(NEW.host_id, NEW.device);
     IF EXISTS (SELECT 1 FROM capacity_node WHERE host_id = NEW.host_id AND device = NEW.device
-               AND state <> 'ended') THEN
+               AND (state <> 'ended' OR holds_device)) THEN
         RAISE EXCEPTION 'capacity: a node is on the device' USING ERRCODE = '23000';
     END IF;
     RETURN NEW;
@@ -82,7 +83,7 @@ DROP FUNCTION capacity_lock_device(uuid, smallint);
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('capacity', '0001_the_pool'),
+        ('capacity', '0004_scaling'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 

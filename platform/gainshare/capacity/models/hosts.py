@@ -26,9 +26,16 @@ class Host(models.Model):
     )
     n_devices = models.PositiveSmallIntegerField(default=0, help_text="As its agent says; 0 before it spoke.")
     address = models.CharField(max_length=200, blank=True, help_text="Where its nodes' ports are reached.")
+    allowed_address = models.CharField(
+        max_length=200,
+        blank=True,
+        help_text="Address that a maintainer stated; empty: the one from which its agent spoke first.",
+    )
     agent = models.UUIDField(null=True)
+    beat = models.BigIntegerField(default=0, help_text="Number of the last heartbeat of this agent.")
     version = models.CharField(max_length=64, blank=True, help_text="Hash of the installed model code.")
     last_seen_at = models.DateTimeField(null=True)
+    heard_since = models.DateTimeField(null=True, help_text="Since when it is heard without a long gap.")
     leaves_at = models.DateTimeField(
         null=True, help_text="Notice of preemption: nothing new is started on it."
     )
@@ -42,3 +49,17 @@ class Host(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+
+class AgentStart(models.Model):
+    """One start of a host's agent. An id starts once, so an older agent or a repeated message never takes over again."""
+
+    id = models.UUIDField(primary_key=True)
+    host = models.ForeignKey(Host, on_delete=models.CASCADE, related_name="starts")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["created_at"]
+
+    def __str__(self) -> str:
+        return f"{self.host} {self.id}"

@@ -27,6 +27,9 @@ class Node(models.Model):
 
     ``tree`` is the hash of the tree that it executes; empty for the installed one. ``load`` is what the agent last read
     from it (running, waiting, cache_use): shown, and used to choose among nodes, never for a charge.
+
+    A node that ended without its agent, because its host was lost, keeps its device (``holds_device``) until the agent
+    says that the device is free: the process may still run there.
     """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4)
@@ -46,15 +49,27 @@ class Node(models.Model):
     load = models.JSONField(default=dict)
     load_at = models.DateTimeField(null=True)
     created_at = models.DateTimeField(auto_now_add=True)
+    told_at = models.DateTimeField(null=True, help_text="When its agent was told to start it.")
     ready_at = models.DateTimeField(null=True)
+    hung_at = models.DateTimeField(
+        null=True, help_text="Since when it answers nothing, as its agent says; nothing new is sent to it."
+    )
     draining_at = models.DateTimeField(null=True)
     ended_at = models.DateTimeField(null=True)
+    holds_device = models.BooleanField(
+        default=False, help_text="It has ended here, but its agent has not said that the device is free."
+    )
 
     class Meta:
         ordering = ["created_at"]
         constraints = [
             models.UniqueConstraint(
-                fields=["host", "device"], condition=Q(state__in=LIVE), name="node_one_on_a_device"
+                fields=["host", "device"],
+                condition=Q(state__in=LIVE) | Q(holds_device=True),
+                name="node_one_on_a_device",
+            ),
+            models.CheckConstraint(
+                condition=Q(holds_device=False) | Q(state=NodeState.ENDED), name="node_holds_after_its_end"
             ),
             models.CheckConstraint(condition=Q(state__in=NodeState.values), name="node_state_known"),
             models.CheckConstraint(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from django.conf import settings
 from django.db import models
+from django.db.models import Q
 
 from gainshare.capacity.models.classes import DeviceClass
 
@@ -15,6 +17,14 @@ class PolicyName(models.TextChoices):
     HPA = "hpa", "HPA with KEDA"
     RAY = "ray", "Ray Serve"
     FORECAST = "forecast", "Forecast"
+
+
+class ActuatorName(models.TextChoices):
+    """Who carries out wanted counts: `gainshare.capacity.scaling.actuators`."""
+
+    LOCAL = "local", "Agents of hosts that are there"
+    RAY = "ray", "A Ray cluster"
+    EXTERNAL = "external", "Something outside that reads the wanted counts"
 
 
 class ServedModel(models.Model):
@@ -35,12 +45,24 @@ class ServedModel(models.Model):
     budget_microcredits_per_day = models.BigIntegerField(
         null=True, help_text="Scaling starts nothing that passes it; empty: no limit."
     )
-    actuator = models.CharField(max_length=10, default="local", help_text="local, ray or external.")
+    actuator = models.CharField(max_length=10, choices=ActuatorName.choices, default=ActuatorName.LOCAL)
+    changed_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        on_delete=models.PROTECT,
+        null=True,
+        related_name="+",
+        help_text="The maintainer who last changed it; hosts that an engine starts for it are theirs.",
+    )
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)
 
     class Meta:
         ordering = ["name"]
+        constraints = [
+            models.CheckConstraint(condition=Q(policy__in=PolicyName.values), name="served_policy_known"),
+            models.CheckConstraint(condition=Q(actuator__in=ActuatorName.values), name="served_actuator_known"),
+            models.CheckConstraint(condition=Q(slots__gt=0), name="served_has_slots"),
+        ]
 
     def __str__(self) -> str:
         return self.name

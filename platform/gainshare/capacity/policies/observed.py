@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 
@@ -11,7 +11,9 @@ class ClassFacts:
     """A class of devices as a policy sees it. Prices are micro-credits per device-hour, times seconds.
 
     ``slots`` is how many requests one node answers at the same time; ``requests_per_s`` how many it ends in a second
-    when all slots are used, as measured; 0 where nothing was measured yet.
+    when all slots are used, as measured; 0 where nothing was measured yet. ``first_token_s`` is the 99th percentile of
+    the time to the first token on a node that has nothing else to do, ``token_alone_s`` and ``token_full_s`` the time
+    for each token with one slot used and with all of them; 0 where they are not known.
     """
 
     name: str
@@ -21,19 +23,24 @@ class ClassFacts:
     cold_start_s: float
     max_nodes: int
     is_preemptible: bool = False
+    first_token_s: float = 0.0
+    token_alone_s: float = 0.0
+    token_full_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
     """Load of one model. ``running`` are answers in progress, ``waiting`` requests without a first token.
 
-    ``arrivals`` are the numbers of requests of the latest whole steps of ``step_s`` seconds, oldest first.
+    ``arrivals`` are the numbers of requests of the latest whole steps of ``step_s`` seconds, oldest first. ``late_share``
+    is the share of the latest day's requests whose first token came later than promised, as measured; None: not known.
     """
 
     running: int
     waiting: int
     arrivals: tuple[int, ...] = ()
     step_s: float = 10.0
+    late_share: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,3 +74,6 @@ class Wanted:
 #   (at_s: float, load: Load, fleets: Mapping[str, Fleet], classes: Sequence[ClassFacts], objective: Objective,
 #    state: Mapping[str, object]) -> Wanted
 # where at_s is UTC seconds, and state is JSON: what the last call returned, {} at first.
+Policy = Callable[
+    [float, Load, Mapping[str, Fleet], Sequence[ClassFacts], Objective, Mapping[str, object]], Wanted
+]

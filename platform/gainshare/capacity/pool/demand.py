@@ -1,25 +1,14 @@
-"""Whether more nodes are wanted of a class: then none of its devices is lent."""
+"""Whether scaling wants more nodes of a class than there are: then none of its devices is lent."""
 
 from __future__ import annotations
 
-from gainshare.capacity.models import DeviceClass, Node, NodeState, ServedModel
-
-SERVING = (NodeState.STARTING, NodeState.READY)
+from gainshare.capacity.models import DeviceClass
+from gainshare.capacity.scaling.wanted import wanted_rows
 
 
 def is_wanted(device_class: DeviceClass) -> bool:
-    """Whether a model of this class lacks nodes, or has requests that wait."""
-    return any(_lacks_nodes(model) for model in device_class.served_models.all())
-
-
-def _lacks_nodes(model: ServedModel) -> bool:
-    nodes = list(Node.objects.filter(model=model.name, state__in=SERVING))
-    if not model.is_automatic and len(nodes) < model.fixed_nodes:
+    """Whether a served model lacks nodes of this class, or nothing has been decided for it yet."""
+    if device_class.served_models.filter(scaling=None).exists():
         return True
-    return any(_waiting(node) > 0 for node in nodes)
-
-
-def _waiting(node: Node) -> int:
-    """Requests that wait on the node, as its agent last read it; 0 for anything else that a node says."""
-    said = node.load.get("waiting") if isinstance(node.load, dict) else None
-    return said if isinstance(said, int) else 0
+    rows = [row for row in wanted_rows() if row.device_class == device_class.name]
+    return any(row.wanted > row.starting + row.ready for row in rows)

@@ -97,7 +97,7 @@ def give_back(*, borrower: UUID, reason: str) -> bool:
 
 def keep_loans(now: datetime) -> int:
     """What beat does: end loans that are overdue, recall those of leaving hosts, and make offers follow; number of changes."""
-    return end_overdue(now) + _recall_leaving() + withdraw_offers(now) + offer_idle(now)
+    return end_overdue(now) + _recall_unfit() + withdraw_offers(now) + offer_idle(now)
 
 
 def end_overdue(now: datetime) -> int:
@@ -148,14 +148,13 @@ def _return(loan: DeviceLoan, now: datetime, reason: str, where: Q | None = None
     return bool(lent.update(state=LoanState.RETURNED, returned_at=now, end_reason=reason[:300]))
 
 
-def _recall_leaving() -> int:
+def _recall_unfit() -> int:
     """Recall what is lent on hosts that are about to leave, were revoked, or no longer need loans."""
-    count = 0
-    for host in Host.objects.filter(loans__state=LoanState.TAKEN).distinct():
-        if reason := _why_recalled(host):
-            for loan in host.loans.filter(state=LoanState.TAKEN):
-                count += recall(host_id=host.pk, device=loan.device, reason=reason)
-    return count
+    taken = DeviceLoan.objects.filter(state=LoanState.TAKEN).select_related("host")
+    reasons = [(loan, _why_recalled(loan.host)) for loan in taken]
+    return sum(
+        recall(host_id=loan.host_id, device=loan.device, reason=reason) for loan, reason in reasons if reason
+    )
 
 
 def _why_recalled(host: Host) -> str:

@@ -66,8 +66,11 @@ def hindrance(host: Host, device: int, now: datetime) -> str:
         return "the host is silent, so nobody knows whether the device is free"
     if device >= host.n_devices:
         return "the host no longer has this device"
-    if Node.objects.filter(host=host, device=device, state__in=LIVE).exists():
+    on_it = Node.objects.filter(host=host, device=device)
+    if on_it.filter(state__in=LIVE).exists():
         return "a node is on it"
+    if on_it.filter(holds_device=True).exists():
+        return "a node that ended still holds it, as far as its agent has said"
     if _was_busy(host, device, now):
         return "a node was on it, or serving wanted a device of its class, only a moment ago"
     return "a node of its class is wanted" if is_wanted(host.device_class) else ""

@@ -15,6 +15,7 @@ from gainshare.accounts.models import Role, Scope, User
 from gainshare.accounts.services import InvalidKey, authenticate_key, create_api_key, create_user
 from gainshare.ledger.errors import Unpriced
 from gainshare.ledger.price_book import active_price, publish_price
+from gainshare.local.pool import ensure_pool
 from gainshare.local.secrets import read_secret, write_secret
 
 ADMIN = "admin"
@@ -36,6 +37,11 @@ class Command(BaseCommand):
         parser.add_argument(
             "--price-model", default="", help="model that gets a first price, unless it has one"
         )
+        parser.add_argument(
+            "--host-token-file",
+            type=Path,
+            help="file for the token of this machine's node agent, which then serves the model",
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         admin = ensure_admin(read_secret(options["password_file"]))
@@ -44,6 +50,8 @@ class Command(BaseCommand):
             write_secret(options["key_file"], raw)
         if options["price_model"]:
             ensure_price(options["price_model"])
+        if options["host_token_file"]:
+            ensure_pool(admin, options["price_model"], options["host_token_file"])
 
 
 def ensure_admin(password: str) -> User:

@@ -1,0 +1,48 @@
+"""What an agent keeps of each device's node, so that its next start knows what still runs there."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """The node that was started on a device. Its token is in a file of its own."""
+
+    node: UUID
+    model: str
+    port: int
+
+
+def write_record(file: Path, record: Record) -> None:
+    """Replace the record atomically. Raises OSError."""
+    text = json.dumps({"node": str(record.node), "model": record.model, "port": record.port})
+    write_private(file, text)
+
+
+def read_record(file: Path) -> Record | None:
+    """The record, or None if there is none that can be read."""
+    try:
+        document = json.loads(file.read_text())
+        return Record(UUID(document["node"]), str(document["model"]), int(document["port"]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def write_private(file: Path, text: str) -> None:
+    """Replace a file atomically, readable for this user only from its first byte. Raises OSError."""
+    descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+    try:
+        with os.fdopen(descriptor, "w") as out:
+            out.write(text)
+            out.flush()
+            os.fsync(out.fileno())
+        Path(name).replace(file)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise

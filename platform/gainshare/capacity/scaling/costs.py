@@ -1,0 +1,73 @@
+"""What nodes cost: the time that each held its device, times the price of its class when it was started.
+
+Amounts are micro-credits. Each node's cost of a day is rounded down on its own, so days add up to at most a
+micro-credit a node and day less than the exact sum.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+
+from django.db.models import Q
+
+from gainshare.capacity.models import Node
+
+HOUR_US = 3_600_000_000
+DAY = timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeTime:
+    """When a node held its device (``until`` None: it still does), at which price a device-hour."""
+
+    model: str
+    device_class: str
+    price: int
+    since: datetime
+    until: datetime | None
+
+
+def cost_of(held: NodeTime, *, start: datetime, end: datetime) -> int:
+    """Micro-credits of the part between ``start`` and ``end``."""
+    since, until = max(held.since, start), min(held.until or end, end)
+    microseconds = max(until - since, timedelta()) // timedelta(microseconds=1)
+    return held.price * microseconds // HOUR_US
+
+
+def day_start(moment: datetime) -> datetime:
+    """Midnight, UTC, at the beginning of the moment's day."""
+    return moment.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+def node_times(*, start: datetime, end: datetime, model: str | None = None) -> list[NodeTime]:
+    """All nodes that held a device at some time between ``start`` and ``end``."""
+    nodes = Node.objects.filter(Q(ended_at=None) | Q(ended_at__gt=start), created_at__lt=end)
+    if model is not None:
+        nodes = nodes.filter(model=model)
+    rows = nodes.values_list(
+        "model", "host__device_class__name", "price_microcredits_per_device_hour", "created_at", "ended_at"
+    )
+    return [NodeTime(*row) for row in rows]
+
+
+def spent_today(model: str, now: datetime) -> int:
+    """Micro-credits that the model's nodes have cost since midnight, UTC."""
+    start = day_start(now)
+    return sum(cost_of(held, start=start, end=now) for held in node_times(start=start, end=now, model=model))
+
+
+def cost_by_day(
+    held: Iterable[NodeTime], *, start: datetime, end: datetime
+) -> dict[tuple[date, str, str], int]:
+    """Cost by (day, model, class) between ``start``, a midnight, and ``end``; without entries that cost nothing."""
+    costs: dict[tuple[date, str, str], int] = defaultdict(int)
+    for one in held:
+        day = max(day_start(one.since), start)
+        last = min(one.until or end, end)
+        while day < last:
+            costs[day.date(), one.model, one.device_class] += cost_of(one, start=day, end=min(day + DAY, end))
+            day += DAY
+    return {key: cost for key, cost in costs.items() if cost}

@@ -1,0 +1,69 @@
+"""Ways to damage real nodes from outside: kill, hang, and slow down to a fifth."""
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from benchmarks.sandbox.accounting.processes import tree
+from gainshare.capacity.agent.devices import Device
+
+PERIOD_S = 0.1
+SHARE = 0.2  # of the time that a node slowed five times may run
+
+
+def processes_of(device: Device) -> list[int]:
+    """The node's starter and all below it, the server last."""
+    return [stat.pid for starter in device.holders() for stat in tree(starter)]
+
+
+def kill_node(device: Device) -> None:
+    """kill -9 all of the node at once."""
+    found = processes_of(device)
+    assert found, f"no node runs on the device {device.number}"
+    signal_all(found, signal.SIGKILL)
+
+
+@contextmanager
+def hung(device: Device) -> Iterator[None]:
+    """The node answers nothing for as long as the block lasts; then it goes on where it was."""
+    found = processes_of(device)
+    assert found, f"no node runs on the device {device.number}"
+    signal_all(found, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        signal_all(found, signal.SIGCONT)
+
+
+@contextmanager
+def five_times_slower(device: Device) -> Iterator[None]:
+    """The node runs a fifth of the time: it is stopped for the rest of each tenth of a second."""
+    found = processes_of(device)
+    assert found, f"no node runs on the device {device.number}"
+    ends = threading.Event()
+
+    def alternate() -> None:
+        while not ends.is_set():
+            signal_all(found, signal.SIGSTOP)
+            time.sleep(PERIOD_S * (1 - SHARE))
+            signal_all(found, signal.SIGCONT)
+            time.sleep(PERIOD_S * SHARE)
+
+    thread = threading.Thread(target=alternate)
+    thread.start()
+    try:
+        yield
+    finally:
+        ends.set()
+        thread.join()
+        signal_all(found, signal.SIGCONT)
+
+
+def signal_all(pids: list[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)

@@ -1,0 +1,77 @@
+"""A real Ray cluster on this machine: a head without resources, and raylets with a custom resource each."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from gainshare.local.ports import free_port
+
+RAY = Path(sys.executable).with_name("ray")
+MEMORY = "80000000"  # bytes of each raylet's object store
+
+
+class RayCluster:
+    """Started by Ray's own command; its processes are told apart by the folder of their session."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.address = f"127.0.0.1:{free_port()}"
+        self._run(
+            "start", "--head", "--node-ip-address=127.0.0.1", f"--port={self.address.split(':')[1]}",
+            f"--temp-dir={folder / 'ray'}", "--num-cpus=0", "--include-dashboard=false",
+            f"--object-store-memory={MEMORY}",
+        )  # fmt: skip
+
+    def add(self, resource: str) -> None:
+        """One more raylet with one unit of the resource."""
+        self._run(
+            "start", f"--address={self.address}", "--node-ip-address=127.0.0.1", "--num-cpus=1",
+            f'--resources={{"{resource}": 1}}', f"--object-store-memory={MEMORY}",
+        )  # fmt: skip
+
+    def _run(self, *words: str) -> None:
+        done = subprocess.run(
+            [str(RAY), *words, "--disable-usage-stats"],
+            env={**os.environ, "GAINSHARE_AGENT_ROOT": str(self.folder)},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def processes(self) -> list[int]:
+        """Every process of this cluster: their command lines or environments name its folder."""
+        mark = str(self.folder / "ray").encode()
+        found = []
+        for path in Path("/proc").glob("[0-9]*"):
+            try:
+                if mark in (path / "cmdline").read_bytes() or mark in (path / "environ").read_bytes():
+                    found.append(int(path.name))
+            except OSError:
+                continue
+        return found
+
+    def stop(self) -> None:
+        for pid in self.processes():
+            with_suppressed_kill(pid)
+
+
+def with_suppressed_kill(pid: int) -> None:
+    """kill -9, unless it has ended meanwhile."""
+    try:
+        os.kill(pid, 9)
+    except ProcessLookupError:
+        return
+
+
+@contextmanager
+def ray_cluster(folder: Path) -> Iterator[RayCluster]:
+    cluster = RayCluster(folder)
+    try:
+        yield cluster
+    finally:
+        cluster.stop()

@@ -1,0 +1,91 @@
+"""A day's budget holds whatever a policy wants."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gainshare.capacity.policies.observed import ClassFacts, Fleet
+from gainshare.capacity.scaling.budget import START_S, STOP_S, within_budget
+
+HOUR = 3600.0
+DAY = 24 * HOUR
+
+
+def facts(name: str, price: int) -> ClassFacts:
+    return ClassFacts(name=name, price=price, slots=4, requests_per_s=1.0, cold_start_s=20, max_nodes=8)
+
+
+CLASSES = (facts("cheap", 3600), facts("dear", 36_000))  # 1 and 10 micro-credits a second
+
+
+def kept(
+    wanted: dict[str, int], running: dict[str, int], left: int | None, ends: float = DAY
+) -> dict[str, int]:
+    fleets = {name: Fleet(ready=count) for name, count in running.items()}
+    return within_budget(wanted, fleets=fleets, classes=CLASSES, left=left, day_ends_in_s=ends)[0]
+
+
+def test_without_a_budget_all_is_started() -> None:
+    assert kept({"cheap": 8, "dear": 8}, {}, None) == {"cheap": 8, "dear": 8}
+
+
+def test_a_node_starts_only_if_the_budget_pays_ten_minutes_of_it() -> None:
+    assert START_S == 600
+    assert kept({"cheap": 1}, {}, 600) == {"cheap": 1}
+    assert kept({"cheap": 1}, {}, 599) == {"cheap": 0}
+    assert kept({"cheap": 2}, {"cheap": 1}, 1200) == {"cheap": 2}
+    assert kept({"cheap": 2}, {"cheap": 1}, 1199) == {"cheap": 1}
+
+
+def test_a_running_node_stays_until_the_budget_pays_less_than_two_minutes() -> None:
+    assert STOP_S == 120
+    assert kept({"cheap": 1}, {"cheap": 1}, 120) == {"cheap": 1}
+    assert kept({"cheap": 1}, {"cheap": 1}, 119) == {"cheap": 0}
+
+
+def test_the_dearest_class_is_left_out_first_and_the_note_says_so() -> None:
+    fleets = {"cheap": Fleet(ready=2), "dear": Fleet(ready=1)}
+    counts, note = within_budget(
+        {"cheap": 2, "dear": 1}, fleets=fleets, classes=CLASSES, left=300, day_ends_in_s=DAY
+    )
+    assert counts == {"cheap": 2, "dear": 0}
+    assert note == "the day's budget has 300 micro-credits left, without 1 dear"
+
+
+def test_nothing_starts_in_the_place_of_a_node_that_the_budget_ended() -> None:
+    assert kept({"cheap": 3, "dear": 1}, {"cheap": 2, "dear": 1}, 239) == {"cheap": 1, "dear": 0}
+
+
+def test_the_end_of_the_day_is_near_enough() -> None:
+    assert kept({"cheap": 1}, {}, 30, ends=30.0) == {"cheap": 1}
+    assert kept({"cheap": 1}, {}, 29, ends=30.0) == {"cheap": 0}
+
+
+def test_a_spent_budget_ends_all_that_costs_something() -> None:
+    free = (*CLASSES, facts("own", 0))
+    fleets = {name: Fleet(ready=2) for name in ("cheap", "dear", "own")}
+    wanted = {"cheap": 2, "dear": 2, "own": 2}
+    counts, note = within_budget(wanted, fleets=fleets, classes=free, left=-5, day_ends_in_s=DAY)
+    assert counts == {"cheap": 0, "dear": 0, "own": 2}
+    assert "0 micro-credits left" in note
+
+
+@given(
+    st.dictionaries(st.sampled_from(["cheap", "dear"]), st.integers(0, 12), min_size=2),
+    st.dictionaries(st.sampled_from(["cheap", "dear"]), st.integers(0, 12)),
+    st.integers(-100, 100_000),
+)
+def test_what_is_kept_is_wanted_and_paid(wanted: dict[str, int], running: dict[str, int], left: int) -> None:
+    counts = kept(wanted, running, left)
+    assert all(0 <= counts[name] <= wanted[name] for name in wanted)
+    per_second = counts["cheap"] + 10 * counts["dear"]
+    assert per_second * STOP_S <= max(left, 0)
+    if any(counts[name] > running.get(name, 0) for name in counts):
+        assert per_second * START_S <= left
+
+
+@pytest.mark.parametrize("left", [0, 119, 600, 5000])
+def test_keeping_the_counts_asks_for_no_change(left: int) -> None:
+    """The same question again, with the first answer carried out, has the same answer: no flapping."""
+    first = kept({"cheap": 4, "dear": 4}, {"cheap": 1, "dear": 1}, left)
+    assert kept({"cheap": 4, "dear": 4}, first, left) == first
