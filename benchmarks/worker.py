@@ -23,7 +23,7 @@ from benchmarks.evidence.signing import KeyFileError, load_key
 from benchmarks.runner.lease import carry_out
 from benchmarks.runner.lost_broker import end_worker_on_lost_ack
 from benchmarks.patch.policy import harness_hash
-from benchmarks.runner.client import NotLeasable, RunnerClient
+from benchmarks.runner.client import NotLeasable, PlatformError, RunnerClient
 from benchmarks.runner.settings import BadRunnerSetting, RunnerSettings, hardware
 from benchmarks.sandbox import SandboxError, best_level
 from benchmarks.sandbox.accounting.placement import sweep, usable_hierarchies
@@ -81,7 +81,19 @@ def run_job(run_id: str) -> None:
             logger.info("wake-up for run %s: %s", run_id, nothing)
             return
         logger.info("leased run %s (%s, attempt %d)", run.run_id, run.kind, run.attempt)
-        carry_out(run, _client(), home=settings.home, key=load_key(settings.key_file))
+        try:
+            carry_out(run, _client(), home=settings.home, key=load_key(settings.key_file))
+        finally:
+            if run.is_lent:
+                give_back(_client())
+
+
+def give_back(client: RunnerClient) -> None:
+    """Give the device back. A loan that the platform does not get back ends by itself: it only costs time."""
+    try:
+        client.give_back()
+    except PlatformError as error:
+        logger.warning("the device could not be given back: %s", error)
 
 
 def check_machine() -> None:

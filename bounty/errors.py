@@ -146,6 +146,10 @@ class NotLeasable(BountyError):
     code = "not_leasable"
 
 
+class NotOffered(NotLeasable):
+    """The runner's device belongs to the pool, which does not lend it now."""
+
+
 class LeaseLost(BountyError):
     code = "lease_lost"
 

@@ -29,6 +29,7 @@ from bounty.models import Run, Runner, StoredTree
 from bounty.runner_door import runner_token, unknown_token
 from bounty.services.runners.calls import commit, heartbeat, lease_run, report_failure
 from bounty.services.runners.device_waits import note_device_wait
+from bounty.services.runners.lending import borrows, give_back
 from bounty.services.runners.registration import authenticate_runner
 from bounty.services.runs.logs import append_log
 from bounty.services.runs.pooling import continued_records, post_pair
@@ -120,6 +121,10 @@ class LeaseOut(serializers.Serializer[Any]):
     run = JobOut()
     lease = serializers.UUIDField()
     lease_s = serializers.IntegerField()
+    is_lent = serializers.BooleanField(
+        help_text="The runner has its device on loan: it asks every few seconds whether to stop, and gives the device back "
+        "after the run."
+    )
     trees = serializers.DictField(help_text="Manifests by tree hash.")
     continues = serializers.ListField(
         child=serializers.DictField(),
@@ -135,8 +140,13 @@ class HeartbeatIn(serializers.Serializer[Any]):
 
 
 class HeartbeatOut(serializers.Serializer[Any]):
-    cancel = serializers.BooleanField()
+    cancel = serializers.BooleanField(help_text="Stop at once.")
     lease_expires_at = serializers.DateTimeField()
+    give_back_s = serializers.FloatField(
+        allow_null=True,
+        help_text="The device is recalled: stop between two pairs, and give it back within so many seconds. Null: measure "
+        "on.",
+    )
 
 
 class CommitmentIn(serializers.Serializer[Any]):
@@ -200,6 +210,7 @@ def _bundle(run: Run) -> dict[str, Any]:
         "run": JobOut(run).data,
         "lease": str(run.lease),
         "lease_s": settings.RUN_LEASE_S,
+        "is_lent": run.runner is not None and borrows(run.runner),
         "continues": continued_records(run),
         "trees": {tree.hash: tree.manifest for tree in trees_of(run)},
     }
@@ -227,6 +238,19 @@ class Waiting(RunnerView):
     def post(self, request: Request) -> Response:
         validated(WaitingIn, request)
         note_device_wait(runner=calling_runner(request))
+        return Response(status=204)
+
+
+class GiveBack(RunnerView):
+    """Give the device back that the runner has on loan, after it stopped.
+
+    A run that it still had is queued again, and keeps its pairs. Without a loan nothing changes.
+    """
+
+    @extend_schema(request=None, responses={204: None, **refused(400, 413, 415)})
+    def post(self, request: Request) -> Response:
+        validated(WaitingIn, request)
+        give_back(runner=calling_runner(request))
         return Response(status=204)
 
 
@@ -316,6 +340,7 @@ class Me(RunnerView):
 urlpatterns = [
     path("lease/", Lease.as_view()),
     path("waiting/", Waiting.as_view()),
+    path("give-back/", GiveBack.as_view()),
     path("blobs/<str:sha256>/", Blob.as_view()),
     path("runs/<uuid:pk>/heartbeat/", RunHeartbeat.as_view()),
     path("runs/<uuid:pk>/commitment/", RunCommitment.as_view()),

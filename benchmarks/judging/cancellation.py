@@ -1,4 +1,4 @@
-"""Stops work from any thread: what runs is ended at once, what would start is not begun."""
+"""Stops work from any thread: at once, or between two pairs, so that no measured pair is lost."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -12,9 +12,10 @@ class Cancelled(Exception):
 
 @dataclass
 class Cancellation:
-    """Stops a judge from any thread: whatever it is running is ended at once."""
+    """Stops a judge from any thread: whatever it is running is ended at once, or the next pair is not begun."""
 
     reason: str = ""
+    _pause_reason: str = ""
     _enders: list[Callable[[], object]] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -29,6 +30,11 @@ class Cancellation:
             enders = list(self._enders)
         for end in enders:
             end()
+
+    def cancel_between_pairs(self, reason: str) -> None:
+        """Let the pair that is being measured end, and begin no other one. The first reason given stays."""
+        with self._lock:
+            self._pause_reason = self._pause_reason or reason
 
     @contextmanager
     def ends(self, end: Callable[[], object]) -> Iterator[None]:
@@ -51,3 +57,9 @@ class Cancellation:
         """Raises Cancelled once it is set."""
         if self.is_set:
             raise Cancelled(self.reason)
+
+    def check_between_pairs(self) -> None:
+        """Raises Cancelled once either is set; where no pair is being measured."""
+        self.check()
+        if self._pause_reason:
+            raise Cancelled(self._pause_reason)

@@ -265,7 +265,7 @@ class _Judgement:
     def _progress(self, pairs_done: int) -> None:
         if self._callbacks.on_progress(self._stage, pairs_done, self._wanted):
             self._cancellation.cancel("the platform asked to stop")
-        self._cancellation.check()
+        self._cancellation.check_between_pairs()
         if pairs_done > self._told:
             self._told = pairs_done
             self._callbacks.on_log(f"{pairs_done} pairs done; next decision at {self._wanted}\n")

@@ -140,7 +140,7 @@ class PairRunner:
                 self._take(plan)
 
     def _take(self, plan: PairPlan) -> None:
-        self._cancellation.check()
+        self._cancellation.check_between_pairs()
         self._one(
             Pair(
                 plan,

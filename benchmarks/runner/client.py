@@ -48,6 +48,7 @@ class LeasedRun:
     lease: str
     lease_s: float
     trees: dict[str, Tree]
+    is_lent: bool = False  # the device is on loan: the platform may recall it, and gets it back after the run
     continues: tuple[dict[str, Any], ...] = ()  # signed records of earlier pairs of this candidate
     reproduction: str = (
         ""  # SHA-256 of a bug's reproduction, a blob like those of trees; empty for other kinds
@@ -82,12 +83,21 @@ class LeasedRun:
             lease=str(answer["lease"]),
             lease_s=float(answer["lease_s"]),
             trees=trees,
+            is_lent=bool(answer.get("is_lent")),
             reproduction=str(run.get("reproduction") or ""),
             continues=tuple(answer.get("continues") or ()),
             old_tree=old_tree,
             old_paid_log_ppm=int(run.get("old_paid_log_ppm") or 0),
             earlier_confirmations=run.get("earlier_confirmations"),
         )
+
+
+@dataclass(frozen=True)
+class BeatAnswer:
+    """What the platform answers to a heartbeat: stop at once, or give the device back within so many seconds."""
+
+    cancel: bool
+    give_back_s: float | None = None
 
 
 class RunnerClient:
@@ -126,10 +136,16 @@ class RunnerClient:
             raise PlatformError("damaged_blob", f"blob {sha256} arrived with other content")
         return data
 
-    def heartbeat(self, run: LeasedRun, *, stage: str, pairs_done: int, pairs_max: int) -> bool:
-        """Renew the lease; True when the run is to be cancelled. One try: the next beat is the repetition."""
+    def heartbeat(self, run: LeasedRun, *, stage: str, pairs_done: int, pairs_max: int) -> BeatAnswer:
+        """Renew the lease; whether to stop. One try: the next beat is the repetition."""
         body = {"lease": run.lease, "stage": stage, "pairs_done": pairs_done, "pairs_max": pairs_max}
-        return bool(self._json("POST", f"runs/{run.run_id}/heartbeat/", body, patience_s=0)["cancel"])
+        answer = self._json("POST", f"runs/{run.run_id}/heartbeat/", body, patience_s=0)
+        give_back_s = answer.get("give_back_s")
+        return BeatAnswer(bool(answer["cancel"]), None if give_back_s is None else float(give_back_s))
+
+    def give_back(self) -> None:
+        """Say that this runner has stopped and does not need its device: the loan ends."""
+        self._request("POST", "give-back/", {}, patience_s=20)
 
     def commitment(self, run: LeasedRun, commitment: str) -> None:
         body = {"lease": run.lease, "commitment": commitment}

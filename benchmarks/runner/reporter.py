@@ -14,6 +14,9 @@ from benchmarks.runner.client import LeasedRun, LeaseLost, PlatformError, Runner
 
 TICK_S = 1.0
 PATIENCE_S = 1.0
+LENT_BEAT_S = 4.0  # a device on loan may be recalled: the platform is asked often
+STOPPING_S = 5.0  # before the device must be back: a pair that is not over by then is given up
+RECALLED = "the device was recalled"
 MAX_LOG_CHARACTERS = 512 * 1024
 MAX_POST_CHARACTERS = 64 * 1024
 CUT = "\n[the rest of this run's log was not kept]\n"
@@ -29,6 +32,7 @@ class Reporter:
         self._progress = ("preparing", 0, 0)
         self._reported: tuple[str, int, int] | None = None
         self._beat_at = time.monotonic()  # the lease was just given
+        self._give_up_at: float | None = None  # once the device is recalled
         self._log = ""
         self._log_offset = 0  # characters that the platform has
         self._log_total = 0
@@ -81,6 +85,7 @@ class Reporter:
         while not self._is_over.wait(tick_s):
             with self._quiet.between_calls(PATIENCE_S):
                 try:
+                    self._give_up_if_late()
                     self._post_log(patience_s=0)
                     self._beat()
                 except LeaseLost:
@@ -91,12 +96,31 @@ class Reporter:
 
     def _beat(self) -> None:
         progress, now = self._progress, time.monotonic()
-        if progress == self._reported and now - self._beat_at < self._run.lease_s / 3:
+        if progress == self._reported and now - self._beat_at < self._pause_s():
             return
         stage, pairs_done, pairs_max = progress
-        if self._client.heartbeat(self._run, stage=stage, pairs_done=pairs_done, pairs_max=pairs_max):
+        answer = self._client.heartbeat(self._run, stage=stage, pairs_done=pairs_done, pairs_max=pairs_max)
+        if answer.cancel:
             self._cancellation.cancel("the platform asked to stop")
+        elif answer.give_back_s is not None:
+            self._stop_within(answer.give_back_s, stage)
         self._reported, self._beat_at = progress, now
+
+    def _pause_s(self) -> float:
+        third = self._run.lease_s / 3
+        return min(third, LENT_BEAT_S) if self._run.is_lent else third
+
+    def _stop_within(self, give_back_s: float, stage: str) -> None:
+        """Stop after the pair that is being measured; at once where none is, or where it takes too long."""
+        if self._give_up_at is None:
+            self._give_up_at = time.monotonic() + max(0.0, give_back_s - STOPPING_S)
+        self._cancellation.cancel_between_pairs(RECALLED)
+        if stage == "preparing":
+            self._cancellation.cancel(RECALLED)
+
+    def _give_up_if_late(self) -> None:
+        if self._give_up_at is not None and time.monotonic() >= self._give_up_at:
+            self._cancellation.cancel(RECALLED)
 
     def _post_log(self, *, patience_s: float) -> bool:
         """Send one piece; whether there is more."""

@@ -16,6 +16,7 @@ from bounty.api.reproductions import (
 from bounty.api.reversals import ReversalAnswer, ReversalList
 from bounty.api.runner_actions import (
     RunnerCalibrate,
+    RunnerDevice,
     RunnerDrain,
     RunnerQuarantine,
     RunnerRelease,
@@ -115,6 +116,7 @@ urlpatterns = [
     path("runners/<slug:name>/quarantine/", RunnerQuarantine.as_view()),
     path("runners/<slug:name>/release/", RunnerRelease.as_view()),
     path("runners/<slug:name>/calibrate/", RunnerCalibrate.as_view()),
+    path("runners/<slug:name>/device/", RunnerDevice.as_view()),
     path("switches/", SwitchList.as_view()),
     path("switches/<slug:name>/stop/", SwitchStop.as_view()),
     path("switches/<slug:name>/lift/", SwitchLift.as_view()),

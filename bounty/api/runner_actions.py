@@ -14,6 +14,7 @@ from bounty.api.runners import RunnerDetailOut, RunnerOut
 from bounty.api.runs import RunOut
 from bounty.models import Runner, RunnerState
 from bounty.services.runners import maintenance as runner_maintenance
+from bounty.services.runners.devices import MAX_DEVICE, set_device
 from gainshare.accounts.permissions import IsMaintainer
 
 
@@ -82,6 +83,29 @@ class RunnerRelease(_Action):
     """Release a runner from quarantine."""
 
     act = staticmethod(runner_maintenance.release)
+
+
+class DeviceIn(serializers.Serializer[Any]):
+    host = serializers.CharField(
+        max_length=60,
+        allow_blank=True,
+        help_text="Name of the host in the pool; empty: the runner measures on none of the pool's devices.",
+    )
+    device = serializers.IntegerField(
+        default=0, min_value=0, max_value=MAX_DEVICE, help_text="Number of the host's device, from 0."
+    )
+    reason = serializers.CharField(max_length=1000)
+
+
+class RunnerDevice(APIView):
+    """Say on which host's device a runner measures. A device that serves as well is then lent to the runner."""
+
+    permission_classes = [IsMaintainer]
+
+    @extend_schema(request=DeviceIn, responses=RunnerDetailOut)
+    def post(self, request: Request, name: str) -> Response:
+        runner = set_device(actor=caller(request), name=name, **validated(DeviceIn, request))
+        return Response(RunnerDetailOut(runner).data)
 
 
 class RunnerCalibrate(APIView):

@@ -14,6 +14,7 @@ from bounty.api.runs import ChangeOut, RunOut
 from bounty.models import OPEN_RUN_STATES, NoiseSample, Runner, RunnerFailure
 from bounty.services.access import sees_course
 from bounty.services.runners.device_waits import is_waiting
+from bounty.services.runners.devices import host_of
 from bounty.services.runners.doubts import runs_in_doubt
 from bounty.services.runners.false_awards import false_awards
 from bounty.services.runners.maintenance import find_runner
@@ -40,6 +41,16 @@ class RunnerOut(serializers.ModelSerializer[Runner]):
         help_text="True while other work on its machine uses the device. The runner takes no run until that ends."
     )
 
+    pool_host = serializers.SerializerMethodField(
+        help_text="Host of the pool on whose device it measures; empty: none of them."
+    )
+    pool_device = serializers.IntegerField(
+        source="device_number",
+        allow_null=True,
+        read_only=True,
+        help_text="Number of that host's device, from 0.",
+    )
+
     class Meta:
         model = Runner
         fields = [
@@ -47,6 +58,8 @@ class RunnerOut(serializers.ModelSerializer[Runner]):
             "name",
             "hardware",
             "host",
+            "pool_host",
+            "pool_device",
             "public_key",
             "key_id",
             "fingerprint",
@@ -64,6 +77,9 @@ class RunnerOut(serializers.ModelSerializer[Runner]):
     def get_current_run(self, runner: Runner) -> str | None:
         run = runner.runs.filter(state__in=OPEN_RUN_STATES).first()
         return str(run.pk) if run is not None else None
+
+    def get_pool_host(self, runner: Runner) -> str:
+        return host_of(runner)
 
     def get_is_waiting_for_device(self, runner: Runner) -> bool:
         return is_waiting(runner)

@@ -41,6 +41,12 @@ class Runner(models.Model):
     key_id = models.CharField(max_length=16, unique=True)
     fingerprint = models.JSONField(default=dict, blank=True, help_text="Hardware as the runner describes it.")
     host = models.CharField(max_length=120, blank=True, help_text="Confirmations prefer another host.")
+    device_host = models.UUIDField(
+        null=True, blank=True, help_text="Host of the pool whose device it measures on; empty: none of them."
+    )
+    device_number = models.PositiveSmallIntegerField(
+        null=True, blank=True, help_text="Number of that host's device, from 0."
+    )
     state = models.CharField(max_length=12, choices=RunnerState.choices, default=RunnerState.ACTIVE)
     quarantine_cause = models.CharField(
         max_length=12, choices=QuarantineCause.choices, default=QuarantineCause.NONE, blank=True
@@ -62,6 +68,16 @@ class Runner(models.Model):
         ordering = ["name"]
         constraints = [
             models.CheckConstraint(condition=Q(state__in=RunnerState.values), name="runner_state_known"),
+            models.UniqueConstraint(
+                fields=["device_host", "device_number"],
+                condition=~Q(state=RunnerState.RETIRED),
+                name="one_runner_on_a_device",
+            ),
+            models.CheckConstraint(
+                condition=Q(device_host__isnull=True, device_number__isnull=True)
+                | Q(device_host__isnull=False, device_number__isnull=False),
+                name="runner_device_has_its_host",
+            ),
             models.CheckConstraint(
                 condition=Q(quarantine_cause__in=QuarantineCause.values), name="runner_cause_known"
             ),

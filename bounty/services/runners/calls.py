@@ -17,7 +17,15 @@ from django.conf import settings
 from django.db import IntegrityError, transaction
 from django.utils import timezone
 
-from bounty.errors import BadRequest, CommitmentConflict, LeaseLost, NotFound, NotLeasable, Stopped
+from bounty.errors import (
+    BadRequest,
+    CommitmentConflict,
+    LeaseLost,
+    NotFound,
+    NotLeasable,
+    NotOffered,
+    Stopped,
+)
 from bounty.limits import OTHER_HOST_WAIT, RUNNER_ALIVE
 from bounty.models import (
     OPEN_RUN_STATES,
@@ -33,8 +41,9 @@ from bounty.models import (
     Switch,
 )
 from bounty.services.emergency import is_stopped, require_running
-from bounty.services.runners.device_waits import end_device_wait
+from bounty.services.runners.device_waits import end_device_wait, note_device_wait
 from bounty.services.runners.fingerprints import follow_fingerprint
+from bounty.services.runners.lending import borrow, give_back, keep
 from bounty.services.runs.earlier import settle_earlier
 from bounty.services.runs.leases import NOT_HELD, holds, require_lease
 from bounty.services.runs.lifecycle import lose_run
@@ -51,10 +60,14 @@ STAGE_ORDER = [RunState.LEASED, RunState.PREPARING, RunState.GATING, RunState.ME
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """The answer to a heartbeat: whether to stop, and until when the lease holds."""
+    """The answer to a heartbeat: whether to stop at once, and until when the lease holds.
+
+    ``give_back_s``: stop between two pairs and give the device back within so many seconds. None: measure on.
+    """
 
     cancel: bool
     lease_expires_at: datetime
+    give_back_s: float | None = None
 
 
 def lease_run(*, runner: Runner, run_id: UUID, fingerprint: Mapping[str, Any] | None = None) -> Run:
@@ -66,10 +79,19 @@ def lease_run(*, runner: Runner, run_id: UUID, fingerprint: Mapping[str, Any] | 
     end_device_wait(runner=runner)
     for held in Run.objects.filter(runner=runner, state__in=OPEN_RUN_STATES):
         lose_run(run=held, reason="its runner was restarted")
+    give_back(runner=runner)  # of an earlier run, whose runner died before it said so
     if fingerprint is not None:
         follow_fingerprint(runner=runner, fingerprint=fingerprint)
     runner.refresh_from_db()
     _require_at_work(runner)
+    try:
+        return _take_next(runner)
+    except NotOffered:
+        note_device_wait(runner=runner)
+        raise
+
+
+def _take_next(runner: Runner) -> Run:
     for waiting_id in order_for(runner):
         run = Run.objects.select_related("submission__bounty").get(pk=waiting_id)
         if run.state == RunState.QUEUED and not _leave_to_other_host(run, runner) and _take(run, runner):
@@ -115,6 +137,7 @@ def _take(run: Run, runner: Runner) -> bool:
             note_let_by(run)
             if not move(run, to=RunState.LEASED, reason=f"leased by {runner.name}", **fields):
                 return False
+            borrow(at_work)
             _settle_continued(run)
             settle_earlier(run, base_before=base_before)
             say(run, f"attempt {run.attempt}: leased by {runner.name}")
@@ -181,7 +204,8 @@ def heartbeat(
             pairs_max=pairs_max,
             was_sampled=run.was_sampled or pairs_done > 0,
         )
-    return Heartbeat(False, expires_at)
+        give_back_s = keep(runner)
+    return Heartbeat(False, expires_at, give_back_s)
 
 
 def _is_taken_back(run_id: UUID, lease: UUID, runner: Runner) -> bool:

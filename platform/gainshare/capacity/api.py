@@ -5,4 +5,5 @@ from django.urls import URLPattern, URLResolver, include, path
 urlpatterns: list[URLPattern | URLResolver] = [
     path("", include("gainshare.capacity.hosts.api")),
     path("", include("gainshare.capacity.scaling.api")),
+    path("", include("gainshare.capacity.pool.api")),
 ]

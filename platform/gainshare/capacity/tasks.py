@@ -6,6 +6,7 @@ from django.utils import timezone
 from gainshare.capacity.hosts.leaving import drain_leaving
 from gainshare.capacity.hosts.registration import forget_starts
 from gainshare.capacity.hosts.silence import lose_hosts
+from gainshare.capacity.pool import loans
 from gainshare.capacity.routing import exchange, rates, seats
 from gainshare.capacity.scaling import loop, records
 
@@ -44,3 +45,9 @@ def free_seats() -> int:
     exchange.forget_old(now=now)
     rates.forget_old(now=now)
     return seats.free_forgotten(now=now)
+
+
+@shared_task(name="gainshare.capacity.tasks.keep_loans")
+def keep_loans() -> None:
+    """Offer idle devices to judging, and take back what is overdue."""
+    loans.keep_loans(timezone.now())

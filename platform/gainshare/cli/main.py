@@ -23,6 +23,7 @@ from gainshare.cli.keys import keys
 from gainshare.cli.lineages import lineages
 from gainshare.cli.models import model
 from gainshare.cli.output import CliError, print_error
+from gainshare.cli.pool import pool
 from gainshare.cli.replay import replay
 from gainshare.cli.reproduce import reproduce
 from gainshare.cli.reversals import reversals
@@ -60,6 +61,7 @@ app.add_typer(keys, name="keys")
 app.command()(chat)
 app.add_typer(model, name="model")
 app.add_typer(runners, name="runners")
+app.add_typer(pool, name="pool")
 app.add_typer(hosts, name="hosts")
 app.command(context_settings=PASSED_ON)(agent)
 app.add_typer(lineages, name="lineages")

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from gainshare.cli.client import KeyOption, UrlOption, site
-from gainshare.cli.output import JsonOption, console, print_json, table
+from gainshare.cli.output import CliError, JsonOption, console, print_json, table
 
 runners = typer.Typer(
     no_args_is_help=True, help="List runners; drain, resume, quarantine, release and calibrate them."
@@ -129,6 +129,34 @@ def release_runner(
     _act(name, "release", reason, url, key, as_json)
 
 
+@runners.command("device")
+def set_device(
+    name: NameArgument,
+    place: Annotated[
+        str,
+        typer.Argument(
+            help="HOST:NUMBER of the pool's device, from `gainshare pool`; none: not in the pool."
+        ),
+    ],
+    reason: ReasonOption,
+    url: UrlOption = "",
+    key: KeyOption = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Say on which device of the pool a runner measures, so that the device is lent to it."""
+    host, colon, number = place.rpartition(":")
+    if place == "none":
+        host, number = "", "0"
+    elif not colon or not host or not number.isdecimal():
+        raise CliError(f"{place} is not a device: write HOST:NUMBER, such as gpu-1:0, or none", code="usage")
+    body = {"host": host, "device": int(number), "reason": reason}
+    seen = site(url, key).post(f"runners/{name}/device/", body)
+    if as_json:
+        print_json(seen)
+    else:
+        _print_line(seen)
+
+
 @runners.command("calibrate")
 def calibrate_runner(
     name: NameArgument,
@@ -163,8 +191,9 @@ def _act(name: str, action: str, reason: str, url: str, key: str, as_json: bool)
 def _print_line(seen: dict[str, Any]) -> None:
     cause = f", quarantined for {seen['quarantine_cause']}" if seen["quarantine_cause"] else ""
     run = f", run {seen['current_run']}" if seen["current_run"] else ""
+    device = f", on {seen['pool_host']}:{seen['pool_device']}" if seen["pool_host"] else ""
     console.print(
-        f"{seen['name']} ({seen['hardware']}) is {seen['state']}{cause}{run}",
+        f"{seen['name']} ({seen['hardware']}) is {seen['state']}{cause}{run}{device}",
         highlight=False,
         markup=False,
         soft_wrap=True,

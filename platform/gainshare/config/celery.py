@@ -103,6 +103,10 @@ app.conf.update(
             "task": "gainshare.capacity.tasks.forget_decisions",
             "schedule": FORGET_DECISIONS_S,
         },
+        "keep-loans": {
+            "task": "gainshare.capacity.tasks.keep_loans",
+            "schedule": settings.CELERY_BEAT_INTERVAL_S,
+        },
         "seal-entries": {
             "task": "gainshare.ledger.tasks.seal_entries",
             "schedule": settings.CELERY_BEAT_INTERVAL_S,

@@ -269,12 +269,19 @@ HOST_LOST_S = env.integer("GAINSHARE_HOST_LOST_S", 10, minimum=2)
 SCALE_INTERVAL_S = env.integer("GAINSHARE_SCALE_INTERVAL_S", 2, minimum=1)
 # Ray cluster for served models with the actuator ray, and the agent's command on its machines.
 RAY_ADDRESS = env.text("GAINSHARE_RAY_ADDRESS", "auto")
-RAY_AGENT_COMMAND = env.text(
-    "GAINSHARE_RAY_AGENT_COMMAND", "python -m gainshare.capacity.agent"
-).split()
+RAY_AGENT_COMMAND = env.text("GAINSHARE_RAY_AGENT_COMMAND", "python -m gainshare.capacity.agent").split()
 # Function that lists the runners of the pool's page, and bounty's side of lent devices. Named here, because capacity
 # imports nothing of bounty.
 CAPACITY_RUNNERS = "bounty.services.runners.pool.pool_runners"
+# Who lends idle serving devices to judging, and what ends a run whose device is taken back.
+DEVICE_LENDER = "gainshare.capacity.pool.lender.DeviceLender"
+DEVICE_BORROWER = "bounty.services.runners.lending.end_runs"
+# A loan that its runner does not renew ends after this; a run's lease must end before it.
+LOAN_LEASE_S = RUN_LEASE_S + env.integer("GAINSHARE_LOAN_LEASE_S", 60, minimum=5)
+# A recalled device is back within this, and beat's interval: 30 s with the defaults.
+LOAN_RECALL_S = env.integer("GAINSHARE_LOAN_RECALL_S", 25, minimum=2)
+# No device is offered for so long after serving used it, or recalled one of its class.
+LOAN_QUIET_S = env.integer("GAINSHARE_LOAN_QUIET_S", 60, minimum=0)
 
 LOGGING = {
     "version": 1,

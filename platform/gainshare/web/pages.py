@@ -14,6 +14,7 @@ from gainshare.web.views import (
     keys,
     people,
     playground,
+    pool,
     prices,
     scaling,
     serving_cost,
@@ -23,6 +24,7 @@ from gainshare.web.views import (
 )
 
 navigation.register(NavEntry("Playground", "playground", 30, Audience.SIGNED_IN))
+navigation.register(NavEntry("Pool", "pool", 26, Audience.SIGNED_IN))
 navigation.register(NavEntry("Credits", "credits", 40, Audience.SIGNED_IN))
 navigation.register(NavEntry("Usage", "usage", 50, Audience.SIGNED_IN))
 navigation.register(NavEntry("Keys", "keys", 60, Audience.SIGNED_IN))
@@ -55,6 +57,9 @@ urlpatterns = [
     path("treasury/grants/", grants.grants, name="grants"),
     path("prices/", prices.prices, name="prices"),
     path("people/", people.people, name="people"),
+    path("pool/", pool.pool, name="pool"),
+    path("pool/classes/", pool.new_class, name="pool-class-new"),
+    path("pool/classes/<slug:name>/", pool.edit_class, name="pool-class"),
     path("scaling/", scaling.scaling, name="scaling"),
     path("scaling/<str:name>/", scaling.scaling_model, name="scaling-model"),
     path("serving-cost/", serving_cost.serving_cost, name="serving-cost"),

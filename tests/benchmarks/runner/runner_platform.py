@@ -47,6 +47,9 @@ class Platform:
         self.failures: list[dict[str, Any]] = []
         self.waits = 0  # how often the runner said that it waits for its device
         self.cancel = False
+        self.is_lent = False
+        self.give_back_s: float | None = None  # of the next heartbeats' answers
+        self.returns = 0  # how often the runner gave its device back
         self.broken = 0  # how many of the next requests are answered with 503
         self.lock = threading.Lock()
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
@@ -81,6 +84,10 @@ class Platform:
             if path == "/api/v1/runner/waiting/":
                 self.waits += 1
                 return 204, {}
+            if path == "/api/v1/runner/give-back/":
+                self.returns += 1
+                self.state = "queued" if self.state == "leased" else self.state
+                return 204, {}
             if found := re.fullmatch(r"/api/v1/runner/blobs/([0-9a-f]{64})/", path):
                 return 200, self.store.get(found[1])
             call = path.removeprefix(f"/api/v1/runner/runs/{self.run['id']}/").rstrip("/")
@@ -101,6 +108,7 @@ class Platform:
             "run": {**self.run, "nonce": self.nonce, "attempt": self.attempt},
             "lease": self.lease,
             "lease_s": self.lease_s,
+            "is_lent": self.is_lent,
             "continues": list(self.pairs),
             "trees": {name: tree.to_manifest() for name, tree in self.trees.items()},
         }
@@ -108,7 +116,11 @@ class Platform:
     def _heartbeat(self, body: dict[str, Any]) -> dict[str, Any]:
         self.beats.append(body)
         self.lease_expires = time.monotonic() + self.lease_s
-        return {"cancel": self.cancel, "lease_expires_at": "2026-01-01T00:00:00Z"}
+        return {
+            "cancel": self.cancel,
+            "lease_expires_at": "2026-01-01T00:00:00Z",
+            "give_back_s": self.give_back_s,
+        }
 
     def _commitment(self, body: dict[str, Any]) -> dict[str, Any]:
         self.commitments.append((self.attempt, body["commitment"]))

@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks.evidence.signing import generate_key, public_key
 from benchmarks.evidence.verify import verify_evidence
-from benchmarks.judging.cancellation import Cancellation
+from benchmarks.judging.cancellation import Cancellation, Cancelled
 from benchmarks.pairs.quiet import Quiet
 from benchmarks.patch.tree_folders import tree_folders
 from benchmarks.patch.trees import BlobStore, Tree, TreeEntry, shipped_tree
@@ -172,6 +172,48 @@ def test_a_lost_lease_and_a_withdrawal_stop_the_judge(
             platform.cancel = True
         assert ended.wait(20)
         assert reporter.on_progress("gating", 1, 6) is True
+
+
+def test_a_recall_lets_the_pair_end_and_begins_no_other_one(
+    platform: Platform, client: RunnerClient, leased: LeasedRun
+) -> None:
+    ended, cancellation = threading.Event(), Cancellation()
+    platform.give_back_s = 25
+    with cancellation.ends(ended.set), Reporter(leased, client, cancellation, Quiet()) as reporter:
+        assert reporter.on_progress("gating", 1, 6) is False
+        wait_until(lambda: _is_paused(cancellation), timeout_s=20, what="the recall")
+        assert not cancellation.is_set and not ended.is_set()
+        cancellation.check()  # within a pair
+
+
+def _is_paused(cancellation: Cancellation) -> bool:
+    try:
+        cancellation.check_between_pairs()
+    except Cancelled as error:
+        assert "recalled" in str(error)
+        return True
+    return False
+
+
+@pytest.mark.parametrize(("stage", "give_back_s"), [("preparing", 25.0), ("gating", 6.0)])
+def test_where_no_pair_is_measured_or_it_takes_too_long_a_recall_stops_at_once(
+    platform: Platform, client: RunnerClient, leased: LeasedRun, stage: str, give_back_s: float
+) -> None:
+    ended, cancellation = threading.Event(), Cancellation()
+    platform.give_back_s = give_back_s
+    with cancellation.ends(ended.set), Reporter(leased, client, cancellation, Quiet()) as reporter:
+        reporter.on_progress(stage, 0, 6)
+        assert ended.wait(20)
+
+
+def test_a_runner_with_a_loan_asks_often_whether_it_is_recalled(
+    platform: Platform, client: RunnerClient
+) -> None:
+    platform.lease_s, platform.is_lent = 600, True
+    run = client.lease("anything")
+    assert run.is_lent
+    with Reporter(run, client, Cancellation(), Quiet()):
+        wait_until(lambda: len(platform.beats) >= 3, timeout_s=30, what="three heartbeats")
 
 
 def test_the_log_is_bounded(platform: Platform, client: RunnerClient, leased: LeasedRun) -> None:

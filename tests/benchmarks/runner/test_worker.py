@@ -100,6 +100,7 @@ def test_a_woken_worker_judges_and_a_killed_pool_process_starts_over(
     """kill -9 before the evidence is posted: the next attempt continues from the pairs that the first one posted."""
     faults = short_folder / "faults"
     faults.mkdir()
+    platform.is_lent = True  # its device is on loan, so it gives it back after the run
     worker = workers(platform, GAINSHARE_FAULT="runner.before_evidence", GAINSHARE_FAULT_DIR=str(faults))
     wait_until(lambda: worker.says(" ready."), timeout_s=90, what="the worker is ready")
     assert worker.says("attacks contained")
@@ -111,6 +112,7 @@ def test_a_woken_worker_judges_and_a_killed_pool_process_starts_over(
     wait_until(lambda: platform.requeue_if_lost(), timeout_s=30, what="the lease ran out")
     worker.wake(platform.run["id"])
     wait_until(lambda: platform.state == "finished", timeout_s=90, what="the second attempt")
+    wait_until(lambda: platform.returns == 1, timeout_s=20, what="the device is given back")
     (sealed,) = platform.evidence
     assert [attempt for attempt, _ in platform.commitments] == [1, 2]
     assert len({commitment for _, commitment in platform.commitments}) == 2

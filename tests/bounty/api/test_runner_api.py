@@ -57,10 +57,10 @@ def measure(world: World, runner: RunnerClient, speed_up_log: float) -> LeasedRu
     for tree in run.trees.values():
         for entry in tree.entries:
             assert runner.blob(entry.blob)
-    assert runner.heartbeat(run, stage="preparing", pairs_done=0, pairs_max=48) is False
+    assert not runner.heartbeat(run, stage="preparing", pairs_done=0, pairs_max=48).cancel
     runner.commitment(run, commit(SECRET, run.nonce))
     runner.log(run, 0, "measuring\n")
-    assert runner.heartbeat(run, stage="gating", pairs_done=6, pairs_max=48) is False
+    assert not runner.heartbeat(run, stage="gating", pairs_done=6, pairs_max=48).cancel
     runner.evidence(run, invented_evidence(key=world.key, run=job(run), speed_up_log=speed_up_log))
     return run
 

@@ -19,6 +19,7 @@ from gainshare.accounts.models import User
 from gainshare.accounts.services import create_api_key
 from tests.bounty.bounty_world import diff_of_line
 from tests.bounty.bug_world import BugWorld
+from tests.bounty.services.runners.pool_world import add_host, add_node
 from tests.chromium import Watch, new_page, started_chromium
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True), pytest.mark.timeout(900)]
@@ -45,6 +46,7 @@ def world() -> BugWorld:
     made.fix(made.ann)
     made.submit(made.bob, diff_of_line(3, "fast = 3"))
     create_api_key(user=made.ann, name="laptop", scopes=["read"])
+    add_node(add_host(made.mira), 0)
     User.objects.filter(pk=made.mira.pk).update(is_staff=True, is_superuser=True)
     return made
 

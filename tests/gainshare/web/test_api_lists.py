@@ -34,8 +34,8 @@ def asked(path: str, **query: Any) -> Any:
 def test_all_lists_are_found() -> None:
     named = {path.removeprefix("/api/v1/") for path in LISTS}
     assert named == {
-        "awards/", "bounties/", "capacity/hosts/", "disputes/", "keys/", "lineages/", "prices/", "reproductions/", "reversals/", "runners/",
-        "runners/{name}/noise/", "runs/", "slow-bases/", "submissions/", "usage/",
+        "awards/", "bounties/", "capacity/classes/", "capacity/hosts/", "disputes/", "keys/", "lineages/", "prices/",
+        "reproductions/", "reversals/", "runners/", "runners/{name}/noise/", "runs/", "slow-bases/", "submissions/", "usage/",
     }  # fmt: skip
 
 

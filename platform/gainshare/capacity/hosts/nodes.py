@@ -12,8 +12,8 @@ from django.db.models import Count, Q
 from django.utils import timezone
 
 from benchmarks.faults import fault_point
-from gainshare.capacity.hosts.lent import is_lent
 from gainshare.capacity.models import LIVE, DeviceClass, Host, Node, NodeState
+from gainshare.capacity.pool.loans import is_lent
 
 MAX_REASON = 300
 

@@ -1,10 +1,12 @@
-"""The pool's tables: classes of devices, hosts, nodes and served models, decisions, and the requests that nodes answer."""
+"""The pool's tables: classes and their prices, hosts, nodes, loans, served models, decisions, and requests on nodes."""
 
 from gainshare.capacity.models.classes import DeviceClass
 from gainshare.capacity.models.decisions import Decision, ScalingState
 from gainshare.capacity.models.engine_hosts import EngineHost
 from gainshare.capacity.models.hosts import AgentStart, Host
+from gainshare.capacity.models.loans import LENT, UNRETURNED, DeviceLoan, LoanState
 from gainshare.capacity.models.nodes import LIVE, Node, NodeState
+from gainshare.capacity.models.prices import ClassPrice
 from gainshare.capacity.models.routing import (
     Arrivals,
     CachedBlock,
@@ -16,15 +18,20 @@ from gainshare.capacity.models.routing import (
 from gainshare.capacity.models.served import ActuatorName, PolicyName, ServedModel
 
 __all__ = [
+    "LENT",
     "LIVE",
+    "UNRETURNED",
     "ActuatorName",
     "AgentStart",
     "Arrivals",
     "CachedBlock",
+    "ClassPrice",
     "Decision",
     "DeviceClass",
+    "DeviceLoan",
     "EngineHost",
     "Host",
+    "LoanState",
     "Node",
     "NodeState",
     "NodeWindow",

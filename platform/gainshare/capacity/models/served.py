@@ -60,7 +60,9 @@ class ServedModel(models.Model):
         ordering = ["name"]
         constraints = [
             models.CheckConstraint(condition=Q(policy__in=PolicyName.values), name="served_policy_known"),
-            models.CheckConstraint(condition=Q(actuator__in=ActuatorName.values), name="served_actuator_known"),
+            models.CheckConstraint(
+                condition=Q(actuator__in=ActuatorName.values), name="served_actuator_known"
+            ),
             models.CheckConstraint(condition=Q(slots__gt=0), name="served_has_slots"),
         ]
 

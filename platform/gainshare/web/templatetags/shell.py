@@ -24,7 +24,7 @@ NOTHING = "\N{EN DASH}"
 # Colour classes of states and verdicts.
 GOOD = {
     "completed", "settled", "posted", "gain", "vested", "accepted", "confirmed", "active", "open", "finished", "true",
-    "adopted", "reproduced",
+    "adopted", "reproduced", "ready",
 }  # fmt: skip
 BAD = {
     "failed", "regression", "wrong_output", "quality_loss", "build_failed", "patch_rejected", "timeout",
@@ -32,9 +32,19 @@ BAD = {
 }  # fmt: skip
 BUSY = {
     "running", "pending", "queued", "leased", "preparing", "gating", "measuring", "judging", "confirming", "received",
-    "checked", "draining", "being_judged",
+    "checked", "draining", "being_judged", "starting", "taken",
 }  # fmt: skip
-WARN = {"suspicious", "infrastructure_error", "expired", "cancelled", "exhausted", "declined", "quarantined"}
+WARN = {
+    "suspicious",
+    "infrastructure_error",
+    "expired",
+    "cancelled",
+    "exhausted",
+    "declined",
+    "quarantined",
+    "recalled",
+    "silent",
+}
 
 
 @register.filter(name="credits")

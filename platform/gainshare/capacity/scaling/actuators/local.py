@@ -11,6 +11,7 @@ from django.utils import timezone
 
 from gainshare.capacity.hosts import nodes as life_cycle
 from gainshare.capacity.models import DeviceClass, Node, NodeState, Seat, ServedModel
+from gainshare.capacity.pool.loans import recall_for
 from gainshare.capacity.scaling.actuators.choice import Candidate, to_drain
 from gainshare.capacity.scaling.actuators.interface import Action, Outcome
 from gainshare.capacity.scaling.failed_starts import paused_until
@@ -94,6 +95,13 @@ def _order(
     for place in range(missing):
         node = life_cycle.order(model=served.name, device_class=device_class, reason=reason)
         if node is None:
-            return actions, f"no device is free for {missing - place} of {missing} more {device_class}"
+            return actions, _none_free(device_class, missing - place, missing, reason)
         actions.append(Action("order", device_class.name, str(node.id)))
     return actions, ""
+
+
+def _none_free(device_class: DeviceClass, lacking: int, missing: int, reason: str) -> str:
+    """Recall devices that are lent to judging, and say what is lacking and what comes back."""
+    coming = recall_for(device_class=device_class, count=lacking, reason=reason)
+    problem = f"no device is free for {lacking} of {missing} more {device_class}"
+    return f"{problem}; {coming} lent to judging will be back within 30 s" if coming else problem
