@@ -80,7 +80,6 @@ class Generation:
         self._watch = in_background(self._end_at_deadline())
         try:
             async with asyncio.timeout_at(self._deadline):
-                self.meter.sent()
                 stream = await self._stack.enter_async_context(
                     self._pool.generate(
                         self._node, self._request, self.admission.max_tokens, owner=self.admission.owner

@@ -60,7 +60,7 @@ class Metered:
 
 class Meter:
     """Meter of one stream. `prompt_tokens` is the tokeniser's count; `max_tokens` is the held limit for all
-    `n_answers` together. The request's `clock` begins with the meter. Call `sent` when the request goes to a node.
+    `n_answers` together. The request's `clock` begins with the meter, before it is sent to a node.
     """
 
     def __init__(
@@ -85,10 +85,6 @@ class Meter:
     def finish_reason(self) -> str:
         """Finish reasons of the answers, each once; empty before the first end."""
         return ",".join(sorted(set(self._reasons.values())))[:MAX_REASON_CHARACTERS]
-
-    def sent(self) -> None:
-        """Count memory from now on: the request goes to a node. What the gateway itself waited before is not held."""
-        self._memory.begin(self.clock.now().ns)
 
     def see(self, chunk: Mapping[str, Any], at: Moment | None = None) -> None:
         """Read the counters of one chunk that arrived `at` a moment, now by default.
@@ -171,7 +167,7 @@ class ArrivedTokens:
 class HeldMemory:
     """Cache memory of one request, integrated over the gateway's clock.
 
-    The prompt is held from `begin` on, each output token from its arrival. While the request waits at the node, also
+    The prompt is held from the beginning, each output token from its arrival. While the request waits at the node, also
     after an eviction, nothing is held: the node's protected metering counts that as `queued_ms`. A node that does not
     count it (another server's) is taken to wait until the first token.
     """
@@ -182,10 +178,6 @@ class HeldMemory:
         self._tokens = prompt_tokens
         self._has_begun = False
         self._token_ns = self._seen_ns = self._queued_ns = 0
-
-    def begin(self, at_ns: int) -> None:
-        """Nothing was held before; call it before the first chunk."""
-        self._seen_ns = at_ns
 
     @property
     def byte_ms(self) -> int:

@@ -120,16 +120,6 @@ def test_waiting_and_eviction_as_the_node_counted_them_hold_nothing() -> None:
     assert one.metered.kv_byte_ms == (100 * 3 + 101 * 10 + 102 * 1) * 1000
 
 
-def test_what_the_gateway_waits_before_it_sends_is_not_held() -> None:
-    clocks = Clocks(12)
-    one = meter(clock=clocks.clock())
-    clocks.monotonic_ns += 90 * 10**9  # no node was there yet
-    one.sent()
-    clocks.monotonic_ns += 4 * MS
-    one.see(chunk(1, queued_ms=1))
-    assert one.metered.kv_byte_ms == 100 * 3 * 1000
-
-
 def test_a_node_that_counts_no_waiting_holds_from_its_first_token() -> None:
     one = meter()
     one.see(chunk(0), Moment(0, 10 * MS))
