@@ -227,6 +227,16 @@ def test_an_answer_over_midnight_is_billed_by_the_hour_of_each_token() -> None:
     assert lines["output"] == Line("output", 10, 4_000_000, 16 + 6, ((250_000, 6), (MILLION, 4)))
 
 
+def test_tokens_of_no_known_hour_cost_the_dearest_and_so_does_the_hold() -> None:
+    """No hour has the whole price: neither a bill nor its hold takes it."""
+    price = replace(PLAIN, off_peak_windows=[[0, 12, 500_000], [12, 24, 250_000]])
+    usage = Usage(0, 8, 10, None, (Arrival(13, 0, 4),))
+    lines = {line.item: line for line in bill(usage, price).lines}
+    assert lines["fresh_input"].amount == 4
+    assert lines["output"] == Line("output", 10, 4_000_000, 4 + 12, ((250_000, 4), (500_000, 6)))
+    assert upper_bound(8, 10, price) == 4 + 20
+
+
 def test_only_tokens_above_the_threshold_bear_the_surcharge() -> None:
     price = replace(
         PLAIN, long_above=10, long_cached_input=1, long_fresh_input=2_000_000, long_output=1_000_000
