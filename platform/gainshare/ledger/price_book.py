@@ -58,6 +58,11 @@ def current_prices(at: datetime) -> list[PriceVersion]:
     return list(in_force.order_by("model", "-effective_at", "-pk").distinct("model"))
 
 
+def announced_prices(at: datetime) -> list[PriceVersion]:
+    """The versions that take effect after the time ``at``, the next first."""
+    return list(PriceVersion.objects.filter(effective_at__gt=at).order_by("effective_at", "pk"))
+
+
 def publish_price(
     *,
     model: str,
