@@ -6,7 +6,6 @@ on time by hours and by cache memory only; latency is the subject of the simulat
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from gainshare.capacity.replay.prefix_cache import ENGINE_BLOCK_TOKENS, CacheSize, PrefixCache
@@ -14,6 +13,7 @@ from gainshare.capacity.traces.requests import TraceRequest
 from model.serving.metering.prefixes import MOST_RECORDS
 
 ACCELERATOR_TOKENS = 400_000
+MOST_RATE = 10**8
 MOST_PAID_TOKENS = MOST_RECORDS * ENGINE_BLOCK_TOKENS
 """Most tokens that a node's metering can bill as cached (model/serving/metering/prefixes.py)."""
 
