@@ -34,9 +34,9 @@ class Nodes:
 
     def __post_init__(self) -> None:
         rates = (self.prefill_tokens_per_s, self.decode_tokens_per_s)
-        if self.number < 1 or self.bytes_per_token < 0 or not all(0 < rate < math.inf for rate in rates):
+        if self.number < 1 or self.bytes_per_token < 0 or not all(0 < rate <= MOST_RATE for rate in rates):
             raise ValueError(
-                "there must be a node, rates above 0, and a number of bytes that is not negative"
+                f"there must be a node, rates from above 0 to {MOST_RATE:,} tokens/s, and no negative number of bytes"
             )
 
     def cache(self) -> CacheSize:
