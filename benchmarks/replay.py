@@ -10,6 +10,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.commands import command_line, ends_plainly
@@ -60,8 +61,15 @@ def _merged(rows: Sequence[Row]) -> list[Row]:
     traces = [row for row in rows if not row.name.startswith(OF_ALL)]
     worst = [row for row in rows if row.name.startswith(WORST)]
     same = {row.name: row for row in rows if row.name.startswith(OF_ALL) and row not in worst}
-    chosen = [max(worst, key=lambda row: float(row.value or 0))] if worst else []
-    return [*traces, *chosen, *same.values()]
+    return [*traces, *_worst_of(worst, sum(row.target is not None for row in traces)), *same.values()]
+
+
+def _worst_of(worst: Sequence[Row], n_traces: int) -> list[Row]:
+    """The worst of the worst traces of several runs, over ``n_traces`` traces with prefixes."""
+    if not worst:
+        return []
+    row = max(worst, key=lambda row: float(row.value or 0))
+    return [replace(row, how=f"{row.how.rpartition(', of ')[0]}, of {n_traces} with prefixes")]
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -38,10 +38,6 @@ def rates(tmp_path: Path) -> Path:
     return path
 
 
-def row(name: str, value: float) -> Row:
-    return Row(name, value, "%", None, None, "")
-
-
 def test_a_trace_is_replayed_by_the_command(
     trace: Path, rates: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -69,23 +65,23 @@ def test_a_bad_trace_ends_in_a_line(trace: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_several_runs_have_one_worst_trace() -> None:
-    worst = "worst trace: users' cost"
-    found = command._merged(
-        [
-            row("a: cost", -50),
-            row(worst, -50),
-            row("discount of cache", 90),
-            row("b: cost", -20),
-            row(worst, -20),
-            row("discount of cache", 90),
+    def run(name: str, change: float) -> list[Row]:
+        return [
+            Row(f"{name}: cost", change, "%", "-35%", change <= -35, ""),
+            Row(
+                "worst trace: users' cost", change, "%", "-35%", change <= -35, f"{name}, of 1 with prefixes"
+            ),
+            Row("discount of cache", 90, "%", None, None, ""),
         ]
-    )
-    assert [(one.name, one.value) for one in found] == [
-        ("a: cost", -50),
-        ("b: cost", -20),
-        (worst, -20),
-        ("discount of cache", 90),
+
+    found = command._merged([*run("a", -50), *run("b, of c", -20)])
+    assert [(one.name, one.value, one.how) for one in found] == [
+        ("a: cost", -50, ""),
+        ("b, of c: cost", -20, ""),
+        ("worst trace: users' cost", -20, "b, of c, of 2 with prefixes"),
+        ("discount of cache", 90, ""),
     ]
+    assert command._merged([]) == []
 
 
 def test_the_claim_replays_the_given_traces_with_the_given_rates(

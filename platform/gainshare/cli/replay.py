@@ -82,7 +82,10 @@ def replay(
     """
     if plot_file is not None and quick:
         raise CliError("--plot needs the other caches, which --quick leaves out: drop one", code="usage")
-    stated = Nodes(nodes, cache_tokens, prefill_rate, decode_rate, bytes_per_token)
+    try:
+        stated = Nodes(nodes, cache_tokens, prefill_rate, decode_rate, bytes_per_token)
+    except ValueError as error:
+        raise CliError(str(error), code="usage") from None
     n_requests = min(requests, QUICK_REQUESTS) if quick else requests
     try:
         settings = _settings(rates, prices, stated, seed=seed, has_other_caches=not quick)

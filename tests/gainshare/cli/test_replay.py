@@ -121,6 +121,13 @@ def test_a_bad_file_is_named_with_what_to_do(command: Command, tmp_path: Path, o
     assert "Traceback" not in err
 
 
+@pytest.mark.parametrize("rate", ["nan", "inf", "1e12"])
+def test_rates_that_no_node_has_are_refused(command: Command, rate: str) -> None:
+    status, out, _ = command("replay", "--decode-rate", rate, "--quick", "--json")
+    assert (status, error_of(out)["code"]) == (2, "usage")
+    assert rate == "nan" or "rates from above 0 to 100,000,000 tokens/s" in error_of(out)["message"]
+
+
 def test_a_missing_trace_is_refused(command: Command, tmp_path: Path) -> None:
     status, out, _ = command("replay", str(tmp_path / "missing"), "--json")
     assert (status, error_of(out)["code"]) == (1, "malformed")

@@ -6,7 +6,6 @@ on time by hours and by cache memory only; latency is the subject of the simulat
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from gainshare.capacity.replay.prefix_cache import ENGINE_BLOCK_TOKENS, CacheSize, PrefixCache
@@ -14,6 +13,7 @@ from gainshare.capacity.traces.requests import TraceRequest
 from model.serving.metering.prefixes import MOST_RECORDS
 
 ACCELERATOR_TOKENS = 400_000
+MOST_RATE = 10**8
 MOST_PAID_TOKENS = MOST_RECORDS * ENGINE_BLOCK_TOKENS
 """Most tokens that a node's metering can bill as cached (model/serving/metering/prefixes.py)."""
 
@@ -34,9 +34,9 @@ class Nodes:
 
     def __post_init__(self) -> None:
         rates = (self.prefill_tokens_per_s, self.decode_tokens_per_s)
-        if self.number < 1 or self.bytes_per_token < 0 or not all(0 < rate < math.inf for rate in rates):
+        if self.number < 1 or self.bytes_per_token < 0 or not all(0 < rate <= MOST_RATE for rate in rates):
             raise ValueError(
-                "there must be a node, rates above 0, and a number of bytes that is not negative"
+                f"there must be a node, rates from above 0 to {MOST_RATE:,} tokens/s, and no negative number of bytes"
             )
 
     def cache(self) -> CacheSize:

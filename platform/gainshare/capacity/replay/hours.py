@@ -35,8 +35,3 @@ def drawn_times(rates: Rates, seed: int) -> Instant:
         return (step + into) * rates.step_s
 
     return draw
-
-
-def hour_of(at_s: float) -> int:
-    """Hour of the day, 0 to 23."""
-    return int(at_s // 3600) % 24

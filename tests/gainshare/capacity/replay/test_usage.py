@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from random import Random
 
 import pytest
@@ -9,33 +10,32 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gainshare.capacity.replay.fleet import Fleet, Nodes, Served
-from gainshare.capacity.replay.hours import drawn_times, hour_of
+from gainshare.capacity.replay.hours import drawn_times
 from gainshare.capacity.replay.usage import arrivals_by_hour, kv_byte_ms, usage_of
 from gainshare.capacity.traces.arrivals import Rates, arrivals, hours_by_rate
 from gainshare.capacity.traces.requests import TraceRequest
 from gainshare.ledger.pricing import Arrival
 
+S = 10**9
 REQUEST = TraceRequest(0.0, 1000, 101)
 
 
-@given(st.floats(0, 200_000), st.integers(0, 3000), st.sampled_from([0.02, 0.5, 7.0, 3600.0, 5000.0]))
-def test_each_token_is_counted_in_the_hour_of_its_arrival(
-    first_s: float, tokens: int, token_s: float
-) -> None:
-    counted = arrivals_by_hour(first_s, tokens, token_s)
-    assert sum(arrival.tokens for arrival in counted) == tokens
-    by_hand = [hour_of(first_s + index * token_s) for index in range(tokens)]
+@given(
+    st.integers(0, 200_000 * S),
+    st.integers(0, 3000),
+    st.sampled_from([20 * S // 1000, S // 2, 7 * S, 3600 * S, 5000 * S]),
+)
+def test_each_token_is_counted_in_the_hour_of_its_arrival(first_ns: int, tokens: int, token_ns: int) -> None:
+    counted = arrivals_by_hour(first_ns, tokens, token_ns)
     by_rule = [arrival.hour for arrival in counted for _ in range(arrival.tokens)]
-    differing = [index for index in range(tokens) if by_hand[index] != by_rule[index]]
-    # A token whose arrival is an hour's end up to the rounding of floats may be in either of the two.
-    assert all(
-        (first_s + index * token_s) % 3600 < 1e-6 or (first_s + index * token_s) % 3600 > 3600 - 1e-6
-        for index in differing
-    )
+    assert by_rule == [(first_ns + index * token_ns) // (3600 * S) % 24 for index in range(tokens)]
+    neighbours = itertools.pairwise(counted)
+    assert all(one.hour != two.hour for one, two in neighbours) or token_ns > 3600 * S
 
 
 def test_an_answer_that_passes_midnight_begins_a_new_day() -> None:
-    assert arrivals_by_hour(24 * 3600 - 1.0, 150, 0.02) == (Arrival(23, 0, 50), Arrival(0, 0, 100))
+    first = (24 * 3600 - 1) * S
+    assert arrivals_by_hour(first, 150, S // 50) == (Arrival(23, 0, 50), Arrival(0, 0, 100))
 
 
 def test_memory_is_held_from_the_start_on_a_node_to_the_last_token() -> None:
@@ -78,7 +78,7 @@ def test_hours_follow_the_rates() -> None:
     draw = drawn_times(rates, seed=3)
     hours = [0] * 24
     for _ in range(40_000):
-        hours[hour_of(draw(REQUEST))] += 1
+        hours[int(draw(REQUEST) // 3600) % 24] += 1
     for drawn, expected in zip(hours, hours_by_rate(rates), strict=True):
         assert drawn / 40_000 == pytest.approx(expected, abs=0.006)
 
