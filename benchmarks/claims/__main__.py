@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _check_files(options.output, docs, options.device_model)
     except (RecordError, DeviceModelError, OSError) as error:
         parser.error(str(error))
-    bench = Bench(options.output, device_models=tuple(options.device_model))
+    bench = Bench(options.output, device_models=tuple(options.device_model), traces=tuple(options.trace))
     try:
         measured = {claim: _measure(claim, bench, scale) for claim in chosen}
     except KeyboardInterrupt:
@@ -51,7 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for claim, found in measured.items()
         for row in (found.rows if isinstance(found, Measured) else [_failed(claim, found)])
     ]
-    command = " ".join(["python -m benchmarks.claims", f"--{scale}", *options.names])
+    traces = [word for path in options.trace for word in ("--trace", str(path))]
+    command = " ".join(["python -m benchmarks.claims", f"--{scale}", *options.names, *traces])
     report = Report.here(command, rows)
     if bench.has_changed:
         bench.say(
@@ -122,6 +123,14 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="FILE",
         help="a device measured elsewhere, for placement; may be repeated",
+    )
+    parser.add_argument(
+        "--trace",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a public trace of requests, or rates, for billing; generated ones by default; may be repeated",
     )
     return parser
 

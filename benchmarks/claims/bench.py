@@ -57,6 +57,7 @@ class Bench:
     n_at_once: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
     say: Callable[[str], None] = field(default_factory=lambda: say)
     device_models: tuple[Path, ...] = ()  # measured elsewhere, for placement
+    traces: tuple[Path, ...] = ()  # of requests, and rates
     sources: dict[str, set[str]] = field(default_factory=dict)  # that results came from, by kind of job
     _running: set[subprocess.Popen[str]] = field(default_factory=set)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from benchmarks.claims import (
     autoscaling,
+    billing,
     curriculum,
     distillation,
     eight_bit,
@@ -30,6 +31,7 @@ CLAIMS: dict[str, Claim] = {
         placement,
         parallelism,
         growth,
+        billing,
         autoscaling,
     )
 }

@@ -21,6 +21,7 @@ from gainshare.cli.keys import keys
 from gainshare.cli.lineages import lineages
 from gainshare.cli.models import model
 from gainshare.cli.output import CliError, print_error
+from gainshare.cli.replay import replay
 from gainshare.cli.reproduce import reproduce
 from gainshare.cli.reversals import reversals
 from gainshare.cli.runners import runners
@@ -62,6 +63,7 @@ app.add_typer(reversals, name="reversals")
 app.command()(stop)
 app.command()(verify)
 app.command()(audit)
+app.command()(replay)
 app.command("sandbox-test")(sandbox_test)
 app.command()(simulate)
 

@@ -17,6 +17,7 @@ from django.utils import timezone
 
 from benchmarks.faults import fault_point
 from gainshare.gateway import services
+from gainshare.gateway.arrivals import Arrivals
 from gainshare.gateway.database import in_database
 from gainshare.gateway.errors import BadKey, DeadlineMissed, GatewayError, NodeFailed, TookTooLong
 from gainshare.gateway.metering import Meter, Metered, MeterError
@@ -56,10 +57,11 @@ class Generation:
             prompt_tokens=admission.prompt_tokens,
             max_tokens=admission.output_tokens,
             n_answers=admission.n_answers,
+            cache=admission.cache,
         )
         self._pool, self._node, self._request = pool, node, request
         self._stack = AsyncExitStack()
-        self._stream: AsyncIterator[dict[str, Any]] | None = None
+        self._stream: Arrivals | None = None
         self._settling: asyncio.Task[Any] | None = None
         left_s = (admission.expires_at - timezone.now()).total_seconds()
         self._margin_s = min(SETTLE_BEFORE_END_S, left_s / 10)
@@ -78,11 +80,13 @@ class Generation:
         self._watch = in_background(self._end_at_deadline())
         try:
             async with asyncio.timeout_at(self._deadline):
-                self._stream = await self._stack.enter_async_context(
+                stream = await self._stack.enter_async_context(
                     self._pool.generate(
                         self._node, self._request, self.admission.max_tokens, owner=self.admission.owner
                     )
                 )
+                self._stream = Arrivals(stream, self.meter.clock)
+                self._stack.push_async_callback(self._stream.aclose)
         except TimeoutError:
             await self.fail(TookTooLong.code)
             raise TookTooLong(
@@ -108,10 +112,10 @@ class Generation:
             while True:
                 try:
                     async with asyncio.timeout_at(self._deadline):
-                        chunk = await anext(self._stream)
+                        arrived_at, chunk = await anext(self._stream)
                 except StopAsyncIteration:
                     break
-                self.meter.see(chunk)
+                self.meter.see(chunk, arrived_at)
                 yield chunk
                 self._delivered = self.meter.metered
                 if self._is_refused:

@@ -206,5 +206,6 @@ def test_the_stacks_claims_are_those_of_the_design() -> None:
         "placement",
         "parallelism",
         "growth",
+        "billing",
         "autoscaling",
     ]

@@ -18,7 +18,6 @@ from gainshare.capacity.traces.requests import TraceRequest
 from gainshare.capacity.traces.workload import LONG_CONTEXT, LogNormal, Week, Workload
 
 STEP_S = 600.0
-BLOCK_TOKENS = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +69,14 @@ def generate(
     cv: float = 1.0,
     workload: Workload = LONG_CONTEXT,
     week: Week | None = None,
-    block_tokens: int = BLOCK_TOKENS,
+    block_tokens: int | None = None,
 ) -> GeneratedTrace:
-    """Generate a trace. ``cv`` is the coefficient of variation of the gaps between sessions; 1 is Poisson."""
+    """Generate a trace.
+
+    ``cv`` is the coefficient of variation of the gaps between sessions; 1 is Poisson. ``block_tokens`` replaces the
+    workload's size of blocks. Raises ValueError for a trace of no time or no requests, or too many.
+    """
+    block_tokens = workload.block_tokens if block_tokens is None else block_tokens
     if not (math.isfinite(days) and 0 < days <= 366) or not 1 <= requests <= 10_000_000 or block_tokens < 1:
         raise ValueError("a trace needs some time (up to 366 days), requests (up to 10 million) and blocks")
     return GeneratedTrace(seed, days, requests, cv, workload, week or Week(), block_tokens)

@@ -29,7 +29,8 @@ class Workload:
     A session begins with ``opening`` tokens, with probability ``system_share`` after its account's system prompt of
     ``system`` tokens. Each further turn sends all that came before, the last answer, and a ``message``; a session has
     another turn with probability ``another_turn``, after ``think_s`` seconds. ``single_share`` of the sessions are
-    single short requests of ``single`` tokens instead.
+    single short requests of ``single`` tokens instead. ``block_tokens`` is the size of the blocks that its prefixes are
+    told in: 512 as in Mooncake's traces, or fewer where prompts are short.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Workload:
     system_share: float
     another_turn: float
     think_s: LogNormal
+    block_tokens: int
     accounts: int = 200
     context_limit: int = 200_000
 
@@ -66,6 +68,7 @@ LONG_CONTEXT = Workload(
     system_share=0.5,
     another_turn=0.615,
     think_s=LogNormal(60, 1.2, 7_200),
+    block_tokens=512,
 )
 """Long documents and agents: the lengths and the shared prefixes of Mooncake's traces."""
 
@@ -82,9 +85,10 @@ CONVERSATION = Workload(
     system_share=0.3,
     another_turn=0.49,
     think_s=LogNormal(40, 1.0, 3_600),
+    block_tokens=16,
     context_limit=14_000,
 )
-"""Chat: the lengths of Azure's conversation trace."""
+"""Chat: the lengths of Azure's conversation trace, in blocks as small as the engine's."""
 
 WORKLOADS = {workload.name: workload for workload in (LONG_CONTEXT, CONVERSATION)}
 
