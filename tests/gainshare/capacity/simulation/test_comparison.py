@@ -17,6 +17,8 @@ from gainshare.capacity.traces.generator import generate
 from gainshare.capacity.traces.workload import LONG_CONTEXT
 from tests.gainshare.capacity.simulation.simulated_worlds import RATES, node_device, poisson, workload
 
+pytestmark = pytest.mark.slow
+
 
 def quiet(_text: str) -> None:
     pass

@@ -18,6 +18,8 @@ from gainshare.capacity.simulation.pool import NOTICE_S, Setting, simulate
 from gainshare.capacity.simulation.rates import Rates
 from tests.gainshare.capacity.simulation.simulated_worlds import node_device, poisson, workload
 
+pytestmark = pytest.mark.slow
+
 
 class Scripted:
     """Wants what a script says from a time on; hears loads and fleets."""
