@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 from gainshare.capacity.policies.waiting import all_busy, wait_p99_s
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("slots", "offered", "probability"),
     [(1, 0.3, 0.3), (1, 0.9, 0.9), (2, 1.0, 1 / 3), (5, 4.0, 0.55411), (10, 8.0, 0.40918), (3, 3.0, 1.0)],
 )
-
-pytestmark = pytest.mark.slow
 def test_erlangs_formula(slots: int, offered: float, probability: float) -> None:
     assert all_busy(slots, offered) == pytest.approx(probability, abs=2e-5)
 
