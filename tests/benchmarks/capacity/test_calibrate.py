@@ -23,6 +23,8 @@ from benchmarks.capacity.calibrate import (
 )
 from model.presets import PRESETS
 
+pytestmark = pytest.mark.slow
+
 Answers = list[list[dict[str, float]]]
 
 

@@ -13,6 +13,8 @@ from benchmarks.capacity.simulated import simulated
 from benchmarks.claims import autoscaling
 from benchmarks.report import MeasuringFailed, Row
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def files(tmp_path: Path) -> dict[str, Path]:

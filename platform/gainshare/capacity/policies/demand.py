@@ -41,7 +41,8 @@ class Demand:
         now, then = (self.profile[int((self.at_s + shift) % DAY_S // BIN_S)] for shift in (0.0, after_s))
         if now <= 0 or then <= 0:
             return 1.0
-        return min(MOST_SEASON, max(1 / MOST_SEASON, then / now)) ** SEASON_WEIGHT
+        ratio = min(MOST_SEASON, max(1 / MOST_SEASON, then / now))
+        return math.pow(ratio, SEASON_WEIGHT)
 
     def most(self, within_s: float) -> float:
         """The highest rate expected from now until ``within_s`` seconds from now."""

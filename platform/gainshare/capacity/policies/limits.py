@@ -47,8 +47,9 @@ def within(
     }
     note = ""
     if objective.budget_left_today is not None:
-        left, to_midnight = objective.budget_left_today, DAY_S - at_s % DAY_S
-        left -= sum(_leaving(fleets, f.name) * f.price * min(KEPT_S, to_midnight) / HOUR_S for f in classes)
+        to_midnight = DAY_S - at_s % DAY_S
+        gone = sum(_leaving(fleets, f.name) * f.price * min(KEPT_S, to_midnight) / HOUR_S for f in classes)
+        left = objective.budget_left_today - gone
         for facts in sorted(classes, key=lambda facts: (_price_of_a_request(facts), facts.name)):
             affordable, left = _affordable(
                 facts, cut[facts.name], have(fleets, facts.name), left, to_midnight

@@ -77,7 +77,8 @@ def _saving(compared: Compared, outcome: Outcome, name: str, *, is_ours: bool = 
 def _against(compared: Compared, name: str) -> Row:
     ours, best = compared.outcomes[OURS], compared.best_published()
     if best is None:
-        why = "no published policy meets the objective, as published or tuned"
+        tried = "as published or with other targets" if compared.tuned else "with its published targets"
+        why = f"no published policy meets the objective {tried}"
         return Row(name, None, "%", TARGET, compared.meets(ours), why)
     change = 100 * (ours.cost / best.cost - 1)
     return Row(

@@ -104,9 +104,10 @@ class _Run:
         self.counts: deque[int] = deque(maxlen=STEPS_SHOWN)
         self.counted = 0  # requests in whole steps so far
         self.step_end_s = STEP_S
-        self.hours: deque[list[int]] = deque()  # [hour, first tokens, late ones]
+        self.hours: deque[list[int]] = deque()  # [hour, first tokens, requests that broke a promise]
         self.hour_end_s = 0.0
         self.promised_s = setting.objective.first_token_p99_s
+        self.promised_token_s = setting.objective.token_p99_s
         self.state: Mapping[str, object] = {}
         self.decisions: list[Decision] = []
         self.wanted: dict[str, int] = {}
@@ -222,11 +223,20 @@ class _Run:
         if ended:
             for request in ended:
                 self.last[request] = now
+                if self._is_slow(request, now):
+                    self.hours[-1][2] += 1
             self.n_answering -= len(ended)
             self._end(len(ended))
             self._fill(node, now)
         if node.due_s != math.inf and node.state is not State.GONE:
             self._later(node.due_s, _WORK, node)
+
+    def _is_slow(self, request: int, now: float) -> bool:
+        """Whether its first token was in time, and its others took longer than promised."""
+        first, more = self.first[request], self.output[request] - 1
+        return (
+            now - first > self.promised_token_s * more > 0 and first - self.at_s[request] <= self.promised_s
+        )
 
     def _end(self, n: int) -> None:
         self.n_present -= n
@@ -345,7 +355,7 @@ class _Run:
             self.step_end_s += STEP_S
 
     def _late_share(self, now: float) -> float | None:
-        """Share of late first tokens in the latest day, by the hour; None before there was one."""
+        """Share of requests that broke a promise in the latest day, by the hour; None before there was any."""
         hour = int(now // 3600)
         while self.hours and self.hours[0][0] <= hour - 24:
             self.hours.popleft()

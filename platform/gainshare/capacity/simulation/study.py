@@ -231,7 +231,8 @@ def _compare_all(
         )
         label = f"cold start {cold_s:g} s"
         found.rows += figures.comparison_rows(compared, label)
-        found.rows += _bound(compared, rates, label)
+        if len(devices) == 1:  # classes of other prices are bounded by other things than the load
+            found.rows += _bound(compared, rates, label)
         found.shown = [compared.fixed, *compared.outcomes.values()]
 
 

@@ -14,6 +14,8 @@ from gainshare.capacity.policies.limits import have
 from gainshare.capacity.policies.observed import ClassFacts, Fleet, Load, Objective
 from gainshare.capacity.policies.registry import POLICIES, TICKS_S
 
+pytestmark = pytest.mark.slow
+
 NAMES = sorted(POLICIES)
 
 

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from gainshare.capacity.policies.waiting import all_busy, wait_p99_s
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("slots", "offered", "probability"),

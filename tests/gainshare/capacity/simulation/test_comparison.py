@@ -17,6 +17,8 @@ from gainshare.capacity.traces.generator import generate
 from gainshare.capacity.traces.workload import LONG_CONTEXT
 from tests.gainshare.capacity.simulation.simulated_worlds import RATES, node_device, poisson, workload
 
+pytestmark = pytest.mark.slow
+
 
 def quiet(_text: str) -> None:
     pass
@@ -118,6 +120,7 @@ def test_ours_is_compared_with_the_cheapest_that_meets_the_objective(compared: C
         assert row.value == pytest.approx(100 * (compared.outcomes["forecast"].cost / min(met) - 1), abs=0.06)
     else:
         assert row.value is None
+        assert row.how == "no published policy meets the objective as published or with other targets"
 
 
 def test_prefix_aware_routing_hits_more_and_waits_less() -> None:
