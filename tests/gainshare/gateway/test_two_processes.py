@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,7 @@ class Stream:
         self.seen = 0
         self.error: openai.OpenAIError | None = None
         self.is_over = threading.Event()
-        self._begin = lambda: pair.ask(customer, via=via, stream=True, max_tokens=LONG, n=n)
+        self._begin = partial(pair.ask, customer, via=via, stream=True, max_tokens=LONG, n=n)
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
 
