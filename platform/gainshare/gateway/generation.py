@@ -40,6 +40,7 @@ SETTLE_BEFORE_END_S = (
 )
 PROGRESS_S = 1.0  # how often an answer's count is recorded, and so how much a killed process may lose
 WAIT_FOR_SETTLING_S = 2.0  # the client's last event waits at most this long for the bill to be settled
+LOOK_AGAIN_S = 0.5  # how often a request without a token at a silent node looks for another one
 RETRY_S = (0.1, 0.3, 1.0, 3.0)  # pauses between attempts to record an outcome; the last one repeats
 
 Result = TypeVar("Result")
@@ -132,6 +133,11 @@ class Generation:
                         raise
                     raise NodeUnavailable("The model node does not answer. Try again shortly.") from None
             else:
+                if (
+                    self._settling is not None
+                ):  # it was ended meanwhile, so that nothing else closes the new stream
+                    await self._stack.aclose()
+                    raise NodeUnavailable("The request was ended.")
                 return
 
     async def _leave(self, error: Exception) -> bool:
@@ -153,10 +159,10 @@ class Generation:
         silence = asyncio.create_task(node.out.wait())
         try:
             await asyncio.wait({working, silence}, return_when=asyncio.FIRST_COMPLETED)
-            if not working.done() and not self._place.can_move():
-                await asyncio.wait({working})  # it may answer again
-            if not working.done():
-                raise NodeSilent("the node does not answer")
+            while not working.done():
+                if node.out.is_set() and self._place.can_move():
+                    raise NodeSilent("the node does not answer")
+                await asyncio.wait({working}, timeout=LOOK_AGAIN_S)  # it may answer again
             return working.result()
         finally:
             silence.cancel()
@@ -231,12 +237,16 @@ class Generation:
             await self.fail(DeadlineMissed.code)
             raise DeadlineMissed(self._broken_off("The deadline of the request passed")) from None
         except (NodeStreamError, MeterError) as error:
-            logger.warning("request %s at %s: %s", self.admission.request_id, self._place.node, error)
+            url = self._place.node.url if self._place.node is not None else "no node"
+            logger.warning("request %s at %s: %s", self.admission.request_id, url, error)
             await self.fail(NodeFailed.code)
             raise NodeFailed(self._broken_off("The model node broke off")) from None
         except TimeoutError:
             await self.fail(TookTooLong.code)
             raise TookTooLong(self._broken_off("The time for this request ran out")) from None
+        except GatewayError as error:  # no other node could take the request over
+            await self.fail(error.code)
+            raise
         except BaseException:  # the client disconnected: the task is cancelled or the generator closed
             self.finish(RequestStatus.CANCELLED)
             raise
