@@ -19,6 +19,7 @@ from django.utils import timezone
 
 from gainshare.capacity.routing import seats
 from gainshare.capacity.routing.analysis import Analysis, recorded
+from gainshare.capacity.routing.estimates import work_tokens
 from gainshare.capacity.routing.exchange import HeldSeat
 from gainshare.capacity.routing.outbox import Served
 from gainshare.capacity.routing.seats import Candidate, SeatGone, SeatRequest
@@ -247,7 +248,7 @@ class Placement:
         view = self._sharing.view
         left = view.facts(self.node.facts, self._request.model).prefill_left
         hit = view.hit_tokens(key, self.analysis)
-        self._work_tokens = left + self.analysis.prompt_tokens - hit
+        self._work_tokens = work_tokens(left, self.analysis.prompt_tokens - hit)
         self._sharing.moved(self._request_id, key, self.node.facts.device_class, cached_tokens=hit)
         return True
 
