@@ -1,6 +1,7 @@
 """Display names of a submission's stages and runs. Pure functions."""
 
 from benchmarks.catalogue import guarding_suites
+from benchmarks.catalogue.facts import count
 from bounty.models import RunKind, SubmissionState
 
 _WHEN_CONFIRMING = {
@@ -64,7 +65,7 @@ def pairs_words(*, kind: str, suite: str, preset: str, done: int, most: int) -> 
     if kind in (RunKind.GATE, RunKind.AA):
         return f"{done} pairs; the next interim check is at {most}"
     if kind == RunKind.GUARD:
-        n_suites = len(guarding_suites(suite, preset))
-        rails = f"{done} of {most} pairs over the rails of {n_suites} other suites"
+        others = count(len(guarding_suites(suite, preset)), "other suite")
+        rails = f"{done} of {most} pairs over the rails of {others}"
         return f"{rails}; more for rails that are not clear yet"
     return f"{done} of {most} pairs"

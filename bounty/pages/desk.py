@@ -13,12 +13,14 @@ from django.urls import reverse
 from django.views.decorators.http import require_GET
 
 from benchmarks.judging.verdicts import VerdictKind
+from bounty.github.merging.reversals import open_reversals
 from bounty.models import (
     Dispute,
     DisputeState,
     QuarantineCause,
     RepositoryBinding,
     RepositoryStop,
+    Reversal,
     Runner,
     SlowBase,
     SlowBaseState,
@@ -118,6 +120,12 @@ def kinds_for(user: User) -> list[Kind]:
             _lost_tip,
         ),
         Kind(
+            "Branches that took a gain back",
+            "Decide about the award on the lineage's page. The tip waits.",
+            open_reversals().exclude(submission__submitter=user),
+            _reversal,
+        ),
+        Kind(
             "Branches that are not followed",
             "Read why on the lineage's page, and change the branch or the binding.",
             RepositoryBinding.objects.exclude(problem="").select_related("lineage").order_by("checked_at"),
@@ -156,6 +164,11 @@ def _base(row: SlowBase) -> Waiting:
 def _lost_tip(row: RepositoryStop) -> Waiting:
     url = f"{reverse('lineage', args=[row.lineage.name])}#lost-tip"
     return Waiting(url, row.lineage.name, "a push", "stopped", row.stopped_at)
+
+
+def _reversal(row: Reversal) -> Waiting:
+    url = f"{reverse('lineage', args=[row.lineage.name])}#reversal"
+    return Waiting(url, row.lineage.name, row.submission.submitter.username, row.kind, row.created_at)
 
 
 def _not_followed(row: RepositoryBinding) -> Waiting:

@@ -305,6 +305,8 @@ class EngineCore:
             job = self._answer_of[sequence].job
             if not job.running:
                 self._pause(job, now_ns)
+        for work in plan.works:  # what is computed does not wait, whatever the plan says
+            self._answer_of[work.sequence].job.meter.started(now_ns)
         if self._holding_changes == self.pool.changes:
             return
         self._holding_changes = self.pool.changes

@@ -22,6 +22,7 @@ from gainshare.cli.lineages import lineages
 from gainshare.cli.models import model
 from gainshare.cli.output import CliError, print_error
 from gainshare.cli.reproduce import reproduce
+from gainshare.cli.reversals import reversals
 from gainshare.cli.runners import runners
 from gainshare.cli.sandbox_test import sandbox_test
 from gainshare.cli.status import status
@@ -56,6 +57,7 @@ app.add_typer(model, name="model")
 app.add_typer(runners, name="runners")
 app.add_typer(lineages, name="lineages")
 app.add_typer(github, name="github")
+app.add_typer(reversals, name="reversals")
 app.command()(stop)
 app.command()(verify)
 app.command()(audit)

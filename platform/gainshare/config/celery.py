@@ -88,4 +88,6 @@ app.conf.update(
         },
     },
 )
-app.autodiscover_tasks(["bounty", "gainshare.accounts", "gainshare.ledger", "gainshare.capacity", "gainshare.gateway"])
+app.autodiscover_tasks(
+    ["bounty", "gainshare.accounts", "gainshare.ledger", "gainshare.capacity", "gainshare.gateway"]
+)

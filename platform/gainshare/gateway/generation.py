@@ -10,13 +10,14 @@ import logging
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack
 from datetime import timedelta
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from django.db import DatabaseError, InterfaceError
 from django.utils import timezone
 
 from benchmarks.faults import fault_point
 from gainshare.gateway import services
+from gainshare.gateway.arrivals import Arrivals
 from gainshare.gateway.background import in_background
 from gainshare.gateway.database import in_database
 from gainshare.gateway.errors import (
@@ -40,6 +41,7 @@ SETTLE_BEFORE_END_S = (
 )
 PROGRESS_S = 1.0  # how often an answer's count is recorded, and so how much a killed process may lose
 WAIT_FOR_SETTLING_S = 2.0  # the client's last event waits at most this long for the bill to be settled
+NS_PER_S = 1_000_000_000
 LOOK_AGAIN_S = 0.5  # how often a request without a token at a silent node looks for another one
 RETRY_S = (0.1, 0.3, 1.0, 3.0)  # pauses between attempts to record an outcome; the last one repeats
 
@@ -56,9 +58,17 @@ class Place(Protocol):
     def can_move(self) -> bool: ...
     def body(self) -> GenerationRequest: ...
     def sent(self) -> None: ...
-    def token(self) -> None: ...
+    def token(self, after_s: float) -> None: ...
     def ended(self, *, tokens: int, is_whole: bool, has_failed: bool) -> None: ...
     def freed(self) -> None: ...
+
+
+class Seen(NamedTuple):
+    """A chunk with the usage then, and when it arrived: seconds since the request was sent to its node."""
+
+    chunk: dict[str, Any]
+    metered: Metered
+    after_s: float
 
 
 class NodeSilent(NodeStreamError):
@@ -78,7 +88,8 @@ class Generation:
         self.meter = self._new_meter()
         self._pool, self._place, self._request = pool, place, request
         self._stack = AsyncExitStack()
-        self._stream: AsyncIterator[dict[str, Any]] | None = None
+        self._stream: Arrivals | None = None
+        self._is_over = False  # the node's stream was read to its end
         self._settling: asyncio.Task[Any] | None = None
         left_s = (admission.expires_at - timezone.now()).total_seconds()
         self._margin_s = min(SETTLE_BEFORE_END_S, left_s / 10)
@@ -115,18 +126,20 @@ class Generation:
             prompt_tokens=self.admission.prompt_tokens,
             max_tokens=self.admission.output_tokens,
             n_answers=self.admission.n_answers,
+            cache=self.admission.cache,
         )
 
     async def _open(self) -> None:
         """Start the answer at the request's node, or at another one if that fails. Waits for a node if it has none."""
         while True:
             node = await self._place.wait()
+            self.meter = self._new_meter()  # its clock begins here, so that the wait costs no memory
             self._place.sent()
             opening = self._pool.generate(
                 node, self._place.body(), self.admission.max_tokens, owner=self.admission.owner
             )
             try:
-                self._stream = await self._while_it_answers(node, self._stack.enter_async_context(opening))
+                stream = await self._while_it_answers(node, self._stack.enter_async_context(opening))
             except (NodeUnavailable, NodeFailed, NodeSilent) as error:
                 if not await self._leave(error):
                     if isinstance(error, GatewayError):
@@ -138,13 +151,15 @@ class Generation:
                 ):  # it was ended meanwhile, so that nothing else closes the new stream
                     await self._stack.aclose()
                     raise NodeUnavailable("The request was ended.")
+                self._stream = Arrivals(stream, self.meter.clock)
+                self._stack.push_async_callback(self._stream.aclose)
                 return
 
     async def _leave(self, error: Exception) -> bool:
         """Close the node's stream and give the node back; True if another one may answer."""
         node = self._place.node
         await self._stack.aclose()
-        self._stream, self.meter = None, self._new_meter()
+        self._stream, self._is_over, self.meter = None, False, self._new_meter()
         fault_point("gateway.left_node")
         if self._settling is not None or not await self._place.move():
             return False
@@ -170,8 +185,8 @@ class Generation:
                 working.cancel()
                 await asyncio.wait({working})
 
-    async def _first_chunks(self) -> list[tuple[dict[str, Any], Metered]]:
-        """The chunks up to the first one with tokens, each with the usage then, from the first node that gets so far.
+    async def _first_chunks(self) -> list[Seen]:
+        """The chunks up to the first one with tokens, from the first node that gets so far.
 
         They are passed on together, so that a client whose request moved sees nothing of the node that was left.
         """
@@ -183,18 +198,30 @@ class Generation:
                     raise
                 await self._open()
 
-    async def _read_to_first_token(self) -> list[tuple[dict[str, Any], Metered]]:
-        node, stream = self._place.node, self._stream
-        assert node is not None and stream is not None, "begin() comes first"
-        first: list[tuple[dict[str, Any], Metered]] = []
+    async def _read_to_first_token(self) -> list[Seen]:
+        node = self._place.node
+        assert node is not None, "begin() comes first"
+        first: list[Seen] = []
         while not self.metered.completion_tokens:
-            chunk = await self._while_it_answers(node, _next(stream))
-            if chunk is None:
-                self.meter.check_complete()
+            seen = await self._while_it_answers(node, self._see_next())
+            if seen is None:
                 break
-            self.meter.see(chunk)
-            first.append((chunk, self.metered))
+            first.append(seen)
         return first
+
+    async def _see_next(self) -> Seen | None:
+        """Read and meter the next chunk; None after a complete answer. Raises `NodeStreamError` or `MeterError`."""
+        assert self._stream is not None, "begin() comes first"
+        if self._is_over:
+            return None
+        try:
+            arrived_at, chunk = await anext(self._stream)
+        except StopAsyncIteration:
+            self._is_over = True
+            self.meter.check_complete()
+            return None
+        self.meter.see(chunk, arrived_at)
+        return Seen(chunk, self.metered, arrived_at.ns / NS_PER_S)
 
     async def chunks(self) -> AsyncIterator[dict[str, Any]]:
         """Yield the node's chunks, each metered before it is forwarded. Raises `GatewayError` if the stream breaks.
@@ -210,18 +237,16 @@ class Generation:
                 first = await self._first_chunks()
             while True:
                 if first:
-                    chunk, metered = first.pop(0)
+                    seen: Seen | None = first.pop(0)
                 else:
                     async with asyncio.timeout_at(self._deadline):
-                        following = await _next(self._stream)
-                    if following is None:
-                        break
-                    self.meter.see(following)
-                    chunk, metered = following, self.metered
-                if metered.completion_tokens > self._delivered.completion_tokens:
-                    self._place.token()
-                yield chunk
-                self._delivered = metered
+                        seen = await self._see_next()
+                if seen is None:
+                    break
+                if seen.metered.completion_tokens > self._delivered.completion_tokens:
+                    self._place.token(seen.after_s)
+                yield seen.chunk
+                self._delivered = seen.metered
                 if self._is_refused:
                     await self._settled(self.finish(RequestStatus.CANCELLED, BadKey.code))
                     raise BadKey(
@@ -232,7 +257,6 @@ class Generation:
                     fault_point("gateway.first_token")
                 else:
                     fault_point("gateway.streaming")
-            self.meter.check_complete()
         except DeadlinePassed:
             await self.fail(DeadlineMissed.code)
             raise DeadlineMissed(self._broken_off("The deadline of the request passed")) from None
@@ -328,11 +352,6 @@ class Generation:
         if self._noting is not None:
             self._noting.cancel()
         await self._stack.aclose()
-
-
-async def _next(stream: AsyncIterator[dict[str, Any]]) -> dict[str, Any] | None:
-    """The next chunk, or None at the stream's end."""
-    return await anext(stream, None)
 
 
 async def record_and_settle(admission: Admission, outcome: dict[str, Any]) -> None:

@@ -1,18 +1,27 @@
-"""Meters a generation chunk by chunk, and checks the node's counters. Pure functions.
+"""Meters a generation chunk by chunk, and checks the node's counters.
 
 The node puts its counters on every chunk. The meter keeps the newest ones. It refuses counters that decrease, exceed
 the limit, or grow without a token's text or end. So the usage is known at any moment, however the stream ends.
+
+Cache memory is the meter's own: tokens held x bytes for each x the gateway's clock, until the newest chunk. Of the
+node's counters only `queued_ms` lowers it, because protected code counts it; the node's `kv_byte_ms` is shown only.
 """
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+from gainshare.gateway.arrivals import ArrivalClock, Moment
+from gainshare.gateway.cache_memory import UNKNOWN, CacheShape
+from gainshare.ledger.pricing import Arrival
 
 ENGINE_COUNTERS = ("queued_ms", "prefill_ms", "decode_ms", "device_ms", "kv_byte_ms")
 
 
 MAX_REASON_CHARACTERS = 32  # as the database stores it
+MOST_BYTE_MS = 2**63 - 1  # as the database stores them
+NS_PER_MS = 1_000_000
 
 
 class MeterError(Exception):
@@ -21,12 +30,19 @@ class MeterError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Metered:
-    """Metered usage. Tokens are exact; `engine` has the engine's times, which are shown and never billed."""
+    """Metered usage. Tokens are exact; `engine` has the engine's times, which are shown and never billed.
+
+    `prompt_hour` and `arrivals` are the hours of day (UTC) of the first token's and of the output tokens' arrival.
+    `kv_byte_ms` is the cache memory by the gateway's counts and clock.
+    """
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
     engine: Mapping[str, float] = field(default_factory=dict)
+    prompt_hour: int | None = None
+    arrivals: tuple[Arrival, ...] = ()
+    kv_byte_ms: int = 0
 
     @property
     def total_tokens(self) -> int:
@@ -44,14 +60,25 @@ class Metered:
 
 class Meter:
     """Meter of one stream. `prompt_tokens` is the tokeniser's count; `max_tokens` is the held limit for all
-    `n_answers` together.
+    `n_answers` together. The request's `clock` begins with the meter, before it is sent to a node.
     """
 
-    def __init__(self, *, prompt_tokens: int, max_tokens: int, n_answers: int = 1) -> None:
+    def __init__(
+        self,
+        *,
+        prompt_tokens: int,
+        max_tokens: int,
+        n_answers: int = 1,
+        cache: CacheShape = UNKNOWN,
+        clock: ArrivalClock | None = None,
+    ) -> None:
         self._prompt_tokens = prompt_tokens
         self._max_tokens = max_tokens
         self._n_answers = n_answers
+        self.clock = clock or ArrivalClock()
         self.metered = Metered()
+        self._memory = HeldMemory(cache, prompt_tokens, n_answers)
+        self._arrived = ArrivedTokens()
         self._reasons: dict[int, str] = {}
 
     @property
@@ -59,8 +86,12 @@ class Meter:
         """Finish reasons of the answers, each once; empty before the first end."""
         return ",".join(sorted(set(self._reasons.values())))[:MAX_REASON_CHARACTERS]
 
-    def see(self, chunk: Mapping[str, Any]) -> None:
-        """Read the counters of one chunk; on `MeterError` the earlier counts are kept."""
+    def see(self, chunk: Mapping[str, Any], at: Moment | None = None) -> None:
+        """Read the counters of one chunk that arrived `at` a moment, now by default.
+
+        On `MeterError` the earlier counts are kept.
+        """
+        at = at or self.clock.now()
         choices = _choices(chunk)
         for choice in choices:
             if reason := choice.get("finish_reason"):
@@ -88,7 +119,16 @@ class Meter:
             raise MeterError(f"{seen.completion_tokens} tokens were generated, {self._max_tokens} allowed")
         if seen.completion_tokens > self.metered.completion_tokens and not choices:
             raise MeterError("generated tokens were counted that no chunk brought")
-        self.metered = seen
+        if n_new := seen.completion_tokens - self.metered.completion_tokens:
+            self._arrived.add(n_new, self._index(choices[0]), at.hour)
+        self._memory.see(seen, at.ns)
+        is_first = not self.metered.completion_tokens
+        self.metered = replace(
+            seen,
+            prompt_hour=at.hour if is_first else self.metered.prompt_hour,
+            arrivals=self._arrived.counts,
+            kv_byte_ms=self._memory.byte_ms,
+        )
 
     def _index(self, choice: Mapping[str, Any]) -> int:
         index = _count(choice, "index")
@@ -104,6 +144,63 @@ class Meter:
             )
         if self.metered.prompt_tokens != self._prompt_tokens:
             raise MeterError("the stream ended without counters")
+
+
+class ArrivedTokens:
+    """Counts of output tokens by the hour of their arrival and by answer, in the order of arrival."""
+
+    def __init__(self) -> None:
+        self.counts: tuple[Arrival, ...] = ()
+
+    def add(self, tokens: int, answer: int, hour: int | None) -> None:
+        """Add new tokens; those of no known hour are in no count."""
+        if hour is None:
+            return
+        newest = next((i for i in reversed(range(len(self.counts))) if self.counts[i].answer == answer), None)
+        if newest is None or self.counts[newest].hour != hour:
+            self.counts = (*self.counts, Arrival(hour, answer, tokens))
+        else:
+            grown = Arrival(hour, answer, self.counts[newest].tokens + tokens)
+            self.counts = (*self.counts[:newest], grown, *self.counts[newest + 1 :])
+
+
+class HeldMemory:
+    """Cache memory of one request, integrated over the gateway's clock.
+
+    The prompt is held from the beginning, each output token from its arrival. While the request waits at the node, also
+    after an eviction, nothing is held: the node's protected metering counts that as `queued_ms`. A node that does not
+    count it (another server's) is taken to wait until the first token.
+    """
+
+    def __init__(self, cache: CacheShape, prompt_tokens: int, n_answers: int) -> None:
+        self._cache = cache
+        self._most = None if cache.window is None else cache.window * n_answers
+        self._tokens = prompt_tokens
+        self._has_begun = False
+        self._token_ns = self._seen_ns = self._queued_ns = 0
+
+    @property
+    def byte_ms(self) -> int:
+        return min(self._token_ns * self._cache.bytes_per_token // NS_PER_MS, MOST_BYTE_MS)
+
+    def see(self, seen: Metered, at_ns: int) -> None:
+        """Add the time since the last chunk, for the tokens that were held in it."""
+        passed_ns = max(0, at_ns - self._seen_ns)
+        waited_ns = min(passed_ns, self._waited_ns(seen, passed_ns))
+        held = self._tokens if self._most is None else min(self._tokens, self._most)
+        self._token_ns += held * (passed_ns - waited_ns)
+        self._seen_ns += passed_ns
+        self._tokens = seen.prompt_tokens + seen.completion_tokens
+        self._has_begun |= seen.completion_tokens > 0
+
+    def _waited_ns(self, seen: Metered, passed_ns: int) -> int:
+        """The wait that the node counted since the last chunk, zero or more."""
+        queued_ms = seen.engine.get("queued_ms")
+        if queued_ms is None:
+            return 0 if self._has_begun else passed_ns
+        before_ns, queued_ns = self._queued_ns, int(queued_ms) * NS_PER_MS
+        self._queued_ns = max(before_ns, queued_ns)
+        return self._queued_ns - before_ns
 
 
 def _choices(chunk: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -47,6 +47,21 @@ class UsageRecord(models.Model):
         max_length=200, blank=True, help_text="That answered last; a static node by its URL."
     )
     device_class = models.CharField(max_length=40, blank=True, help_text="Of that node, at that time.")
+    counted_prompt_tokens = models.PositiveIntegerField(
+        default=0, help_text="Prompt tokens that are billed: all, or 0 where nothing was delivered."
+    )
+    prompt_hour = models.PositiveSmallIntegerField(
+        null=True, help_text="Hour of day (UTC) in which the first token arrived at the gateway."
+    )
+    output_hours = models.JSONField(
+        default=list, help_text="[hour of day (UTC), answer, tokens], in the order of arrival at the gateway."
+    )
+    kv_bytes_per_token = models.PositiveIntegerField(
+        default=0, help_text="Of the installed model's cache; 0 if it is not known."
+    )
+    kv_byte_ms = models.BigIntegerField(
+        default=0, help_text="Cache memory by the gateway's counts and clock, in byte-milliseconds."
+    )
     price = models.ForeignKey("ledger.PriceVersion", on_delete=models.PROTECT, related_name="+")
     hold_microcredits = models.BigIntegerField()
     bill_lines = models.JSONField(default=list)
@@ -77,6 +92,14 @@ class UsageRecord(models.Model):
             ),
             models.CheckConstraint(
                 condition=Q(cached_tokens__lte=F("prompt_tokens")), name="usage_cached_within_prompt"
+            ),
+            models.CheckConstraint(
+                condition=Q(counted_prompt_tokens=0) | Q(counted_prompt_tokens=F("prompt_tokens")),
+                name="usage_prompt_counted_whole_or_not",
+            ),
+            models.CheckConstraint(
+                condition=(Q(prompt_hour__isnull=True) | Q(prompt_hour__lte=23)) & Q(kv_byte_ms__gte=0),
+                name="usage_hour_and_memory_in_range",
             ),
             models.CheckConstraint(
                 condition=Q(completion_tokens__lte=F("max_tokens")), name="usage_tokens_within_hold"

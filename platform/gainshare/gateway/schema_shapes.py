@@ -174,6 +174,18 @@ SHAPES: Shape = {
             "microcredits_per_million_tokens": thing(
                 {"cached_input": whole(0), "fresh_input": whole(0), "output": whole(0)}
             ),
+            "price_terms": thing(
+                {
+                    "long_above": whole(0),
+                    "long_cached_input": whole(0),
+                    "long_fresh_input": whole(0),
+                    "long_output": whole(0),
+                    "off_peak_windows": listed(listed(whole(0))),
+                    "memory_tiers": listed(listed(whole(0))),
+                    "memory_share_ppm": whole(0),
+                },
+                description="What else makes a bill, as in GET /api/v1/prices/.",
+            ),
         },
         description="A model that is served and priced.",
     ),

@@ -7,7 +7,7 @@ crash between them loses nothing: the outcome and its bill are recorded, then th
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -23,6 +23,7 @@ from gainshare.accounts.models import ApiKey, Scope, User
 from gainshare.accounts.services import InvalidKey, authenticate_key
 from gainshare.capacity.routing import seats
 from gainshare.capacity.routing.seats import AccountFull, QueueFull, SeatRequest
+from gainshare.gateway.cache_memory import UNKNOWN, CacheShape, cache_shape
 from gainshare.gateway.errors import (
     BadKey,
     ContextTooLong,
@@ -36,12 +37,13 @@ from gainshare.gateway.models import PLAYGROUND, RequestStatus, UsageRecord
 from gainshare.gateway.requests import GenerationRequest
 from gainshare.ledger.errors import HoldResolved, InsufficientCredits, UnknownHold, Unpriced
 from gainshare.ledger.models import PriceVersion
-from gainshare.ledger.price_book import active_price
-from gainshare.ledger.pricing import Bill, Usage, affordable_output, bill, upper_bound
+from gainshare.ledger.price_book import TERMS, active_price
+from gainshare.ledger.pricing import Arrival, Bill, Prices, Usage, affordable_output, bill, upper_bound
 from gainshare.ledger.services import balance, open_hold, settle_hold, void_hold
 
 logger = logging.getLogger(__name__)
 
+TOKEN_PRICES = ("cached_input", "fresh_input", "output")
 HOLD_ATTEMPTS = 3  # retries, because other requests of the same user may take credits between two tries
 GRACE = timedelta(seconds=5)  # a live web process settles within this time after a request's end
 # Time for beat to find and settle the requests of a killed process, before their holds expire.
@@ -60,7 +62,8 @@ class Payer:
 class Admission:
     """A request that may run until `expires_at`: its hold covers the prompt and `n_answers` of `max_tokens` tokens.
 
-    `owner` is the account's pseudonym at nodes: constant, and not traceable to the account.
+    `owner` is the account's pseudonym at nodes: constant, and not traceable to the account. `cache` is the model's,
+    by which memory is billed.
     """
 
     request_id: UUID
@@ -70,6 +73,7 @@ class Admission:
     expires_at: datetime
     n_answers: int = 1
     owner: str = ""
+    cache: CacheShape = UNKNOWN
     node: str = ""  # that its seat has; empty: it waits for one, or has no seat
 
     @property
@@ -158,7 +162,7 @@ def admit(
         wanted=request.max_tokens,
         default=request.default_tokens,
     )
-    n_answers = request.n_answers
+    n_answers, cache = request.n_answers, cache_shape(request.model)
     expires_at = timezone.now() + timedelta(seconds=settings.HOLD_S)
     for _ in range(HOLD_ATTEMPTS):
         amount = upper_bound(prompt_tokens, max_tokens * n_answers, price)
@@ -182,6 +186,7 @@ def admit(
                     max_tokens=max_tokens * n_answers,
                     prompt_tokens=prompt_tokens,
                     price=price,
+                    kv_bytes_per_token=cache.bytes_per_token,
                     hold_microcredits=amount,
                     expires_at=expires_at,
                 )
@@ -204,6 +209,7 @@ def admit(
                 expires_at,
                 n_answers,
                 owner_name(payer.user.pk),
+                cache,
                 node,
             )
     raise NoCredits(
@@ -263,14 +269,43 @@ def _commit_without_waiting() -> None:
         cursor.execute("SET LOCAL synchronous_commit TO off")
 
 
-def price_bill(metered: Metered, price: PriceVersion) -> Bill:
+def price_bill(metered: Metered, price: Prices) -> Bill:
     """Bill of the metered usage. Without any tokens the usage is empty and costs nothing."""
     usage = Usage(
         cached_tokens=metered.cached_tokens,
         fresh_tokens=metered.prompt_tokens - metered.cached_tokens,
         output_tokens=metered.completion_tokens,
+        prompt_hour=metered.prompt_hour,
+        arrivals=metered.arrivals,
+        kv_byte_ms=metered.kv_byte_ms,
     )
     return bill(usage, price)
+
+
+def _counts(metered: Metered) -> dict[str, Any]:
+    """The columns of a usage record that hold what was metered; `recorded` reads them."""
+    return {
+        "counted_prompt_tokens": metered.prompt_tokens,
+        "cached_tokens": metered.cached_tokens,
+        "completion_tokens": metered.completion_tokens,
+        "engine": dict(metered.engine),
+        "prompt_hour": metered.prompt_hour,
+        "output_hours": [list(arrival) for arrival in metered.arrivals],
+        "kv_byte_ms": metered.kv_byte_ms,
+    }
+
+
+def recorded(record: UsageRecord) -> Metered:
+    """What a usage record says was metered, from which its bill was made."""
+    return Metered(
+        prompt_tokens=record.counted_prompt_tokens,
+        cached_tokens=record.cached_tokens,
+        completion_tokens=record.completion_tokens,
+        engine=record.engine,
+        prompt_hour=record.prompt_hour,
+        arrivals=tuple(Arrival(*arrival) for arrival in record.output_hours),
+        kv_byte_ms=record.kv_byte_ms,
+    )
 
 
 def record_outcome(
@@ -294,20 +329,10 @@ def record_outcome(
     priced = price_bill(metered, record.price)
     changed = UsageRecord.objects.filter(pk=request_id, status=RequestStatus.RUNNING).update(
         status=status,
-        cached_tokens=metered.cached_tokens,
-        completion_tokens=metered.completion_tokens,
-        engine=dict(metered.engine),
+        **_counts(metered),
         finish_reason=finish_reason,
         error_code=error_code,
-        bill_lines=[
-            {
-                "item": str(line.item),
-                "quantity": line.quantity,
-                "unit_price": line.unit_price,
-                "amount": line.amount,
-            }
-            for line in priced.lines
-        ],
+        bill_lines=[line.as_json() for line in priced.lines],
         billed_microcredits=priced.total,
         finished_at=timezone.now(),
         node=node,
@@ -317,7 +342,7 @@ def record_outcome(
 
 
 def record_progress(*, request_id: UUID, metered: Metered) -> bool:
-    """Record the tokens that a running request has delivered, in case its process is killed. True if the count rose.
+    """Record what a running request has delivered, in case its process is killed. True if the count rose.
 
     Does nothing if the request has an outcome, or if the count is not higher than the recorded one.
     """
@@ -325,11 +350,7 @@ def record_progress(*, request_id: UUID, metered: Metered) -> bool:
         _commit_without_waiting()
         changed = UsageRecord.objects.filter(
             pk=request_id, status=RequestStatus.RUNNING, completion_tokens__lt=metered.completion_tokens
-        ).update(
-            cached_tokens=metered.cached_tokens,
-            completion_tokens=metered.completion_tokens,
-            engine=dict(metered.engine),
-        )
+        ).update(**_counts(metered))
     return changed == 1
 
 
@@ -402,9 +423,7 @@ def _record_lost(request_id: UUID) -> None:
             return
         delivered = Metered(engine=record.engine)
         if record.is_stream and record.completion_tokens:
-            delivered = Metered(
-                record.prompt_tokens, record.cached_tokens, record.completion_tokens, record.engine
-            )
+            delivered = replace(recorded(record), prompt_tokens=record.prompt_tokens)
         record_outcome(
             request_id=request_id,
             status=RequestStatus.FAILED,
@@ -434,6 +453,7 @@ def priced_models(served: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any
                     "fresh_input": price.fresh_input,
                     "output": price.output,
                 },
+                "price_terms": {name: getattr(price, name) for name in TERMS if name not in TOKEN_PRICES},
             }
         )
     return listed

@@ -7,6 +7,7 @@ from django.urls import path
 from rest_framework import generics, serializers
 
 from gainshare.accounts.permissions import HasScope
+from gainshare.gateway.draft_api import PriceDraftView
 from gainshare.gateway.models import UsageRecord
 
 
@@ -24,12 +25,20 @@ class UsageSerializer(serializers.ModelSerializer[UsageRecord]):
 
 
 class BillLineSerializer(serializers.Serializer[Any]):
-    """`quantity` tokens at `unit_price` micro-credits per million tokens make `amount` micro-credits."""
+    """`quantity` tokens at `unit_price` micro-credits per million tokens make `amount` micro-credits.
+
+    Of `memory` the quantity is byte-milliseconds, and the price that of the highest tier reached, per GB-second.
+    """
 
     item = serializers.CharField()
     quantity = serializers.IntegerField()
     unit_price = serializers.IntegerField()
     amount = serializers.IntegerField()
+    parts = serializers.ListField(
+        child=serializers.ListField(child=serializers.IntegerField()),
+        required=False,
+        help_text="[factor in millionths, tokens] by window, of memory [price, byte-milliseconds] by tier.",
+    )
 
 
 class PriceSerializer(serializers.Serializer[Any]):
@@ -44,11 +53,16 @@ class UsageDetailSerializer(UsageSerializer):
 
     bill_lines = BillLineSerializer(many=True)
     price = PriceSerializer()
+    output_hours = serializers.ListField(
+        child=serializers.ListField(child=serializers.IntegerField()),
+        help_text="[hour of day (UTC), answer, tokens], in the order of arrival at the gateway.",
+    )
 
     class Meta(UsageSerializer.Meta):
         fields = (
             *UsageSerializer.Meta.fields,
             "max_tokens", "hold_microcredits", "billed_microcredits", "bill_lines", "price", "engine",
+            "counted_prompt_tokens", "prompt_hour", "output_hours", "kv_bytes_per_token", "kv_byte_ms",
         )  # fmt: skip
         read_only_fields = fields
 
@@ -77,6 +91,7 @@ class UsageDetail(generics.RetrieveAPIView[UsageRecord], OwnUsage):
 
 
 urlpatterns = [
+    path("prices/draft/", PriceDraftView.as_view(), name="prices-draft"),
     path("usage/", UsageList.as_view(), name="usage-list"),
     path("usage/<uuid:request_id>/", UsageDetail.as_view(), name="usage-detail"),
 ]

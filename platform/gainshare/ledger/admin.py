@@ -57,7 +57,7 @@ class ReversalAdmin(ReadOnlyAdmin):
 
 @admin.register(PriceVersion)
 class PriceVersionAdmin(ReadOnlyAdmin):
-    list_display = ["model", "effective_at", "cached_input", "fresh_input", "output"]
+    list_display = ["model", "effective_at", "created_at", "cached_input", "fresh_input", "output"]
     list_filter = ["model"]
 
 

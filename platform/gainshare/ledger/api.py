@@ -5,7 +5,6 @@ from typing import Any
 
 from django.db.models import Q
 from django.urls import path
-from django.utils import timezone
 from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
 from rest_framework.generics import ListAPIView
@@ -145,8 +144,7 @@ class PricesView(ListAPIView[PriceVersion]):
     def post(self, request: Request) -> Response:
         form = PriceVersionSerializer(data=request.data)
         form.is_valid(raise_exception=True)
-        fields = {"effective_at": timezone.now(), **form.validated_data}
-        version = price_book.publish_price(actor=caller(request), **fields)
+        version = price_book.publish_price(actor=caller(request), **form.validated_data)
         return Response(PriceVersionSerializer(version).data, status=201)
 
 

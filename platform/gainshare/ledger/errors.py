@@ -128,6 +128,13 @@ class RetroactivePrice(LedgerError):
     status = 400
 
 
+class RiseTooSoon(LedgerError):
+    """A price that can make a bill dearer and would take effect less than 24 hours after it is published."""
+
+    code = "rise_too_soon"
+    status = 400
+
+
 class MaintainerOnly(LedgerError):
     """Issuing credits and publishing prices is for maintainers."""
 

@@ -14,6 +14,7 @@ from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models import F, Q
+from django.utils import timezone
 
 from gainshare.ledger.kinds import (
     BELOW_ZERO,
@@ -253,15 +254,34 @@ class Reversal(models.Model):
 
 
 class PriceVersion(models.Model):
-    """Prices of a model's tokens from ``effective_at`` on, in micro-credits per million tokens. Immutable."""
+    """Prices of a model from ``effective_at`` on. Immutable; ``created_at`` is when it was published.
+
+    Token prices are micro-credits per million tokens. The terms after ``output`` are those of
+    :class:`gainshare.ledger.pricing.PriceTable`; by default they change nothing.
+    """
 
     model = models.CharField(max_length=120)
     effective_at = models.DateTimeField()
     cached_input = models.BigIntegerField()
     fresh_input = models.BigIntegerField()
     output = models.BigIntegerField()
+    long_above = models.BigIntegerField(
+        default=0, help_text="Tokens of prompt and answer above which the surcharges are added."
+    )
+    long_cached_input = models.BigIntegerField(default=0)
+    long_fresh_input = models.BigIntegerField(default=0)
+    long_output = models.BigIntegerField(default=0)
+    off_peak_windows = models.JSONField(
+        default=list, blank=True, help_text="[first hour, hour after the last, factor in millionths], in UTC."
+    )
+    memory_tiers = models.JSONField(
+        default=list, blank=True, help_text="[byte-milliseconds, micro-credits per GB-second above them]."
+    )
+    memory_share_ppm = models.PositiveIntegerField(
+        default=0, help_text="Most that memory costs, in millionths of the token lines."
+    )
     actor = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, null=True, related_name="+")
-    created_at = models.DateTimeField(auto_now_add=True)
+    created_at = models.DateTimeField(default=timezone.now)
 
     class Meta:
         ordering = ["model", "-effective_at"]
@@ -269,6 +289,13 @@ class PriceVersion(models.Model):
             models.UniqueConstraint(fields=["model", "effective_at"], name="price_once_per_time"),
             models.CheckConstraint(
                 condition=Q(cached_input__gte=0, fresh_input__gte=0, output__gte=0), name="price_not_negative"
+            ),
+            models.CheckConstraint(
+                condition=Q(
+                    long_above__gte=0, long_cached_input__gte=0, long_fresh_input__gte=0, long_output__gte=0
+                )
+                & Q(memory_share_ppm__gte=0, memory_share_ppm__lte=1_000_000),
+                name="price_terms_in_range",
             ),
         ]
 

@@ -5,7 +5,8 @@ from uuid import uuid4
 
 from rest_framework import serializers
 
-from gainshare.ledger.models import Account, PriceVersion, Transfer
+from gainshare.ledger.models import Account, Transfer
+from gainshare.ledger.pricing import HOURS, MILLION, MOST_TIERS
 from gainshare.ledger.services.posting import MAX_MICROCREDITS
 
 
@@ -122,19 +123,66 @@ class GrantSerializer(serializers.Serializer[None]):
     memo = serializers.CharField(max_length=300, default="", allow_blank=True)
 
 
-class PriceVersionSerializer(serializers.ModelSerializer[PriceVersion]):
-    """One immutable version of a model's prices, in micro-credits per million tokens."""
+class PriceField(serializers.IntegerField):
+    """Field for a price: whole micro-credits per million tokens, zero or more."""
 
-    effective_at = serializers.DateTimeField(required=False, help_text="Now by default.")
-    cached_input = serializers.IntegerField(min_value=0, max_value=MAX_MICROCREDITS)
-    fresh_input = serializers.IntegerField(min_value=0, max_value=MAX_MICROCREDITS)
-    output = serializers.IntegerField(min_value=0, max_value=MAX_MICROCREDITS)
+    def __init__(self, **more: Any) -> None:
+        super().__init__(min_value=0, max_value=MAX_MICROCREDITS, **more)
 
-    class Meta:
-        model = PriceVersion
-        fields = ["model", "effective_at", "cached_input", "fresh_input", "output", "created_at"]
-        read_only_fields = ["created_at"]
-        validators: list[object] = []  # the service handles a version of the same time
+
+class NumbersField(serializers.ListField):
+    """Field for a list of rows of ``width`` whole numbers; :func:`check_terms` checks what they mean."""
+
+    def __init__(self, *, width: int, max_length: int, **more: Any) -> None:
+        number = serializers.IntegerField(min_value=0, max_value=MAX_MICROCREDITS)
+        row = serializers.ListField(child=number, min_length=width, max_length=width)
+        super().__init__(child=row, max_length=max_length, **more)
+
+
+class TermsSerializer(serializers.Serializer[Any]):
+    """Prices of a model, in micro-credits per million tokens. The terms that are left out change nothing."""
+
+    model = serializers.CharField(max_length=120)
+    cached_input = PriceField()
+    fresh_input = PriceField()
+    output = PriceField()
+    long_above = serializers.IntegerField(
+        required=False,
+        min_value=0,
+        max_value=MAX_MICROCREDITS,
+        help_text="Tokens of prompt and answer above which the long_ prices are added to each further token.",
+    )
+    long_cached_input = PriceField(required=False, help_text="Added for each cached token above long_above.")
+    long_fresh_input = PriceField(required=False, help_text="Added for each fresh token above long_above.")
+    long_output = PriceField(required=False, help_text="Added for each output token above long_above.")
+    off_peak_windows = NumbersField(
+        width=3,
+        max_length=HOURS,
+        required=False,
+        help_text="Rows of first hour, hour after the last (both UTC), factor in millionths: [[22, 6, 500000]].",
+    )
+    memory_tiers = NumbersField(
+        width=2,
+        max_length=MOST_TIERS,
+        required=False,
+        help_text="Rows of byte-milliseconds and micro-credits per GB-second (10^12 of them) above these.",
+    )
+    memory_share_ppm = serializers.IntegerField(
+        required=False,
+        min_value=0,
+        max_value=MILLION,
+        help_text="Most that all memory of a request costs, in millionths of its token lines.",
+    )
+
+
+class PriceVersionSerializer(TermsSerializer):
+    """One immutable version of a model's prices."""
+
+    effective_at = serializers.DateTimeField(
+        required=False,
+        help_text="By default now, or 24 hours later if the price can make any bill dearer.",
+    )
+    created_at = serializers.DateTimeField(read_only=True, help_text="When it was published.")
 
 
 class InvariantSerializer(serializers.Serializer[None]):

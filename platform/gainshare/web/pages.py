@@ -14,6 +14,7 @@ from gainshare.web.views import (
     keys,
     people,
     playground,
+    prices,
     treasury,
     usage,
     wallet,
@@ -24,6 +25,7 @@ navigation.register(NavEntry("Credits", "credits", 40, Audience.SIGNED_IN))
 navigation.register(NavEntry("Usage", "usage", 50, Audience.SIGNED_IN))
 navigation.register(NavEntry("Keys", "keys", 60, Audience.SIGNED_IN))
 navigation.register(NavEntry("Treasury", "treasury", 65, Audience.MAINTAINERS))
+navigation.register(NavEntry("Prices", "prices", 64, Audience.MAINTAINERS))
 navigation.register(NavEntry("People", "people", 66, Audience.MAINTAINERS))
 navigation.register(NavEntry("API docs", "api-docs", 70))
 navigation.register(NavEntry("Admin", "admin:index", 90, Audience.STAFF))
@@ -48,9 +50,11 @@ urlpatterns = [
     path("credits/read/", amount_reading.read, name="credits-read"),
     path("treasury/", treasury.treasury, name="treasury"),
     path("treasury/grants/", grants.grants, name="grants"),
+    path("prices/", prices.prices, name="prices"),
     path("people/", people.people, name="people"),
     path("usage/", usage.usage, name="usage"),
     path("usage/<uuid:request_id>/", usage.usage_detail, name="usage-detail-page"),
+    path("usage/<uuid:request_id>/live/", usage.usage_live, name="usage-live"),
     path("playground/", playground.playground, name="playground"),
     path("playground/balance/", playground.playground_balance, name="playground-balance"),
 ]

@@ -39,6 +39,7 @@ COMMANDS = [
 GROUPS = {
     "keys": ["list", "create", "revoke"],
     "model": ["fetch", "import", "export", "grow", "list"],
+    "reversals": ["list", "confirm", "dismiss"],
     "runners": ["list", "show", "drain", "resume", "quarantine", "release", "calibrate"],
 }
 

@@ -27,6 +27,7 @@ from django.utils import timezone
 from gainshare.accounts.models import User
 from gainshare.accounts.services import create_api_key, create_user
 from gainshare.gateway.models import UsageRecord
+from gainshare.gateway.recompute import recompute
 from gainshare.ledger import services as ledger
 from gainshare.ledger.audit import audit
 from gainshare.ledger.models import Hold
@@ -157,9 +158,10 @@ def request_id_of(answer: Any) -> UUID:
 
 
 def assert_ledger_holds() -> None:
-    """Every invariant of the ledger."""
+    """Every invariant of the ledger, and every charge computed again from its row."""
     broken = [invariant for invariant in audit() if not invariant.holds]
     assert not broken, broken
+    assert recompute().differences == ()
 
 
 def bill_of(prompt_tokens: int, completion_tokens: int) -> int:

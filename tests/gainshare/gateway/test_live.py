@@ -57,6 +57,7 @@ def test_models_are_listed_with_their_price(stack: GatewayStack, customer: Custo
     (model,) = client.models.list().data
     assert model.id == MODEL
     assert model.microcredits_per_million_tokens["output"] == 4_000_000  # type: ignore[attr-defined]
+    assert model.price_terms["off_peak_windows"] == []  # type: ignore[attr-defined]
     assert client.models.retrieve(MODEL).id == MODEL
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("gpt-5")
@@ -75,6 +76,8 @@ def test_a_whole_answer_is_billed_to_the_token(stack: GatewayStack, customer: Cu
     assert record.prompt_tokens == answer.usage.prompt_tokens
     assert record.charged_microcredits == bill_of(record.prompt_tokens, 7)
     assert {"queued_ms", "device_ms"} <= set(record.engine)
+    assert record.prompt_hour is not None and sum(tokens for _, _, tokens in record.output_hours) == 7
+    assert record.kv_bytes_per_token == 512 and record.kv_byte_ms > 0
     hold = hold_of(record)
     assert (hold.state, hold.settled) == (HoldState.SETTLED, record.charged_microcredits)
     assert ledger.balance(customer.user).available == 10 * CREDIT - record.charged_microcredits

@@ -4,7 +4,9 @@ from typing import Any
 
 import pytest
 
+from gainshare.gateway.arrivals import Moment
 from gainshare.gateway.metering import Meter, Metered, MeterError
+from gainshare.ledger.pricing import Arrival
 
 
 def chunk(
@@ -29,9 +31,16 @@ def meter_after(*chunks: dict[str, Any], max_tokens: int = 3) -> Meter:
 
 
 def test_the_newest_counters_stand_at_any_moment() -> None:
-    meter = meter_after(chunk(1), chunk(2, cached=4))
+    meter = Meter(prompt_tokens=5, max_tokens=3)
+    meter.see(chunk(1), Moment(7, 0))
+    meter.see(chunk(2, cached=4), Moment(7, 10))
     assert meter.metered == Metered(
-        prompt_tokens=5, cached_tokens=4, completion_tokens=2, engine={"queued_ms": 1, "device_ms": 2.5}
+        prompt_tokens=5,
+        cached_tokens=4,
+        completion_tokens=2,
+        engine={"queued_ms": 1, "device_ms": 2.5},
+        prompt_hour=7,
+        arrivals=(Arrival(7, 0, 2),),
     )
     assert meter.metered.as_openai() == {
         "prompt_tokens": 5,

@@ -34,10 +34,10 @@ def test_unpriced_model_is_refused() -> None:
 def test_the_latest_version_that_has_begun_is_in_force() -> None:
     now = timezone.now()
     first = publish(now - timedelta(days=1))
-    second = publish(now + timedelta(hours=1), output=9)
+    second = publish(now + timedelta(hours=25), output=9)
     publish(now, model="other")
     assert active_price("tiny", now) == first
-    assert active_price("tiny", now + timedelta(hours=1)) == second
+    assert active_price("tiny", now + timedelta(hours=25)) == second
     with pytest.raises(Unpriced):
         active_price("tiny", now - timedelta(days=2))
 

@@ -1,6 +1,5 @@
 """Bills: one floor per line, and an upper bound that no bill exceeds."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -8,14 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gainshare.ledger.pricing import Line, Usage, affordable_output, bill, upper_bound
-
-
-@dataclass(frozen=True)
-class Price:
-    cached_input: int
-    fresh_input: int
-    output: int
-
+from gainshare.ledger.pricing import PriceTable as Price
 
 PRICE = Price(cached_input=100_000, fresh_input=1_000_000, output=3_000_000)
 tokens = st.integers(0, 10**7)

@@ -208,7 +208,66 @@ def record(user: User) -> UsageRecord:
 def test_usage_shows_each_request_with_its_bill(client: Client, record: UsageRecord) -> None:
     assert f"/usage/{record.pk}/" in html_of(client, "/usage/")
     html = html_of(client, f"/usage/{record.pk}/")
-    assert "0.00012" in html and "Writing the answer" in html and "2.5 s" in html
+    assert "0.00012" in html and "Writing the answer" in html and "2.500 s" in html
+
+
+def test_a_bill_says_how_windows_tiers_and_the_cap_made_its_lines(
+    client: Client, record: UsageRecord
+) -> None:
+    record.bill_lines = [
+        {
+            "item": "output",
+            "quantity": 10,
+            "unit_price": 4_000_000,
+            "amount": 28,
+            "parts": [[500_000, 6], [1_000_000, 4]],
+        },
+        {"item": "long_output", "quantity": 3, "unit_price": 1_000_000, "amount": 3},
+        {
+            "item": "memory",
+            "quantity": 3 * 10**12,
+            "unit_price": 2,
+            "amount": 5,
+            "parts": [[3, 2 * 10**12], [2, 10**12]],
+        },
+    ]
+    record.prompt_hour, record.output_hours = 21, [[21, 0, 4], [22, 0, 6]]
+    record.kv_bytes_per_token, record.kv_byte_ms = 512, 3 * 10**12
+    record.save()
+    html = html_of(client, f"/usage/{record.pk}/")
+    assert "6 at 50 %, 4 at 100 %" in html and "Long context, output" in html
+    assert "2 GB·s at 0.000003, limited to its share of the tokens" in html
+    assert "first at 21 h, 4 at 21 h, 6 at 22 h (UTC)" in html and "3 GB·s, at 512 bytes a token" in html
+    record.kv_bytes_per_token = 0
+    record.save()
+    assert "not known for this model, so it costs nothing" in html_of(client, f"/usage/{record.pk}/")
+
+
+def test_a_running_request_is_followed_to_the_millisecond(client: Client, record: UsageRecord) -> None:
+    record.status, record.finished_at, record.settled_at, record.bill_lines = "running", None, None, []
+    record.engine = {"queued_ms": 1, "prefill_ms": 20, "decode_ms": 2500, "device_ms": 1207}
+    record.save()
+    html = html_of(client, f"/usage/{record.pk}/")
+    assert f'data-live-url="/usage/{record.pk}/live/"' in html and "web/usage.js" in html
+    live = client.get(f"/usage/{record.pk}/live/")
+    times = dict(live.json()["times"])
+    assert (live.json()["status"], live.json()["tokens"]) == ("running", 30)
+    assert (times["Waiting in the queue"], times["Its share of the device"]) == ("0.001 s", "1.207 s")
+    assert "Running for" in times and "no-store" in live.headers["Cache-Control"]
+    stranger = Client()
+    assert stranger.get(f"/usage/{record.pk}/live/").status_code == 302
+    stranger.force_login(create_user(username="eve", password=PASSWORD))
+    assert stranger.get(f"/usage/{record.pk}/live/").status_code == 404
+
+
+@pytest.mark.parametrize("engine", [{}, {"decode_ms": "long", "queued_ms": None}])
+def test_a_request_whose_node_counted_nothing_still_has_a_page(
+    client: Client, record: UsageRecord, engine: dict[str, Any]
+) -> None:
+    record.engine = engine
+    record.save()
+    html = html_of(client, f"/usage/{record.pk}/")
+    assert "From admission to the end" in html and "Writing the answer" not in html
 
 
 def test_anothers_request_does_not_exist(record: UsageRecord) -> None:
@@ -259,7 +318,8 @@ def test_prices_stand_where_tokens_are_spent(client: Client) -> None:
         )
     for path in ("/usage/", "/playground/"):
         html = html_of(client, path)
-        assert ">8.5<" in html and ">0.25<" in html and ">7<" not in html and ">9<" not in html
+        assert ">8.5<" in html and ">0.25<" in html and ">7<" not in html
+        assert html.count("announced: from") == 1 and ">9<" in html
 
 
 def test_many_lots_are_cut_short(client: Client, user: User) -> None:

@@ -4,7 +4,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('gateway', '0002_request_ends_before_its_hold'),
+        ('gateway', '0003_windows_and_memory'),
     ]
 
     operations = [

@@ -181,9 +181,9 @@ class Placement:
         """The request is sent to its node now."""
         self._sent_at, self._first_at, self._last_at, self._was_told = time.monotonic(), 0.0, 0.0, False
 
-    def token(self) -> None:
-        """Tokens came."""
-        self._last_at = time.monotonic()
+    def token(self, after_s: float) -> None:
+        """Tokens came, so many seconds after the request was sent: when they arrived, not when the client took them."""
+        self._last_at = self._sent_at + after_s
         if self._first_at:
             return
         self._first_at = self._last_at

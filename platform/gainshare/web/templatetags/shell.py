@@ -10,7 +10,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from gainshare.accounts.github_oauth import is_offered
-from gainshare.web import formatting
+from gainshare.web import formatting, price_words
 from gainshare.web.banners import Banner
 from gainshare.web.banners import banners as standing_banners
 from gainshare.web.forms.amounts import spelled_out
@@ -59,6 +59,12 @@ def in_credits(text: Any) -> str:
 def milliseconds(value: float | None) -> str:
     """A duration in milliseconds in its most readable unit."""
     return NOTHING if value is None else formatting.format_milliseconds(float(value))
+
+
+@register.filter(name="price_terms")
+def price_terms_filter(price: Any) -> list[str]:
+    """The terms of a price in addition to its token prices, in words."""
+    return price_words.price_terms(price)
 
 
 @register.filter

@@ -6,7 +6,7 @@ from django.utils import timezone
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET
 
-from gainshare.ledger.price_book import current_prices
+from gainshare.ledger.price_book import announced_prices, current_prices
 from gainshare.ledger.services import balance
 from gainshare.web.formatting import format_credits
 from gainshare.web.signed_in import SignedInRequest, signed_in
@@ -16,11 +16,10 @@ from gainshare.web.signed_in import SignedInRequest, signed_in
 @require_GET
 def playground(request: SignedInRequest) -> HttpResponse:
     """The page; its script calls `gainshare.gateway.playground`."""
-    return render(
-        request,
-        "web/playground.html",
-        {"balance": balance(request.user), "prices": current_prices(timezone.now())},
-    )
+    now = timezone.now()
+    announced = announced_prices(now)
+    prices = {"prices": [*current_prices(now), *announced], "announced": announced}
+    return render(request, "web/playground.html", {"balance": balance(request.user), **prices})
 
 
 @signed_in

@@ -1,6 +1,8 @@
 """Answering over REST and on the lineage's page, and naming unmeasured files over REST."""
 
+import pytest
 from django.test import Client
+from pytest_django.live_server_helper import LiveServer
 from rest_framework.test import APIClient
 
 from bounty.github.merging.reversals import open_reversals
@@ -8,6 +10,7 @@ from gainshare.accounts.models import User
 from gainshare.accounts.services import create_api_key
 from tests.bounty.bounty_world import diff_of_line
 from tests.bounty.github.merging.conftest import Hub, accept, state_of
+from tests.command_here import command_here
 
 DIFF = diff_of_line(3, "step_3 = 33")
 API = "/api/v1"
@@ -72,3 +75,34 @@ def test_files_that_nobody_measured_are_named_over_rest(hub: Hub) -> None:
     assert refused.status_code == 400 and "setup.py" in str(refused.json())
     named = {"decision": "accept", "unmeasured_paths": ["setup.py"]}
     assert ruth.post(path, named, format="json").status_code == 200
+
+
+def test_it_is_on_the_to_do_page_and_answered_by_the_command(
+    hub: Hub,
+    client: Client,
+    live_server: LiveServer,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    world = hub.bound.world
+    submission = accept(world.ruth, world.confirmed(world.ann, DIFF))
+    hub.land_candidate(submission)
+    hub.bound.follow()
+    hub.land(world.tree, "revert")
+    hub.bound.follow()
+    client.force_login(world.mira)
+    page = client.get("/desk/").content.decode()
+    assert "Branches that took a gain back" in page
+    assert f"/lineages/{world.lineage.name}/#reversal" in page
+
+    gainshare = command_here(monkeypatch, capfd)
+    key = create_api_key(user=world.ruth, name="test", scopes=sorted(world.ruth.allowed_scopes))[1]
+    where = ("--url", live_server.url, "--key", key)
+    question = str(open_reversals().get().pk)
+    status, listed, _ = gainshare("reversals", "list", "--state", "open", *where)
+    assert status == 0 and "reversal" in listed
+    assert gainshare("reversals", "dismiss", question, "--text", " ", *where)[0] == 2
+    status, said, _ = gainshare("reversals", "confirm", question, "--text", "it was reverted", *where)
+    assert status == 0 and "confirmed" in said
+    assert state_of(submission) == "reversed"
+    assert "Branches that took a gain back" not in client.get("/desk/").content.decode()

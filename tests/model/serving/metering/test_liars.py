@@ -7,7 +7,6 @@ listener received, and what the request sent; nothing of it comes from the code 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from benchmarks.patch.patches import parse_patch
 from benchmarks.patch.policy import PolicyViolation, check_patch, load_policy
 from gainshare.gateway.metering import Meter
 from gainshare.gateway.services import price_bill
-from gainshare.ledger.pricing import Prices
+from gainshare.ledger.pricing import PriceTable
 from model.sampling import Chosen, Sampler, SamplingSettings
 from model.serving.api.answers import Answer as Writer
 from model.serving.engine.blocks import BlockPool
@@ -34,16 +33,9 @@ PROMPT = list(range(40, 80))
 N_TOKENS = 12
 
 
-@dataclass(frozen=True)
-class PriceOf:
-    """A price version: each kind of token has its own order of magnitude."""
-
-    cached_input: int = 1_000_000
-    fresh_input: int = 1_000_000_000
-    output: int = 1_000_000_000_000
-
-
-PRICE: Prices = PriceOf()
+PRICE = PriceTable(  # each kind of token has its own order of magnitude
+    cached_input=1_000_000, fresh_input=1_000_000_000, output=1_000_000_000_000
+)
 
 
 @pytest.fixture(scope="module")
@@ -210,13 +202,30 @@ def plans_the_same_twice(_: Scheduler, plan: Plan) -> None:
     plan.works += plan.works[-1:]
 
 
-@pytest.mark.parametrize(
-    "lie",
-    [forgets_starts, starts_twice, always_preempts, shortens_prompts, takes_back_tokens, computes_nothing],
-)
-def test_a_scheduler_that_lies_in_its_plans(
+@pytest.mark.parametrize("lie", [forgets_starts, starts_twice, always_preempts])
+def test_a_scheduler_cannot_say_that_a_request_waits(
     served: ServedModel, monkeypatch: pytest.MonkeyPatch, lie: Lie
 ) -> None:
+    """Waiting lowers the bill of memory: it is counted by the steps that the core itself computes."""
+    waited = []
+    for is_honest in (True, False):
+        if not is_honest:
+            monkeypatch.setattr(Scheduler, "schedule", lying(lie))
+        bench = Bench(served)
+        bench.clock.now_ns += 5
+        job = bench.ask(PROMPT, N_TOKENS)
+        bench.clock.now_ns += 70
+        for _ in range(40):
+            if bench.core.has_work:
+                bench.core.step()
+        usage = bench.last(job).usage
+        waited.append(usage.queued_ns)
+        assert usage.queued_ns + usage.prefill_ns + usage.decode_ns == bench.clock.now_ns - 5
+    assert waited == [70, 70]
+
+
+def lying(lie: Lie) -> Callable[..., Plan]:
+    """`Scheduler.schedule` with a lie in its plan."""
     honest = Scheduler.schedule
 
     def schedule(self: Scheduler, *arguments: Any) -> Plan:
@@ -224,7 +233,17 @@ def test_a_scheduler_that_lies_in_its_plans(
         lie(self, plan)
         return plan
 
-    monkeypatch.setattr(Scheduler, "schedule", schedule)
+    return schedule
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [forgets_starts, starts_twice, always_preempts, shortens_prompts, takes_back_tokens, computes_nothing],
+)
+def test_a_scheduler_that_lies_in_its_plans(
+    served: ServedModel, monkeypatch: pytest.MonkeyPatch, lie: Lie
+) -> None:
+    monkeypatch.setattr(Scheduler, "schedule", lying(lie))
     bench = Bench(served)
     watch = three_requests(bench)
     assert sum(map(len, watch.paid.values())) == 3  # all of them were answered
