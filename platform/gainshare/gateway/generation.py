@@ -10,14 +10,14 @@ import logging
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack
 from datetime import timedelta
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from django.db import DatabaseError, InterfaceError
 from django.utils import timezone
 
 from benchmarks.faults import fault_point
 from gainshare.gateway import services
-from gainshare.gateway.arrivals import Arrivals, Moment
+from gainshare.gateway.arrivals import Arrivals
 from gainshare.gateway.background import in_background
 from gainshare.gateway.database import in_database
 from gainshare.gateway.errors import (
@@ -41,6 +41,8 @@ SETTLE_BEFORE_END_S = (
 )
 PROGRESS_S = 1.0  # how often an answer's count is recorded, and so how much a killed process may lose
 WAIT_FOR_SETTLING_S = 2.0  # the client's last event waits at most this long for the bill to be settled
+NS_PER_S = 1_000_000_000
+LOOK_AGAIN_S = 0.5  # how often a request without a token at a silent node looks for another one
 RETRY_S = (0.1, 0.3, 1.0, 3.0)  # pauses between attempts to record an outcome; the last one repeats
 
 Result = TypeVar("Result")
@@ -56,9 +58,17 @@ class Place(Protocol):
     def can_move(self) -> bool: ...
     def body(self) -> GenerationRequest: ...
     def sent(self) -> None: ...
-    def token(self) -> None: ...
+    def token(self, after_s: float) -> None: ...
     def ended(self, *, tokens: int, is_whole: bool, has_failed: bool) -> None: ...
     def freed(self) -> None: ...
+
+
+class Seen(NamedTuple):
+    """A chunk with the usage then, and when it arrived: seconds since the request was sent to its node."""
+
+    chunk: dict[str, Any]
+    metered: Metered
+    after_s: float
 
 
 class NodeSilent(NodeStreamError):
@@ -79,6 +89,7 @@ class Generation:
         self._pool, self._place, self._request = pool, place, request
         self._stack = AsyncExitStack()
         self._stream: Arrivals | None = None
+        self._is_over = False  # the node's stream was read to its end
         self._settling: asyncio.Task[Any] | None = None
         left_s = (admission.expires_at - timezone.now()).total_seconds()
         self._margin_s = min(SETTLE_BEFORE_END_S, left_s / 10)
@@ -122,8 +133,8 @@ class Generation:
         """Start the answer at the request's node, or at another one if that fails. Waits for a node if it has none."""
         while True:
             node = await self._place.wait()
+            self.meter = self._new_meter()  # its clock begins here, so that the wait costs no memory
             self._place.sent()
-            self.meter = self._new_meter()  # its clock begins here: waiting for a node is no use of memory
             opening = self._pool.generate(
                 node, self._place.body(), self.admission.max_tokens, owner=self.admission.owner
             )
@@ -135,6 +146,11 @@ class Generation:
                         raise
                     raise NodeUnavailable("The model node does not answer. Try again shortly.") from None
             else:
+                if (
+                    self._settling is not None
+                ):  # it was ended meanwhile, so that nothing else closes the new stream
+                    await self._stack.aclose()
+                    raise NodeUnavailable("The request was ended.")
                 self._stream = Arrivals(stream, self.meter.clock)
                 self._stack.push_async_callback(self._stream.aclose)
                 return
@@ -143,7 +159,7 @@ class Generation:
         """Close the node's stream and give the node back; True if another one may answer."""
         node = self._place.node
         await self._stack.aclose()
-        self._stream, self.meter = None, self._new_meter()
+        self._stream, self._is_over, self.meter = None, False, self._new_meter()
         fault_point("gateway.left_node")
         if self._settling is not None or not await self._place.move():
             return False
@@ -158,10 +174,10 @@ class Generation:
         silence = asyncio.create_task(node.out.wait())
         try:
             await asyncio.wait({working, silence}, return_when=asyncio.FIRST_COMPLETED)
-            if not working.done() and not self._place.can_move():
-                await asyncio.wait({working})  # it may answer again
-            if not working.done():
-                raise NodeSilent("the node does not answer")
+            while not working.done():
+                if node.out.is_set() and self._place.can_move():
+                    raise NodeSilent("the node does not answer")
+                await asyncio.wait({working}, timeout=LOOK_AGAIN_S)  # it may answer again
             return working.result()
         finally:
             silence.cancel()
@@ -169,8 +185,8 @@ class Generation:
                 working.cancel()
                 await asyncio.wait({working})
 
-    async def _first_chunks(self) -> list[tuple[dict[str, Any], Metered]]:
-        """The chunks up to the first one with tokens, each with the usage then, from the first node that gets so far.
+    async def _first_chunks(self) -> list[Seen]:
+        """The chunks up to the first one with tokens, from the first node that gets so far.
 
         They are passed on together, so that a client whose request moved sees nothing of the node that was left.
         """
@@ -182,19 +198,30 @@ class Generation:
                     raise
                 await self._open()
 
-    async def _read_to_first_token(self) -> list[tuple[dict[str, Any], Metered]]:
-        node, stream = self._place.node, self._stream
-        assert node is not None and stream is not None, "begin() comes first"
-        first: list[tuple[dict[str, Any], Metered]] = []
+    async def _read_to_first_token(self) -> list[Seen]:
+        node = self._place.node
+        assert node is not None, "begin() comes first"
+        first: list[Seen] = []
         while not self.metered.completion_tokens:
-            came = await self._while_it_answers(node, _next(stream))
-            if came is None:
-                self.meter.check_complete()
+            seen = await self._while_it_answers(node, self._see_next())
+            if seen is None:
                 break
-            arrived_at, chunk = came
-            self.meter.see(chunk, arrived_at)
-            first.append((chunk, self.metered))
+            first.append(seen)
         return first
+
+    async def _see_next(self) -> Seen | None:
+        """Read and meter the next chunk; None after a complete answer. Raises `NodeStreamError` or `MeterError`."""
+        assert self._stream is not None, "begin() comes first"
+        if self._is_over:
+            return None
+        try:
+            arrived_at, chunk = await anext(self._stream)
+        except StopAsyncIteration:
+            self._is_over = True
+            self.meter.check_complete()
+            return None
+        self.meter.see(chunk, arrived_at)
+        return Seen(chunk, self.metered, arrived_at.ns / NS_PER_S)
 
     async def chunks(self) -> AsyncIterator[dict[str, Any]]:
         """Yield the node's chunks, each metered before it is forwarded. Raises `GatewayError` if the stream breaks.
@@ -210,19 +237,16 @@ class Generation:
                 first = await self._first_chunks()
             while True:
                 if first:
-                    chunk, metered = first.pop(0)
+                    seen: Seen | None = first.pop(0)
                 else:
                     async with asyncio.timeout_at(self._deadline):
-                        following = await _next(self._stream)
-                    if following is None:
-                        break
-                    arrived_at, chunk = following
-                    self.meter.see(chunk, arrived_at)
-                    metered = self.metered
-                if metered.completion_tokens > self._delivered.completion_tokens:
-                    self._place.token()
-                yield chunk
-                self._delivered = metered
+                        seen = await self._see_next()
+                if seen is None:
+                    break
+                if seen.metered.completion_tokens > self._delivered.completion_tokens:
+                    self._place.token(seen.after_s)
+                yield seen.chunk
+                self._delivered = seen.metered
                 if self._is_refused:
                     await self._settled(self.finish(RequestStatus.CANCELLED, BadKey.code))
                     raise BadKey(
@@ -233,17 +257,20 @@ class Generation:
                     fault_point("gateway.first_token")
                 else:
                     fault_point("gateway.streaming")
-            self.meter.check_complete()
         except DeadlinePassed:
             await self.fail(DeadlineMissed.code)
             raise DeadlineMissed(self._broken_off("The deadline of the request passed")) from None
         except (NodeStreamError, MeterError) as error:
-            logger.warning("request %s at %s: %s", self.admission.request_id, self._place.node, error)
+            url = self._place.node.url if self._place.node is not None else "no node"
+            logger.warning("request %s at %s: %s", self.admission.request_id, url, error)
             await self.fail(NodeFailed.code)
             raise NodeFailed(self._broken_off("The model node broke off")) from None
         except TimeoutError:
             await self.fail(TookTooLong.code)
             raise TookTooLong(self._broken_off("The time for this request ran out")) from None
+        except GatewayError as error:  # no other node could take the request over
+            await self.fail(error.code)
+            raise
         except BaseException:  # the client disconnected: the task is cancelled or the generator closed
             self.finish(RequestStatus.CANCELLED)
             raise
@@ -325,11 +352,6 @@ class Generation:
         if self._noting is not None:
             self._noting.cancel()
         await self._stack.aclose()
-
-
-async def _next(stream: Arrivals) -> tuple[Moment, dict[str, Any]] | None:
-    """The next chunk and when it arrived, or None at the stream's end."""
-    return await anext(stream, None)
 
 
 async def record_and_settle(admission: Admission, outcome: dict[str, Any]) -> None:

@@ -43,6 +43,10 @@ class UsageRecord(models.Model):
     engine = models.JSONField(default=dict, help_text="The engine's own counters: queued_ms, prefill_ms, …")
     finish_reason = models.CharField(max_length=32, blank=True)
     error_code = models.CharField(max_length=64, blank=True)
+    node = models.CharField(
+        max_length=200, blank=True, help_text="That answered last; a static node by its URL."
+    )
+    device_class = models.CharField(max_length=40, blank=True, help_text="Of that node, at that time.")
     counted_prompt_tokens = models.PositiveIntegerField(
         default=0, help_text="Prompt tokens that are billed: all, or 0 where nothing was delivered."
     )
@@ -58,10 +62,6 @@ class UsageRecord(models.Model):
     kv_byte_ms = models.BigIntegerField(
         default=0, help_text="Cache memory by the gateway's counts and clock, in byte-milliseconds."
     )
-    node = models.CharField(
-        max_length=200, blank=True, help_text="That answered last; a static node by its URL."
-    )
-    device_class = models.CharField(max_length=40, blank=True, help_text="Of that node, at that time.")
     price = models.ForeignKey("ledger.PriceVersion", on_delete=models.PROTECT, related_name="+")
     hold_microcredits = models.BigIntegerField()
     bill_lines = models.JSONField(default=list)

@@ -19,6 +19,7 @@ from django.db import connection
 from django.utils import timezone
 
 from gainshare.accounts.services import revoke_api_key
+from gainshare.capacity.models import Seat
 from gainshare.gateway import services
 from gainshare.gateway.generation import PROGRESS_S
 from gainshare.gateway.metering import Metered
@@ -321,6 +322,7 @@ def test_a_database_that_is_away_when_the_stream_ends_is_asked_again(
         assert caught.value.status_code == 503
     record = stack.record(customer.user)
     assert (record.status, answer.seen) == (RequestStatus.COMPLETED, LONG)
+    assert not Seat.objects.filter(account=customer.user.pk).exists()
     assert record.charged_microcredits == bill_of(record.prompt_tokens, LONG)
     assert hold_of(record).settled == record.charged_microcredits
     assert_ledger_holds()

@@ -307,16 +307,24 @@ async def test_a_frozen_node_is_out_within_seconds_and_its_answer_is_closed_firs
             await asyncio.sleep(0.1)
 
 
+@pytest.mark.parametrize("wrong", ["refuses", "breaks"])
+@pytest.mark.parametrize("stream", [False, True])
 async def test_where_all_nodes_fail_the_request_fails_once_and_costs_nothing(
-    customer: Gateway, nodes: tuple[StandIn, StandIn]
+    customer: Gateway, nodes: tuple[StandIn, StandIn], wrong: str, stream: bool
 ) -> None:
-    for node in nodes:
-        node.answer = node.refuses(500)
-    answer = await customer.ask()
-    assert (answer.status_code, answer.json()["error"]["code"]) == (502, "node_failed")
+    first = await first_choice(nodes)
+    first.answer = first.refuses(500) if wrong == "refuses" else first.breaks_before
+    nodes[1].answer = nodes[1].refuses(500)
+    answer = await customer.ask(stream=stream)
+    if stream and wrong == "breaks":  # the headers were sent with the first node's
+        (told,) = texts(answer)
+        assert told["error"]["code"] == "node_failed"
+    else:
+        assert (answer.status_code, answer.json()["error"]["code"]) == (502, "node_failed")
     record = await customer.record()
-    assert (record.status, record.charged_microcredits) == ("failed", 0)
+    assert (record.status, record.error_code, record.charged_microcredits) == ("failed", "node_failed", 0)
     assert [node.n_asked for node in nodes] == [1, 1]
+    assert await in_database(balance_of, customer.user) == GRANTED
     assert not await in_database(Seat.objects.exists)
 
 

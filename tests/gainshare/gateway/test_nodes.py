@@ -285,7 +285,7 @@ class OnePlace:
     def sent(self) -> None:
         pass
 
-    def token(self) -> None:
+    def token(self, after_s: float) -> None:
         self.n_tokens += 1
 
     def ended(self, *, tokens: int, is_whole: bool, has_failed: bool) -> None:

@@ -51,8 +51,8 @@ class Seat(models.Model):
 class NodeWindow(models.Model):
     """What the gateway measured of one node in one window of `rates.WINDOW_S`, summed over all web processes.
 
-    Prefill counts answers that found a free node: prompt tokens that were not expected in the cache, and the time
-    to the first token. Decode counts tokens after the first, and the time from the first to the last one.
+    Prefill counts the work until the first token (`estimates.work_tokens`: prompt tokens that were not expected in
+    the cache, those of the requests before, and a constant), and the time until it came. Decode counts tokens after the first, and the time from the first to the last one.
     """
 
     node = models.CharField(max_length=200)

@@ -11,6 +11,9 @@ from gainshare.capacity.routing.rates import Rates
 
 # Where nothing was measured yet: slow enough that a measured node of any kind is not left for a guess.
 UNKNOWN = Rates(prefill_tokens_per_s=500.0, decode_tokens_per_s=10.0)
+# Work of a request in addition to its prompt, in tokens of prefill: otherwise the rate that short prompts show, whose time
+# is that of the network and of one step, would make a long prompt look endless.
+BASE_TOKENS = 128
 MEASURED_ERROR = 0.25  # share of an estimate from measured rates that may be wrong
 UNKNOWN_ERROR = 0.5
 LEAST_ERROR_S = 0.01  # of the network and the event loop
@@ -51,9 +54,14 @@ def estimate(node: NodeFacts, *, prompt_tokens: int, hit_tokens: int = 0) -> Est
     """Estimate the time to first token of a prompt of which `hit_tokens` are expected in the node's prefix cache."""
     prefill = _rate(node.rates.prefill_tokens_per_s, UNKNOWN.prefill_tokens_per_s)
     fresh = max(prompt_tokens - min(max(hit_tokens, 0), prompt_tokens), 0)
-    seconds = slot_wait_s(node) + (max(node.prefill_left, 0) + fresh) / prefill
+    seconds = slot_wait_s(node) + work_tokens(node.prefill_left, fresh) / prefill
     error = (MEASURED_ERROR if node.is_measured else UNKNOWN_ERROR) * seconds + LEAST_ERROR_S
     return Estimate(node.key, seconds, error)
+
+
+def work_tokens(prefill_left: int, fresh_tokens: int) -> int:
+    """Work of a node until a request's first token, in tokens of prefill. Rates are measured in the same unit."""
+    return max(prefill_left, 0) + max(fresh_tokens, 0) + BASE_TOKENS
 
 
 def slot_wait_s(node: NodeFacts) -> float:

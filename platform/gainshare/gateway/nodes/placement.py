@@ -19,6 +19,7 @@ from django.utils import timezone
 
 from gainshare.capacity.routing import seats
 from gainshare.capacity.routing.analysis import Analysis, recorded
+from gainshare.capacity.routing.estimates import work_tokens
 from gainshare.capacity.routing.exchange import HeldSeat
 from gainshare.capacity.routing.outbox import Served
 from gainshare.capacity.routing.seats import Candidate, SeatGone, SeatRequest
@@ -180,9 +181,9 @@ class Placement:
         """The request is sent to its node now."""
         self._sent_at, self._first_at, self._last_at, self._was_told = time.monotonic(), 0.0, 0.0, False
 
-    def token(self) -> None:
-        """Tokens came."""
-        self._last_at = time.monotonic()
+    def token(self, after_s: float) -> None:
+        """Tokens came, so many seconds after the request was sent: when they arrived, not when the client took them."""
+        self._last_at = self._sent_at + after_s
         if self._first_at:
             return
         self._first_at = self._last_at
@@ -247,7 +248,7 @@ class Placement:
         view = self._sharing.view
         left = view.facts(self.node.facts, self._request.model).prefill_left
         hit = view.hit_tokens(key, self.analysis)
-        self._work_tokens = left + self.analysis.prompt_tokens - hit
+        self._work_tokens = work_tokens(left, self.analysis.prompt_tokens - hit)
         self._sharing.moved(self._request_id, key, self.node.facts.device_class, cached_tokens=hit)
         return True
 

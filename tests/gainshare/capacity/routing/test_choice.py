@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from gainshare.capacity.routing.choice import costs, preference
 from gainshare.capacity.routing.estimates import (
+    BASE_TOKENS,
     FASTER_THAN_CLASS,
     LEAST_FIGURE,
     MOST_FIGURE,
@@ -17,8 +18,9 @@ from gainshare.capacity.routing.estimates import (
     bounded_rates,
     estimate,
     slot_wait_s,
+    work_tokens,
 )
-from gainshare.capacity.routing.rates import Rates
+from gainshare.capacity.routing.rates import Counted, Rates, rates_of
 
 FAST = Rates(1000.0, 20.0, 2.0)
 figures = st.floats(allow_nan=True, allow_infinity=True)
@@ -53,9 +55,10 @@ def first_token_s(facts: NodeFacts, prompt: int = 1000, hit: int = 0) -> float:
 
 
 def test_the_estimate_is_queue_plus_prefill_left_plus_what_is_not_cached() -> None:
-    assert math.isclose(first_token_s(node("a")), 1.0)
-    assert math.isclose(first_token_s(node("a", prefill_left=500)), 1.5)
-    assert math.isclose(first_token_s(node("a"), hit=900), 0.1)
+    base = BASE_TOKENS / 1000
+    assert math.isclose(first_token_s(node("a")), 1.0 + base)
+    assert math.isclose(first_token_s(node("a", prefill_left=500)), 1.5 + base)
+    assert math.isclose(first_token_s(node("a"), hit=900), 0.1 + base)
     full = node("a", running=4, output_left=400)
     assert math.isclose(slot_wait_s(full), 50 / 20 / 4)
     assert first_token_s(full) > 1.5
@@ -109,6 +112,14 @@ def test_a_node_with_the_prefix_is_preferred_to_an_idle_one_without() -> None:
 def test_a_prefix_does_not_hold_a_request_in_a_long_queue() -> None:
     crowded = node("a", running=3, prefill_left=20_000)
     assert all(preferred(crowded, node("b"), seed=seed, a=1000) == "b" for seed in range(50))
+
+
+def test_a_node_that_is_known_by_short_prompts_only_gets_a_long_one_as_well() -> None:
+    """Ten prompts of 10 tokens, each 50 ms to the first token: 10,000 tokens take some seconds, not a minute."""
+    sums = Counted(requests=10, busy_ms=900, prefill_tokens=10 * work_tokens(0, 10), prefill_ms=500)
+    short = node("a", rates=rates_of(sums, 4))
+    assert first_token_s(short, 10) < 0.06
+    assert first_token_s(short, 10_000) < 5
 
 
 def test_a_slow_node_gets_nothing_while_others_are_free_and_its_share_when_they_are_not() -> None:

@@ -208,9 +208,9 @@ class TestOneConnection:
     def test_a_seat_that_its_process_does_not_know_is_freed(self) -> None:
         known, unknown, of_another = seated(), seated(), seated(process=TWO)
         now = timezone.now()
-        arguments = {"process": ONE, "held": [known]}
-        assert exchange.free_unknown(**arguments, queued_before=now - timedelta(seconds=30)) == 0
-        assert exchange.free_unknown(**arguments, queued_before=now + timedelta(seconds=1)) == 1
+        freed = partial(exchange.free_unknown, process=ONE, held=[known])
+        assert freed(queued_before=now - timedelta(seconds=30)) == 0
+        assert freed(queued_before=now + timedelta(seconds=1)) == 1
         assert set(Seat.objects.values_list("pk", flat=True)) == {known, of_another}
         assert unknown not in {known, of_another}
 
