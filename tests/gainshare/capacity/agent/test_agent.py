@@ -32,7 +32,12 @@ from tests.gainshare.capacity.agent.agent_world import (
 )
 from tests.gainshare.capacity.pool_world import MODEL, again
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.sandbox, pytest.mark.slow]
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.sandbox,
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+]
 
 
 @pytest.fixture
@@ -105,7 +110,8 @@ def test_a_node_outlives_a_killed_agent_and_drains_whole_through_two_more(agent:
         assert gone.end_reason == "the trough"
         eventually(agent.device().is_free, "the device is taken", 20)
         assert len(overseer.seen) == 1
-    assert Host.objects.get().version and Node.objects.count() == 1
+    eventually(lambda: Host.objects.get().version, "the installed tree is not known", 30)
+    assert Node.objects.count() == 1
 
 
 def test_an_order_that_cannot_be_carried_out_says_why(agent: AgentProcess) -> None:
