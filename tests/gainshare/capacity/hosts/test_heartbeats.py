@@ -175,6 +175,8 @@ def test_an_agent_that_ends_takes_no_orders_and_drains_its_nodes(agent: Agent) -
     agent.nodes(runs(node))
     agent.nodes(runs(node, "draining"), n_devices=0)
     assert again(node).state == NodeState.DRAINING
+    agent.nodes(runs(node, "draining"), n_devices=0, ended=[{"node": str(node.pk), "reason": "it hung"}])
+    assert (again(node).state, again(node).end_reason) == (NodeState.ENDED, "it hung")
     assert order(model=MODEL, device_class=agent.host.device_class, reason="a test") is None
 
 
