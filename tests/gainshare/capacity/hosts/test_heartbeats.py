@@ -353,6 +353,7 @@ def test_a_site_that_did_not_listen_loses_no_node(agent: Agent) -> None:
 
 def test_a_host_that_is_silent_while_another_is_heard_is_lost(agent: Agent) -> None:
     node = ordered(agent.host)
+    agent.nodes()
     now = timezone.now()
     silent = Host.objects.filter(pk=agent.host.pk)
     silent.update(last_seen_at=now - timedelta(seconds=15), heard_since=now - timedelta(hours=1))
