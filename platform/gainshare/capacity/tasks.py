@@ -3,6 +3,7 @@
 from celery import shared_task
 from django.utils import timezone
 
+from benchmarks.faults import fault_point
 from gainshare.capacity.hosts.leaving import drain_leaving
 from gainshare.capacity.hosts.registration import forget_starts
 from gainshare.capacity.hosts.silence import lose_hosts
@@ -16,6 +17,7 @@ def tend_hosts() -> None:
     """End the nodes of lost hosts, drain those of hosts that leave, forget old starts of agents."""
     now = timezone.now()
     lose_hosts(now)
+    fault_point("capacity.tend.after_losses")
     drain_leaving(now)
     forget_starts(now)
 

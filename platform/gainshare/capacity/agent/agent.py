@@ -96,7 +96,7 @@ class Agent:
     async def run(self) -> int:
         """Run until it is ended; returns the exit status."""
         self._adopt()
-        self._version = await asyncio.to_thread(_installed_tree)
+        learning = asyncio.create_task(self._learn_version())
         speaking = asyncio.create_task(self._speak())
         try:
             while self._status is None or self._nodes:
@@ -108,12 +108,15 @@ class Agent:
             await self._say_goodbye(speaking)
             return self._status
         finally:
-            tasks = [speaking, *self._watchers.values()]
+            tasks = [learning, speaking, *self._watchers.values()]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await self._site.aclose()
             await self._probes.aclose()
+
+    async def _learn_version(self) -> None:
+        self._version = await asyncio.to_thread(_installed_tree)
 
     async def _speak(self) -> None:
         """Send heartbeats, sooner after a change, later while the site is absent."""
@@ -185,11 +188,12 @@ class Agent:
     def _adopt(self) -> None:
         """Find what an earlier agent left running. What cannot be told is ended: it serves no one."""
         for device in devices_in(self.options.folder, self.options.devices):
-            device.make()
-            with device.taken() as descriptor:
-                is_held = descriptor is None
+            try:
+                device.make()
+            except OSError as error:
+                self._say(f"device {device.number} cannot be used: {error.strerror}")
             record = read_record(device.record)
-            if not is_held:
+            if not device.is_held():
                 continue
             if record is None:
                 self._say(f"device {device.number} is held by an unknown process: it is killed")
@@ -274,8 +278,12 @@ class Agent:
         )
 
     def _is_known_free(self, number: int) -> bool:
-        """Whether a device without a node of this agent is free: a killed node may take a moment to go."""
-        return Device(number, self.options.folder / "devices" / str(number)).is_free()
+        """Whether a device without a node of this agent is free. What is left there is none of its nodes: it is killed."""
+        device = Device(number, self.options.folder / "devices" / str(number))
+        if device.is_free():
+            return True
+        device.kill()
+        return False
 
     def _problem(self) -> str:
         try:

@@ -63,10 +63,17 @@ class Device:
         finally:
             os.close(descriptor)
 
+    def is_held(self) -> bool:
+        """Whether another process holds the lock. A device whose folder cannot be used counts as held."""
+        try:
+            with self.taken() as descriptor:
+                return descriptor is None
+        except OSError:
+            return True
+
     def is_free(self) -> bool:
         """Whether nothing of a node is left: no starter holds the lock, and no sandbox outlives its starter."""
-        with self.taken() as descriptor:
-            return descriptor is not None and not self.leftovers()
+        return not self.is_held() and not self.leftovers()
 
     def holders(self) -> list[int]:
         """Processes that hold the lock's file open: the node's starter."""

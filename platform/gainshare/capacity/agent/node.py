@@ -119,8 +119,7 @@ class RunningNode:
     def _has_ended(self) -> bool:
         if self.process is not None:
             return self.process.poll() is not None
-        with self.device.taken() as descriptor:
-            return descriptor is not None
+        return not self.device.is_held()
 
     def _is_cleared(self) -> bool:
         """Whether nothing outlives the starter; what does is killed."""

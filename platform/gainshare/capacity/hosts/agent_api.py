@@ -103,8 +103,8 @@ class NodeHeartbeatIn(serializers.Serializer[Any]):
     n_devices = serializers.IntegerField(
         min_value=0, max_value=MAX_DEVICES, help_text="Devices that may get nodes; 0 while the agent ends."
     )
-    devices = DeviceIn(many=True, max_length=MAX_REPORTED)
-    ended = EndedIn(many=True, max_length=MAX_REPORTED, default=list)
+    devices = serializers.ListField(child=DeviceIn(), max_length=MAX_REPORTED)
+    ended = serializers.ListField(child=EndedIn(), max_length=MAX_REPORTED, default=list)
     version = serializers.CharField(max_length=64, allow_blank=True, default="")
     problem = serializers.CharField(max_length=MAX_TEXT, allow_blank=True, default="")
     leaves_in_s = serializers.IntegerField(

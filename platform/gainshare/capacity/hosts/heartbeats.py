@@ -31,6 +31,7 @@ from gainshare.capacity.hosts.leaving import note_departure
 from gainshare.capacity.hosts.tokens import node_token
 from gainshare.capacity.models import LIVE, AgentStart, Host, Node, NodeState
 
+BY_AGENT = "its agent drains it"
 STARTS_PER_HOUR = 120  # of one host's agents: one that cannot live is not to fill the table
 
 
@@ -130,7 +131,7 @@ def _note_node(node: Node, report: DeviceReport, host: Host, now: datetime) -> N
         same.filter(state__in=LIVE).exclude(hung_at=None).update(hung_at=None)
     if report.state == DRAINING:
         same.filter(state__in=[NodeState.STARTING, NodeState.READY]).update(
-            state=NodeState.DRAINING, draining_at=now, end_reason="its agent drains it"
+            state=NodeState.DRAINING, draining_at=now, end_reason=BY_AGENT
         )
     if report.load is not None:
         load: dict[str, Any] = {
@@ -142,8 +143,9 @@ def _note_node(node: Node, report: DeviceReport, host: Host, now: datetime) -> N
 
 
 def _end(nodes: Any, now: datetime, reason: str) -> None:
-    """End nodes whose process is gone. One that drained keeps the reason why it did."""
-    nodes.filter(state=NodeState.DRAINING).update(state=NodeState.ENDED, ended_at=now)
+    """End nodes whose process is gone. One that the site drained keeps the reason why it did."""
+    drained = nodes.filter(state=NodeState.DRAINING).exclude(end_reason=BY_AGENT)
+    drained.update(state=NodeState.ENDED, ended_at=now)
     nodes.filter(state__in=LIVE).update(state=NodeState.ENDED, ended_at=now, end_reason=reason)
     nodes.filter(holds_device=True).update(holds_device=False)
 

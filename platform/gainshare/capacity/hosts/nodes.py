@@ -57,7 +57,8 @@ def lose_silent_hosts(now: datetime, *, after_s: int | None = None) -> int:
     since = now - timedelta(seconds=silence_s)
     silent = Q(host__last_seen_at__lt=since) | Q(host__last_seen_at=None)
     lost = f"its host was silent for {silence_s} s"
-    return Node.objects.filter(silent, state__in=LIVE, created_at__lt=since).update(
+    just_ordered = Q(told_at=None, created_at__gte=since)  # its host's agent may be about to start
+    return Node.objects.filter(silent & ~just_ordered, state__in=LIVE).update(
         state=NodeState.ENDED, ended_at=now, end_reason=lost, holds_device=True
     )
 

@@ -3,9 +3,11 @@
 import json
 import os
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,12 @@ from tests.gainshare.capacity.agent.agent_world import (
 )
 from tests.gainshare.capacity.pool_world import MODEL, again
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.sandbox, pytest.mark.slow]
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.sandbox,
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+]
 
 
 @pytest.fixture
@@ -103,7 +110,8 @@ def test_a_node_outlives_a_killed_agent_and_drains_whole_through_two_more(agent:
         assert gone.end_reason == "the trough"
         eventually(agent.device().is_free, "the device is taken", 20)
         assert len(overseer.seen) == 1
-    assert Host.objects.get().version and Node.objects.count() == 1
+    eventually(lambda: Host.objects.get().version, "the installed tree is not known", 30)
+    assert Node.objects.count() == 1
 
 
 def test_an_order_that_cannot_be_carried_out_says_why(agent: AgentProcess) -> None:
@@ -222,3 +230,33 @@ def test_what_holds_a_device_without_a_record_is_killed(agent: AgentProcess) -> 
     eventually(lambda: again(node).state == NodeState.ENDED, agent.said, 60)
     eventually(agent.device().is_free, "the device is taken", 30)
     reached(place(), NodeState.READY)
+
+
+@pytest.mark.long
+@pytest.mark.skipif(os.geteuid() != 0, reason="expected: only root can make a small disk")
+def test_a_full_disk_stops_new_starts_and_no_running_node(agent: AgentProcess) -> None:
+    agent.devices = 2
+    agent.home.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96m,mode=700", "tmpfs", str(agent.home)], check=True)
+    try:
+        agent.start()
+        node = place()
+        reached(node, NodeState.READY)
+        assert "nearly full" in Host.objects.get().problem
+        with suppress(OSError), (agent.home / "filling").open("wb", buffering=0) as filling:
+            while True:
+                filling.write(b"x" * 65_536)
+        refused = place()
+        gone = reached(refused, NodeState.ENDED, 120)
+        assert "space" in gone.end_reason
+        assert ask(node, "v1/completions", prompt="x", max_tokens=2).status_code == 200
+        assert again(node).state == NodeState.READY
+        agent.kill()
+        agent.start()
+        before = again(node).load_at
+        eventually(lambda: again(node).load_at != before, agent.said, 60)
+        (agent.home / "filling").unlink()
+        reached(place(), NodeState.READY)
+    finally:
+        agent.close()
+        subprocess.run(["umount", "--lazy", str(agent.home)], check=True)

@@ -172,3 +172,9 @@ def test_options_that_cannot_work_end_with_status_2(
     with pytest.raises(SystemExit) as end:
         parse_options([*given, *wrong])
     assert end.value.code == 2 and capsys.readouterr().err
+
+
+def test_a_device_whose_folder_cannot_be_used_is_not_free(tmp_path: Path) -> None:
+    (tmp_path / "0").write_text("a file")
+    device = Device(0, tmp_path / "0")
+    assert device.is_held() and not device.is_free()

@@ -175,6 +175,8 @@ def test_an_agent_that_ends_takes_no_orders_and_drains_its_nodes(agent: Agent) -
     agent.nodes(runs(node))
     agent.nodes(runs(node, "draining"), n_devices=0)
     assert again(node).state == NodeState.DRAINING
+    agent.nodes(runs(node, "draining"), n_devices=0, ended=[{"node": str(node.pk), "reason": "it hung"}])
+    assert (again(node).state, again(node).end_reason) == (NodeState.ENDED, "it hung")
     assert order(model=MODEL, device_class=agent.host.device_class, reason="a test") is None
 
 
@@ -351,6 +353,7 @@ def test_a_site_that_did_not_listen_loses_no_node(agent: Agent) -> None:
 
 def test_a_host_that_is_silent_while_another_is_heard_is_lost(agent: Agent) -> None:
     node = ordered(agent.host)
+    agent.nodes()
     now = timezone.now()
     silent = Host.objects.filter(pk=agent.host.pk)
     silent.update(last_seen_at=now - timedelta(seconds=15), heard_since=now - timedelta(hours=1))

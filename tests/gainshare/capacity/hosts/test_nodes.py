@@ -94,6 +94,8 @@ def test_a_silent_host_loses_its_nodes_but_keeps_their_devices_taken() -> None:
     heard, silent = make_host(make_class()), make_host(DeviceClass.objects.get())
     kept, lost = ordered(heard.device_class), ordered(heard.device_class)
     Host.objects.filter(pk=lost.host_id).update(last_seen_at=timezone.now() - LONG_AGO)
+    assert lose_silent_hosts(timezone.now()) == 0  # it was ordered a moment ago, and no agent was told
+    Node.objects.filter(pk=lost.pk).update(told_at=timezone.now())
     assert lose_silent_hosts(timezone.now()) == 1
     assert lose_silent_hosts(timezone.now()) == 0
     assert again(kept).state == NodeState.STARTING
