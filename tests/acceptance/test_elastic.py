@@ -25,9 +25,7 @@ from tests.gainshare.capacity.agent.agent_world import AgentProcess
 pytestmark = [pytest.mark.stack, pytest.mark.sandbox]
 
 PATIENCE_S = 180.0
-TROUGH = {"clients": 1, "pause_s": 1.0}
-# So short that the clients of a peak do not fit on one node, though the tiny model answers in a moment.
-FIRST_TOKEN_MS = 50
+TROUGH = {"clients": 1, "pause_s": 3.0}
 
 
 @pytest.fixture
@@ -78,7 +76,7 @@ def test_one_two_one(start_stack: Callable[..., Stack], load_of: Callable[[Stack
     stack = start_stack(devices=2)
     pool = Pool(stack, {"local": stack.home.agent})
     (first,) = reach_ready(pool, 1, "the first node is ready")
-    pool.serve(policy="forecast", is_automatic=True, slots=2, first_token_p99_ms=FIRST_TOKEN_MS)
+    pool.serve(policy="kpa", is_automatic=True, slots=4)
     load = load_of(stack, 6)
 
     load.set(6)
@@ -90,7 +88,7 @@ def test_one_two_one(start_stack: Callable[..., Stack], load_of: Callable[[Stack
     reach_ready(pool, 2, "the killed node is replaced")
     reach(pool, ends_more(load, 20), "requests end after the kill")
 
-    load.set(**TROUGH)
+    load.set(1, pause_s=1.0)
     reach_only(pool, lambda node: True, "one node is left")
     load.stop()
     assert_every_request_is_accounted_for(pool, load)
@@ -134,8 +132,7 @@ def test_one_three_one_with_faults_at_the_peak(
         classes=["local", "cheap"],
         policy="forecast",
         is_automatic=True,
-        slots=2,
-        first_token_p99_ms=FIRST_TOKEN_MS,
+        slots=1,
     )
     is_cheap = lambda node: node.device_class == "cheap"  # noqa: E731 - named for the two waits below
     reach_only(pool, is_cheap, "in the trough one node of the cheap class is left")

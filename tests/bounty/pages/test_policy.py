@@ -20,6 +20,7 @@ from gainshare.accounts.services import create_api_key
 from tests.bounty.bounty_world import diff_of_line
 from tests.bounty.bug_world import BugWorld
 from tests.chromium import Watch, new_page, started_chromium
+from tests.gainshare.capacity.scaling.scaling_world import make_class, passes, serve
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True), pytest.mark.timeout(900)]
 STARTS = ["/", "/api/docs/", "/api/reference/", "/signup/", "/how/", "/nothing/", "/bounties/?page=9999"]
@@ -45,6 +46,7 @@ def world() -> BugWorld:
     made.fix(made.ann)
     made.submit(made.bob, diff_of_line(3, "fast = 3"))
     create_api_key(user=made.ann, name="laptop", scopes=["read"])
+    passes(serve(make_class("spot-a10")))
     User.objects.filter(pk=made.mira.pk).update(is_staff=True, is_superuser=True)
     return made
 
