@@ -24,7 +24,7 @@ from tests.gainshare.capacity.agent.agent_world import AgentProcess
 
 pytestmark = [pytest.mark.stack, pytest.mark.sandbox]
 
-PATIENCE_S = 180.0
+PATIENCE_S = 300.0
 TROUGH = {"clients": 1, "pause_s": 3.0}
 
 
