@@ -53,7 +53,7 @@ class Load:
     people: list[Person]
     clients: int = 0
     pause_s: float = 0.0
-    max_tokens: int = 120
+    max_tokens: int = 380
     outcomes: list[Outcome] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _ends: threading.Event = field(default_factory=threading.Event)
@@ -105,7 +105,7 @@ def one_request(client: openai.OpenAI, rng: random.Random, max_tokens: int) -> O
     try:
         answer = client.chat.completions.with_raw_response.create(
             model="tiny",
-            messages=[{"role": "user", "content": "x" * rng.randrange(20, 200)}],
+            messages=[{"role": "user", "content": "x" * rng.randrange(20, 80)}],
             max_tokens=max_tokens,
             stream=True,
         )

@@ -24,8 +24,8 @@ from tests.gainshare.capacity.agent.agent_world import AgentProcess
 
 pytestmark = [pytest.mark.stack, pytest.mark.sandbox]
 
-PATIENCE_S = 180.0
-TROUGH = {"clients": 1, "pause_s": 1.0}
+PATIENCE_S = 300.0
+TROUGH = {"clients": 1, "pause_s": 3.0}
 
 
 @pytest.fixture
@@ -75,8 +75,8 @@ def ends_more(load: Load, more: int) -> Callable[[], bool]:
 def test_one_two_one(start_stack: Callable[..., Stack], load_of: Callable[[Stack, int], Load]) -> None:
     stack = start_stack(devices=2)
     pool = Pool(stack, {"local": stack.home.agent})
-    (first,) = pool.ready()
-    pool.serve(policy="forecast", is_automatic=True, slots=2)
+    (first,) = reach_ready(pool, 1, "the first node is ready")
+    pool.serve(policy="kpa", is_automatic=True, slots=4)
     load = load_of(stack, 6)
 
     load.set(6)
@@ -88,7 +88,7 @@ def test_one_two_one(start_stack: Callable[..., Stack], load_of: Callable[[Stack
     reach_ready(pool, 2, "the killed node is replaced")
     reach(pool, ends_more(load, 20), "requests end after the kill")
 
-    load.set(**TROUGH)
+    load.set(1, pause_s=1.0)
     reach_only(pool, lambda node: True, "one node is left")
     load.stop()
     assert_every_request_is_accounted_for(pool, load)
@@ -128,7 +128,12 @@ def test_one_three_one_with_faults_at_the_peak(
     pool = two_classes
     load = load_of(pool.stack, 10)
     load.set(**TROUGH)
-    pool.serve(classes=["local", "cheap"], policy="forecast", is_automatic=True, slots=2)
+    pool.serve(
+        classes=["local", "cheap"],
+        policy="forecast",
+        is_automatic=True,
+        slots=1,
+    )
     is_cheap = lambda node: node.device_class == "cheap"  # noqa: E731 - named for the two waits below
     reach_only(pool, is_cheap, "in the trough one node of the cheap class is left")
 

@@ -21,6 +21,7 @@ from tests.bounty.bounty_world import diff_of_line
 from tests.bounty.bug_world import BugWorld
 from tests.bounty.services.runners.pool_world import add_host, add_node
 from tests.chromium import Watch, new_page, started_chromium
+from tests.gainshare.capacity.scaling.scaling_world import make_class, passes, serve
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True), pytest.mark.timeout(900)]
 STARTS = ["/", "/api/docs/", "/api/reference/", "/signup/", "/how/", "/nothing/", "/bounties/?page=9999"]
@@ -47,6 +48,7 @@ def world() -> BugWorld:
     made.submit(made.bob, diff_of_line(3, "fast = 3"))
     create_api_key(user=made.ann, name="laptop", scopes=["read"])
     add_node(add_host(made.mira), 0)
+    passes(serve(make_class("spot-a10")))
     User.objects.filter(pk=made.mira.pk).update(is_staff=True, is_superuser=True)
     return made
 

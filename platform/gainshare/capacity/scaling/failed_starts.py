@@ -15,7 +15,7 @@ def pause_s(failures: int) -> int:
     """Seconds to wait after so many failed starts in a row. None after the first: that may have been chance."""
     if failures <= 1:
         return 0
-    return min(FIRST_PAUSE_S * 2 ** (failures - 2), LONGEST_PAUSE_S)
+    return min(FIRST_PAUSE_S << (failures - 2), LONGEST_PAUSE_S)
 
 
 def paused_until(model: str, device_class: DeviceClass) -> datetime | None:

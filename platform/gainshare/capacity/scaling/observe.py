@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -55,7 +56,7 @@ def observe(served: ServedModel, now: datetime) -> Observed:
         draining={
             name: count for name in sorted(names) if (count := _count(nodes, name, NodeState.DRAINING))
         },
-        classes=tuple(facts_of(one, served, now) for one in classes),
+        classes=with_assumed_rates([facts_of(one, served, now) for one in classes]),
         objective=objective_of(served, now),
     )
 
@@ -81,6 +82,18 @@ def facts_of(device_class: DeviceClass, served: ServedModel, now: datetime) -> C
         cold_start_s=cold_start_s(device_class, served.name),
         max_nodes=room_for(device_class, served, now),
         is_preemptible=device_class.is_preemptible,
+    )
+
+
+def with_assumed_rates(classes: Sequence[ClassFacts]) -> tuple[ClassFacts, ...]:
+    """The classes, where one that was never measured has the lowest measured rate of the others.
+
+    Without an assumption it would never be used where another class answers all requests, and so never be measured.
+    """
+    measured_rates = [facts.requests_per_s for facts in classes if facts.requests_per_s > 0]
+    lowest = min(measured_rates, default=0.0)
+    return tuple(
+        facts if facts.requests_per_s > 0 else replace(facts, requests_per_s=lowest) for facts in classes
     )
 
 

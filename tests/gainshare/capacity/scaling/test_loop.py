@@ -2,21 +2,35 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 from django.db import connection, transaction
 from django.utils import timezone
 
-from gainshare.capacity.models import Decision, Host, Node, NodeState, ScalingState, Seat, ServedModel
+from gainshare.capacity.hosts.nodes import order
+from gainshare.capacity.models import (
+    Arrivals,
+    Decision,
+    Host,
+    Node,
+    NodeState,
+    NodeWindow,
+    ScalingState,
+    Seat,
+    ServedModel,
+)
 from gainshare.capacity.policies import registry
 from gainshare.capacity.policies.observed import ClassFacts, Fleet, Load, Objective, Wanted
+from gainshare.capacity.routing.load import step_of
+from gainshare.capacity.routing.rates import WINDOW_S, window_of
 from gainshare.capacity.scaling import loop, records
 from gainshare.capacity.scaling.locks import lock_pass
 from tests.gainshare.capacity.pool_world import race
 from tests.gainshare.capacity.scaling.scaling_world import (
     MODEL,
+    arrive,
     end,
     live,
     make_class,
@@ -285,6 +299,36 @@ def test_a_waiting_request_without_a_node_is_answered_at_once() -> None:
     loop.scale(served.pk, now + timedelta(seconds=2))
     (node,) = live()
     assert node.reason == "+1 cpu-small: 1 requests at once, rates are not measured yet"
+
+
+def answered(device_class: str, requests: int, *, now: datetime) -> None:
+    """So many requests in the latest window of a full node of the class, as the gateway counts them."""
+    NodeWindow.objects.create(
+        node=f"{device_class}-node", model=MODEL, device_class=device_class, window_at=window_of(now),
+        requests=requests, busy_ms=4 * WINDOW_S * 1000,
+    )  # fmt: skip
+
+
+def test_a_class_that_was_never_measured_replaces_a_dearer_one() -> None:
+    """All requests go to the dear node, so the cheap one is never measured: it must not wait for that for ever."""
+    dear, cheap = make_class("dear", price=4_000_000), make_class("cheap", price=1_000_000)
+    make_host(dear, devices=1)
+    make_host(cheap, devices=1)
+    served = serve(dear, cheap, is_automatic=True)
+    now = timezone.now()
+    assert order(model=MODEL, device_class=dear, reason="first") is not None
+    make_ready(*live())
+    answered("dear", 60, now=now)
+    arrive(3, now=now, steps=59)
+    for second in range(0, 900, 10):
+        at = now + timedelta(seconds=second)
+        Host.objects.update(last_seen_at=timezone.now() if second < 5 else at)
+        Arrivals.objects.get_or_create(model=MODEL, step_at=step_of(at), defaults={"requests": 3})
+        loop.scale(served.pk, at)
+        make_ready(*live(NodeState.STARTING))
+    assert [node.host.device_class.name for node in live(NodeState.READY)] == ["cheap"]
+    rates = {facts["name"]: facts["requests_per_s"] for facts in latest().inputs["classes"]}
+    assert rates["cheap"] == rates["dear"] > 0
 
 
 @pytest.mark.parametrize("policy", ["kpa", "hpa", "ray", "forecast"])

@@ -35,7 +35,7 @@ class AgentActor:
         import sys
         from pathlib import Path
 
-        self.address = ray.util.get_node_ip_address()
+        self.address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
         folder = self.free_folder(resource)
         token_file = Path(folder) / "host-token"
         token_file.touch(mode=0o600)
@@ -129,7 +129,7 @@ def stop(name: str) -> None:
         actor = ray.get_actor(name)
     except ValueError:
         return  # it has ended meanwhile
-    done = actor.stop.remote(STOP_S)
+    done: Any = actor.stop.remote(STOP_S)
     if look([name])[name]["state"] != "pending":
         ray.wait([done], timeout=STOP_S + GONE_S)
     ray.kill(actor)

@@ -1,12 +1,14 @@
 """A real Ray cluster on this machine: a head without resources, and raylets with a custom resource each."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from gainshare.capacity.agent.devices import devices_in
 from gainshare.local.ports import free_port
 
 RAY = Path(sys.executable).with_name("ray")
@@ -56,16 +58,13 @@ class RayCluster:
         return found
 
     def stop(self) -> None:
+        """End the cluster at once, and the nodes, which outlive their agents."""
         for pid in self.processes():
-            with_suppressed_kill(pid)
-
-
-def with_suppressed_kill(pid: int) -> None:
-    """kill -9, unless it has ended meanwhile."""
-    try:
-        os.kill(pid, 9)
-    except ProcessLookupError:
-        return
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        for folder in self.folder.glob("gainshare-ray-*/*"):
+            for device in devices_in(folder, 1):
+                device.kill()
 
 
 @contextmanager

@@ -26,12 +26,12 @@ from tests.gainshare.ledger.test_kill import ROOT, environment
 pytestmark = [
     pytest.mark.long,
     pytest.mark.django_db(transaction=True),
-    pytest.mark.timeout(1200),
+    pytest.mark.timeout(3600),
     pytest.mark.skipif(
         importlib.util.find_spec("ray") is None, reason="expected: ray is not installed (the extra `ray`)"
     ),
 ]
-PATIENCE_S = 300.0
+PATIENCE_S = 600.0
 NOTHING: dict[str, Any] = {"namespace": "gainshare", "start": [], "stop": []}
 
 
@@ -43,7 +43,8 @@ def cluster(short_folder: Path, live_server: Any, settings: Settings) -> Iterato
         cluster.add("cpu-small")
         settings.RAY_ADDRESS = cluster.address
         settings.PUBLIC_URL = live_server.url
-        settings.RAY_AGENT_COMMAND = ["python", "-m", "gainshare.capacity.agent", "--stop-s", "5"]
+        kernels = ["--kernels", os.environ["GAINSHARE_KERNELS"]] if "GAINSHARE_KERNELS" in os.environ else []
+        settings.RAY_AGENT_COMMAND = ["python", "-m", "gainshare.capacity.agent", "--stop-s", "5", *kernels]
         yield cluster
 
 
