@@ -164,7 +164,11 @@ def _host_views(now: datetime, rows: Iterable[RunnerRow], *, for_maintainers: bo
         (loan.host_id, loan.device): loan
         for loan in DeviceLoan.objects.filter(state__in=UNRETURNED).select_related("host")
     }
-    runners = {(row.device_host, row.device): row.name for row in rows if row.device_host is not None}
+    runners = {
+        (row.device_host, row.device): row.name
+        for row in rows
+        if row.device_host is not None and row.device is not None
+    }
     silent_before = now - timedelta(seconds=settings.HOST_LOST_S)
     return [
         HostView(
@@ -194,7 +198,7 @@ def _devices(
     host: Host,
     nodes: Mapping[tuple[UUID, int], Node],
     loans: Mapping[tuple[UUID, int], DeviceLoan],
-    runners: Mapping[tuple[UUID | None, int | None], str],
+    runners: Mapping[tuple[UUID, int], str],
 ) -> list[DeviceView]:
     """The host's devices, and those that it no longer names while a node or a loan is still on them."""
     used = {device for at, device in (*nodes, *loans) if at == host.pk}
