@@ -91,7 +91,7 @@ def _order(
             [],
             f"the latest nodes on {device_class} ended before they were ready; next try at {until:%H:%M:%S} UTC",
         )
-    actions = []
+    actions: list[Action] = []
     for place in range(missing):
         node = life_cycle.order(model=served.name, device_class=device_class, reason=reason)
         if node is None:
