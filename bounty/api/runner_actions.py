@@ -85,7 +85,7 @@ class RunnerRelease(_Action):
     act = staticmethod(runner_maintenance.release)
 
 
-class DeviceIn(serializers.Serializer[Any]):
+class PlaceIn(serializers.Serializer[Any]):
     host = serializers.CharField(
         max_length=60,
         allow_blank=True,
@@ -102,9 +102,9 @@ class RunnerDevice(APIView):
 
     permission_classes = [IsMaintainer]
 
-    @extend_schema(request=DeviceIn, responses=RunnerDetailOut)
+    @extend_schema(request=PlaceIn, responses=RunnerDetailOut)
     def post(self, request: Request, name: str) -> Response:
-        runner = set_device(actor=caller(request), name=name, **validated(DeviceIn, request))
+        runner = set_device(actor=caller(request), name=name, **validated(PlaceIn, request))
         return Response(RunnerDetailOut(runner).data)
 
 

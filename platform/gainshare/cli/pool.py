@@ -126,6 +126,22 @@ def _print_classes(classes: list[dict[str, Any]]) -> None:
         ("class", "host", "device", "use", "model or runner", "load", "since", "why"),
         [row for one in classes for row in _device_rows(one)],
     )
+    table(
+        "Measured rates of one node",
+        ("class", "model", "prefill tokens/s", "decode tokens/s", "requests/s"),
+        [
+            (
+                one["name"],
+                rates["model"],
+                f"{rates['prefill_tokens_per_s']:.0f}",
+                f"{rates['decode_tokens_per_s']:.1f}",
+                f"{rates['requests_per_s']:.2f}",
+            )
+            for one in classes
+            for rates in one["rates"]
+        ],
+        right=("prefill tokens/s", "decode tokens/s", "requests/s"),
+    )
     for one in classes:
         for host in one["hosts"]:
             for note in _notes(host):

@@ -17,9 +17,10 @@ from rest_framework.test import APIClient
 
 from bounty.services.runners.maintenance import retire
 from gainshare.accounts.models import User
-from gainshare.capacity.models import DeviceClass, Host, NodeState
+from gainshare.capacity.models import DeviceClass, Host, NodeState, NodeWindow
 from gainshare.capacity.pool.classes import change_class, create_class, find_class
 from gainshare.capacity.pool.loans import recall
+from gainshare.capacity.routing.rates import window_of
 from tests.bounty.bounty_world import World, diff_of_line
 from tests.bounty.services.runners.pool_world import add_host, add_node, lending_host
 from tests.chromium import DESK, TELEPHONE, Watch, new_page, started_chromium
@@ -153,9 +154,25 @@ def test_the_pool_takes_as_many_queries_for_many_hosts_as_for_one(
     with django_assert_max_num_queries(20) as one:
         client.get(POOL)
     for number in range(5):
-        add_node(add_host(world.mira, class_name=f"class-{number}"), 0)
+        add_host(world.mira, class_name=f"class-{number}")
     with django_assert_num_queries(len(one)):
         client.get(POOL)
+
+
+def test_rates_are_those_that_the_gateway_measured(world: World) -> None:
+    host = add_host(world.mira)
+    node = add_node(host, 0, model="tiny", load={"prefill_tokens_per_s": 10**9})
+    assert class_of(resource(world.ann))["rates"] == [
+        {"model": "tiny", "prefill_tokens_per_s": 0, "decode_tokens_per_s": 0, "requests_per_s": 0}
+    ]
+    assertContains(page_for(world.ann), "nothing yet")
+    NodeWindow.objects.create(
+        node=str(node.pk), model="tiny", device_class="cpu-small", window_at=window_of(timezone.now()),
+        requests=20, failures=0, busy_ms=10_000, prefill_tokens=5_000, prefill_ms=2_000, decode_tokens=300, decode_ms=10_000,
+    )  # fmt: skip
+    (rates,) = class_of(resource(world.ann))["rates"]
+    assert (rates["prefill_tokens_per_s"], rates["decode_tokens_per_s"]) == (2500, 30)
+    assertContains(page_for(world.ann), "2500 prefill tokens/s, 30.0 decode tokens/s")
 
 
 # -- page --------------------------------------------------------------------------------------------

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from gainshare.capacity.models import DeviceClass
-from gainshare.capacity.scaling.wanted import wanted_rows
+from gainshare.capacity.models import DeviceClass, Node, NodeState, ScalingState
+
+SERVING = (NodeState.STARTING, NodeState.READY)
 
 
 def is_wanted(device_class: DeviceClass) -> bool:
     """Whether a served model lacks nodes of this class, or nothing has been decided for it yet."""
     if device_class.served_models.filter(scaling=None).exists():
         return True
-    rows = [row for row in wanted_rows() if row.device_class == device_class.name]
-    return any(row.wanted > row.starting + row.ready for row in rows)
+    return any(
+        scaling.wanted[device_class.name] > _nodes(scaling.served.name, device_class)
+        for scaling in ScalingState.objects.filter(wanted__has_key=device_class.name).select_related("served")
+    )
+
+
+def _nodes(model: str, device_class: DeviceClass) -> int:
+    """Nodes of the class that serve the model or will."""
+    return Node.objects.filter(model=model, host__device_class=device_class, state__in=SERVING).count()

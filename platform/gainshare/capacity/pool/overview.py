@@ -1,4 +1,7 @@
-"""The pool at one moment: classes with their hosts, devices, nodes and runners. Read-only, a fixed number of queries."""
+"""The pool at one moment: classes with their hosts, devices, nodes, measured rates and runners. Read-only.
+
+The number of queries does not depend on how many hosts, nodes and runners there are.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,7 @@ from gainshare.capacity.models import (
 )
 from gainshare.capacity.pool.offers import needs_loan
 from gainshare.capacity.pool.runners import RunnerRow, runner_rows
+from gainshare.capacity.routing.rates import measured
 
 SHARED = "one device serves and judges: both share it"
 LENT = "a device serves or judges, never both: it is lent to judging while it is idle"
@@ -69,6 +73,16 @@ class PriceChange:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelRates:
+    """What the gateway measured of one node of the class with this model; 0 where nothing was measured."""
+
+    model: str
+    prefill_tokens_per_s: float
+    decode_tokens_per_s: float
+    requests_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class ClassView:
     """One class with its hosts and with the runners of its hardware."""
 
@@ -76,6 +90,7 @@ class ClassView:
     price_change: PriceChange | None
     hosts: Sequence[HostView]
     runners: Sequence[RunnerRow]
+    rates: Sequence[ModelRates]
 
     @property
     def nodes(self) -> list[Node]:
@@ -127,6 +142,7 @@ def overview(now: datetime, *, for_maintainers: bool) -> PoolView:
             price_change=changes.get(one.pk),
             hosts=[view for view in hosts if view.host.device_class_id == one.pk],
             runners=[row for row in rows if one.hardware and row.hardware == one.hardware],
+            rates=_rates(one, hosts),
         )
         for one in classes
     ]
@@ -148,7 +164,11 @@ def _host_views(now: datetime, rows: Iterable[RunnerRow], *, for_maintainers: bo
         (loan.host_id, loan.device): loan
         for loan in DeviceLoan.objects.filter(state__in=UNRETURNED).select_related("host")
     }
-    runners = {(row.device_host, row.device): row.name for row in rows if row.device_host is not None}
+    runners = {
+        (row.device_host, row.device): row.name
+        for row in rows
+        if row.device_host is not None and row.device is not None
+    }
     silent_before = now - timedelta(seconds=settings.HOST_LOST_S)
     return [
         HostView(
@@ -163,11 +183,22 @@ def _host_views(now: datetime, rows: Iterable[RunnerRow], *, for_maintainers: bo
     ]
 
 
+def _rates(device_class: DeviceClass, hosts: Sequence[HostView]) -> list[ModelRates]:
+    """Measured rates of the models that have a node of the class now, by name."""
+    nodes = (device.node for view in hosts for device in view.devices if device.node is not None)
+    models = {node.model for node in nodes if node.host.device_class_id == device_class.pk}
+    found = [(model, measured(model, device_class.name)) for model in sorted(models)]
+    return [
+        ModelRates(model, rates.prefill_tokens_per_s, rates.decode_tokens_per_s, rates.requests_per_s)
+        for model, rates in found
+    ]
+
+
 def _devices(
     host: Host,
     nodes: Mapping[tuple[UUID, int], Node],
     loans: Mapping[tuple[UUID, int], DeviceLoan],
-    runners: Mapping[tuple[UUID | None, int | None], str],
+    runners: Mapping[tuple[UUID, int], str],
 ) -> list[DeviceView]:
     """The host's devices, and those that it no longer names while a node or a loan is still on them."""
     used = {device for at, device in (*nodes, *loans) if at == host.pk}

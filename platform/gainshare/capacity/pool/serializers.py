@@ -96,6 +96,9 @@ class PoolNodeOut(serializers.Serializer[Any]):
     load_at = serializers.DateTimeField(allow_null=True)
     created_at = serializers.DateTimeField()
     ready_at = serializers.DateTimeField(allow_null=True)
+    hung_at = serializers.DateTimeField(
+        allow_null=True, help_text="Since when it answers nothing; nothing new is sent to it."
+    )
 
 
 class PoolLoanOut(serializers.Serializer[Any]):
@@ -134,6 +137,13 @@ class PoolRunnerOut(serializers.Serializer[Any]):
     last_seen_at = serializers.DateTimeField(allow_null=True)
 
 
+class RatesOut(serializers.Serializer[Any]):
+    model = serializers.CharField()
+    prefill_tokens_per_s = serializers.FloatField()
+    decode_tokens_per_s = serializers.FloatField(help_text="Of one answer.")
+    requests_per_s = serializers.FloatField(help_text="Of a node whose slots are all in use.")
+
+
 class PoolClassOut(serializers.Serializer[ClassView]):
     name = serializers.CharField(source="device_class.name")
     description = serializers.CharField(source="device_class.description")
@@ -155,6 +165,9 @@ class PoolClassOut(serializers.Serializer[ClassView]):
     hosts = PoolHostOut(many=True)
     nodes = PoolNodeOut(many=True)
     loans = PoolLoanOut(many=True, help_text="Devices that are offered or lent to judging.")
+    rates = RatesOut(
+        many=True, help_text="As the gateway measured them, for each model that it serves now; 0: not yet."
+    )
     runners = PoolRunnerOut(many=True, help_text="Those of the class's hardware.")
 
 

@@ -65,9 +65,9 @@ class ClassForm(forms.Form):
     def __init__(self, *args: Any, of: DeviceClass | None = None, **kwargs: Any) -> None:
         start = of or DeviceClass()
         names = ("description", "hardware", "max_nodes", "cold_start_s", "is_preemptible")
-        initial = {name: getattr(start, name) for name in names}
-        initial["price"] = plain_credits(start.price_microcredits_per_device_hour)
-        super().__init__(*args, initial=initial, **kwargs)
+        super().__init__(*args, **kwargs)
+        self.initial = {name: getattr(start, name) for name in names}
+        self.initial["price"] = plain_credits(start.price_microcredits_per_device_hour)
         if of is not None:
             del self.fields["name"]
 
