@@ -30,7 +30,7 @@ NAMESPACE = "gainshare"
 ASK_S = 15  # seconds between two looks at an unchanged cluster
 ASK_PENDING_S = 4  # the same while a machine for an actor is still looked for
 PROGRAM_S = 120  # most seconds for one talk with the cluster
-UNSEEN_S = 120  # an actor whose agent was not heard for so long is replaced
+UNSEEN_S = 300  # an actor whose agent was not heard for so long is replaced
 PREFIX = "ray-"
 
 
