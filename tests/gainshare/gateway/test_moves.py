@@ -458,6 +458,39 @@ async def test_a_request_for_a_model_whose_node_starts_waits_for_it(
     assert not await in_database(Seat.objects.exists)
 
 
+async def test_kept_and_broken_promises_are_counted_and_told_to_scaling(
+    customer: Gateway, nodes: tuple[StandIn, StandIn]
+) -> None:
+    """What `forecast` learns its margin from: the share of late requests, also of those that streams broke."""
+    promises = ServedModel.objects.filter(name=MODEL)
+
+    async def share() -> float | None:
+        return (await in_database(load_of, MODEL, timezone.now())).late_share
+
+    async def asked_until(is_wanted: Callable[[float | None], bool]) -> None:
+        async with asyncio.timeout(20):
+            while not is_wanted(await share()):
+                assert (await customer.ask()).status_code == 200
+                await asyncio.sleep(0.1)
+
+    await in_database(
+        lambda: ServedModel.objects.create(
+            name=MODEL, slots=4, first_token_p99_ms=60_000, token_p99_ms=60_000
+        )
+    )
+    assert await share() is None
+    await asked_until(lambda found: found == 0.0)
+    await in_database(lambda: promises.update(first_token_p99_ms=0))
+    await asked_until(lambda found: found is not None and found > 0.0)
+    before = await share()
+    assert before is not None and before < 1.0
+    await in_database(lambda: promises.update(first_token_p99_ms=60_000, token_p99_ms=0))
+    await asyncio.sleep(1.0)  # every process has read the view again
+    nodes[0].answer = nodes[0].slow
+    nodes[1].answer = nodes[1].slow
+    await asked_until(lambda found: found is not None and found > before)
+
+
 async def test_a_wait_without_credits_starts_no_node(
     customer: Gateway, nodes: tuple[StandIn, StandIn], settings: Any
 ) -> None:

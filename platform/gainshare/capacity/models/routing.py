@@ -78,11 +78,13 @@ class NodeWindow(models.Model):
 
 
 class Arrivals(models.Model):
-    """Number of requests for one model that arrived in one step of `load.STEP_S`."""
+    """Requests for one model in one step of `load.STEP_S`: those that arrived, that ended, and of these the late ones."""
 
     model = models.CharField(max_length=120)
     step_at = models.DateTimeField()
     requests = models.BigIntegerField(default=0)
+    ended = models.BigIntegerField(default=0, help_text="That kept or broke their promise.")
+    late = models.BigIntegerField(default=0, help_text="That broke it: `promises.is_late`.")
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["model", "step_at"], name="arrivals_once")]

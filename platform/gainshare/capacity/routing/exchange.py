@@ -17,6 +17,7 @@ from django.db import connection, transaction
 from gainshare.capacity.models import Node, NodeState, OutputHistory, ServedModel
 from gainshare.capacity.routing.analysis import History
 from gainshare.capacity.routing.outbox import Outbox, WindowKey, buckets_of
+from gainshare.capacity.routing.promises import Promise
 from gainshare.capacity.routing.rates import COUNTED, Counted
 
 EPOCH = datetime.fromtimestamp(0, UTC)
@@ -58,15 +59,15 @@ class View:
     """What all web processes see: nodes, seats by node, waiting requests by model, and new digests.
 
     `seats` are those of the other processes: a process knows its own ones better.
-    `next_ones` are the first waiting requests of each model, in the order in which they get a node. `served` names the
-    models that the pool serves, also where it has no node of them now.
+    `next_ones` are the first waiting requests of each model, in the order in which they get a node. `served` has the
+    models that the pool serves, also where it has no node of them now, with what each promises.
     """
 
     nodes: tuple[PoolNode, ...] = ()
     seats: dict[str, SeatSums] = field(default_factory=dict)
     waiting: dict[str, int] = field(default_factory=dict)
     next_ones: dict[str, tuple[UUID, ...]] = field(default_factory=dict)
-    served: frozenset[str] = frozenset()
+    served: dict[str, Promise] = field(default_factory=dict)
     blocks: tuple[tuple[str, int], ...] = ()
     read_at: datetime = EPOCH
 
@@ -98,12 +99,12 @@ def exchange(*, process: UUID, outbox: Outbox, blocks_since: datetime) -> View:
         read_at = cursor.fetchone()[0]
         _write(cursor, outbox)
         seats, waiting = _read_seats(cursor, process)
-        slots = dict(ServedModel.objects.values_list("name", "slots"))
+        served = list(ServedModel.objects.all())
         return View(
-            nodes=_read_nodes(slots),
+            nodes=_read_nodes({one.name: one.slots for one in served}),
             seats=seats,
             waiting=waiting,
-            served=frozenset(slots),
+            served={one.name: Promise(one.first_token_p99_ms, one.token_p99_ms) for one in served},
             next_ones={model: _read_next(cursor, model) for model in waiting},
             blocks=_read_blocks(cursor, blocks_since),
             read_at=read_at,
@@ -165,16 +166,16 @@ def _write(cursor: Any, outbox: Outbox) -> None:
             "WHERE s.request_id = n.id",
             [ids, [outbox.first_tokens[request_id] for request_id in ids]],
         )
-    if outbox.arrivals:
-        arrivals = sorted(outbox.arrivals)
+    if steps := sorted({*outbox.arrivals, *outbox.ended}):
         cursor.execute(
-            "INSERT INTO capacity_arrivals (model, step_at, requests) "
-            "SELECT * FROM unnest(%s::text[], %s::timestamptz[], %s::bigint[]) "
-            "ON CONFLICT (model, step_at) DO UPDATE SET requests = capacity_arrivals.requests + excluded.requests",
+            "INSERT INTO capacity_arrivals AS a (model, step_at, requests, ended, late) "
+            "SELECT * FROM unnest(%s::text[], %s::timestamptz[], %s::bigint[], %s::bigint[], %s::bigint[]) "
+            "ON CONFLICT (model, step_at) DO UPDATE SET requests = a.requests + excluded.requests, "
+            "ended = a.ended + excluded.ended, late = a.late + excluded.late",
             [
-                [model for model, _ in arrivals],
-                [at for _, at in arrivals],
-                [outbox.arrivals[key] for key in arrivals],
+                [model for model, _ in steps],
+                [at for _, at in steps],
+                *([counts[key] for key in steps] for counts in (outbox.arrivals, outbox.ended, outbox.late)),
             ],
         )
     if outbox.windows:

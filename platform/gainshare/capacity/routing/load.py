@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
-from django.db.models import Count, Q
+from django.db.models import Count, Q, Sum
 
 from gainshare.capacity.models import Arrivals, Seat
 from gainshare.capacity.policies.observed import Load
 
 STEP_S = 10  # seconds of one step of arrivals
 STEPS = 60  # steps that `load_of` returns by default
+PROMISES_OF = timedelta(days=1)  # over which the share of late requests is counted
 
 
 def step_of(at: datetime) -> datetime:
@@ -37,8 +38,16 @@ def load_of(model: str, now: datetime, *, steps: int = STEPS) -> Load:
         ).values_list("step_at", "requests")
     }
     return Load(
+        late_share=late_share(model, now),
         running=seats["answering"],
         waiting=seats["all"] - seats["answering"],
         arrivals=tuple(found.get(at, 0) for at in range(begin, end, STEP_S)),
         step_s=float(STEP_S),
     )
+
+
+def late_share(model: str, now: datetime) -> float | None:
+    """Share of the latest day's requests that broke a promise, as their gateways measured it; None without any."""
+    latest = Arrivals.objects.filter(model=model, step_at__gt=now - PROMISES_OF)
+    sums = latest.aggregate(ended=Sum("ended"), late=Sum("late"))
+    return sums["late"] / sums["ended"] if sums["ended"] else None

@@ -56,12 +56,19 @@ class Outbox:
 
     first_tokens: dict[UUID, datetime] = field(default_factory=dict)
     arrivals: Counter[tuple[str, datetime]] = field(default_factory=Counter)
+    ended: Counter[tuple[str, datetime]] = field(default_factory=Counter)
+    late: Counter[tuple[str, datetime]] = field(default_factory=Counter)
     windows: dict[WindowKey, Counted] = field(default_factory=dict)
     lengths: dict[tuple[str, str], list[int]] = field(default_factory=dict)
     blocks: dict[tuple[str, int], None] = field(default_factory=dict)
 
     def arrived(self, model: str, at: datetime) -> None:
         self.arrivals[model, step_of(at)] += 1
+
+    def kept_or_broke(self, model: str, at: datetime, *, is_late: bool) -> None:
+        """Note the end of a request that kept its promise, or broke it."""
+        self.ended[model, step_of(at)] += 1
+        self.late[model, step_of(at)] += is_late
 
     def answered(self, payer: str, endpoint: str, tokens: int) -> None:
         """Note the length of a whole answer."""
@@ -84,6 +91,8 @@ class Outbox:
         """Keep what could not be written, for the next time. Digests are dropped: they are of use for a moment only."""
         self.first_tokens = {**unwritten.first_tokens, **self.first_tokens}
         self.arrivals.update(unwritten.arrivals)
+        self.ended.update(unwritten.ended)
+        self.late.update(unwritten.late)
         for key, counted in unwritten.windows.items():
             self.windows[key] = total([self.windows.get(key, Counted()), counted])
         for payer, lengths in unwritten.lengths.items():

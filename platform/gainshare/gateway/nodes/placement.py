@@ -22,6 +22,7 @@ from gainshare.capacity.routing.analysis import Analysis, recorded
 from gainshare.capacity.routing.estimates import work_tokens
 from gainshare.capacity.routing.exchange import HeldSeat
 from gainshare.capacity.routing.outbox import Served
+from gainshare.capacity.routing.promises import Timed, is_late
 from gainshare.capacity.routing.seats import Candidate, SeatGone, SeatRequest
 from gainshare.gateway.answers import EXTENSION
 from gainshare.gateway.background import in_background
@@ -58,6 +59,12 @@ class Placement:
         self._request_id, self._account, self._payer = request_id, account, payer
         self._tried: list[str] = []
         self._arrived_at = time.monotonic()
+        queued_at = sharing.queued_at(
+            request_id
+        )  # of a request that waited before its prompt could be counted
+        self._waited_before_s = (
+            0.0 if queued_at is None else max((timezone.now() - queued_at).total_seconds(), 0.0)
+        )
         self._work_tokens = 0  # prompt tokens that the node has to compute before the first token
         self._sent_at = self._first_at = self._last_at = 0.0
         self._was_told = True  # whether this try at the node was measured
@@ -199,6 +206,7 @@ class Placement:
             elif is_whole and tokens:
                 self._pool.trust(self.node)
         self._measure(has_failed=has_failed, tokens=tokens)
+        self._judge_promise(tokens)
         if is_whole:
             self._sharing.outbox.answered(self._payer, self._request.endpoint.value, tokens)
 
@@ -221,6 +229,23 @@ class Placement:
                 decode_ms=_ms(self._last_at - self._first_at) if has_decode else None,
             )
         )
+
+    def _judge_promise(self, tokens: int) -> None:
+        """Count whether the request kept what its model promises, where it promises anything."""
+        promise = self._sharing.view.view.served.get(self._request.model)
+        if promise is None:
+            return
+        per_answer = tokens // self._request.n_answers - 1
+        timed = Timed(
+            waited_s=self._waited_before_s + time.monotonic() - self._arrived_at,
+            first_token_s=self._waited_before_s + self._first_at - self._arrived_at
+            if self._first_at
+            else None,
+            decode_s=self._last_at - self._first_at,
+            decode_tokens=max(per_answer, 0),
+        )
+        if (late := is_late(timed, promise)) is not None:
+            self._sharing.outbox.kept_or_broke(self._request.model, timezone.now(), is_late=late)
 
     # -- waiting --------------------------------------------------------------------------------------------
 

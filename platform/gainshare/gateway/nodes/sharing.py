@@ -105,6 +105,11 @@ class Sharing:
         if self._waiters:
             self._hurry.set()
 
+    def queued_at(self, request_id: UUID) -> datetime | None:
+        """When the request took its seat."""
+        seat = self._held.get(request_id)
+        return None if seat is None else seat.queued_at
+
     def holds(self, request_id: UUID) -> bool:
         return request_id in self._held
 

@@ -16,6 +16,7 @@ from gainshare.capacity.routing.analysis import expected_output
 from gainshare.capacity.routing.exchange import HeldSeat
 from gainshare.capacity.routing.load import load_of, step_of
 from gainshare.capacity.routing.outbox import Outbox, Served
+from gainshare.capacity.routing.promises import Promise
 from gainshare.capacity.routing.rates import Rates, measured, window_of
 from gainshare.capacity.routing.seats import (
     AccountFull,
@@ -247,6 +248,18 @@ class TestExchange:
         assert load.arrivals == (0, 2, 0, 4)
         assert Arrivals.objects.count() == 3
 
+    def test_the_latest_days_broken_promises_of_all_processes_add_up(self) -> None:
+        now = timezone.now()
+        assert load_of(MODEL, now).late_share is None
+        for process in (ONE, TWO):
+            sending = Outbox()
+            for hours, is_late in ((1, True), (2, False), (3, False), (25, True)):
+                sending.kept_or_broke(MODEL, now - timedelta(hours=hours), is_late=is_late)
+            sending.kept_or_broke("other", now, is_late=True)
+            exchange.exchange(process=process, outbox=sending, blocks_since=now)
+        load = load_of(MODEL, now)
+        assert load.late_share == 2 / 6 and sum(load.arrivals) == 0
+
     def test_requests_that_wait_for_a_model_without_nodes_are_load(self) -> None:
         seated(nodes=())
         assert load_of(MODEL, timezone.now()).waiting == 1
@@ -297,7 +310,7 @@ class TestExchange:
         ]
         first = view.nodes[0]
         assert (first.key, first.slots, first.price, first.is_preemptible) == (str(ready.pk), 9, 7, True)
-        assert view.served == {MODEL}
+        assert view.served == {MODEL: Promise(2000, 100)}
 
 
 @pytest.mark.django_db
@@ -355,9 +368,11 @@ def test_what_could_not_be_written_is_kept() -> None:
     for outbox in (old, new):
         outbox.arrived(MODEL, now)
         outbox.answered("abc", "completions", 3)
+        outbox.kept_or_broke(MODEL, now, is_late=True)
         outbox.served(Served("a", MODEL, "", now, busy_ms=5))
     new.take_back(old)
     assert new.arrivals[MODEL, step_of(now)] == 2
+    assert (new.ended[MODEL, step_of(now)], new.late[MODEL, step_of(now)]) == (2, 2)
     assert new.lengths["abc", "completions"] == [3, 3]
     assert new.windows["a", MODEL, "", window_of(now)].requests == 2
 
