@@ -107,6 +107,10 @@ class ClassView:
     def n_nodes(self) -> int:
         return len(self.nodes)
 
+    @property
+    def has_devices(self) -> bool:
+        return any(view.devices for view in self.hosts)
+
 
 @dataclass(frozen=True, slots=True)
 class StaticNode:
