@@ -8,8 +8,8 @@ from pathlib import Path
 from benchmarks.claims.claim import Claim, Figure
 from benchmarks.claims.record import Entry, read_record, shown, write_record
 from benchmarks.claims.scale import Scale
+from benchmarks.line_chart import Line, Panel, draw
 from benchmarks.report import Row, short
-from model.training.report.line_chart import Line, Panel, draw
 
 DOCUMENT = "claims.md"
 FIGURES = "figures"

@@ -20,9 +20,7 @@ class Usage:
     prompt_tokens: int
     cached_tokens: int  # of the prompt, taken from a prefix cache
     completion_tokens: int  # all sampled tokens, the stop token included
-    queued_ns: (
-        int  # until the first step, and from a preemption to the next step; no other code can lengthen it
-    )
+    queued_ns: int  # until the first step, and from a preemption to the next step
     prefill_ns: int  # the rest of the time until the first token
     decode_ns: int  # the rest of the time from the first token to the end
     device_ns: int  # this request's share of the steps that it took part in

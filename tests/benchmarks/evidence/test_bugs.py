@@ -45,7 +45,7 @@ def parts(kind: str, trials: list[dict[str, Any]], pairs: int = 0, **changed: An
     made["suite"]["cases"] = [{"name": case, "calls": CALLS} for case in CASES]
     if kind == "reproduction":
         made["trees"]["candidate"] = made["trees"]["base"]
-    return {**made, "trials": trials}
+    return {**made, "trials": [dict(row) for row in trials]}
 
 
 def document(kind: str, trials: list[dict[str, Any]], pairs: int = 0, **changed: Any) -> dict[str, Any]:

@@ -160,6 +160,7 @@ def frozen(*processes: Process) -> Iterator[None]:
                 process.child.send_signal(signal.SIGCONT)
 
 
+@pytest.mark.measures  # streams have to last until the account has asked for one too many
 def test_limits_hold_over_both_processes_and_all_who_wait_are_answered(pair: Pair) -> None:
     customer, modest = pair.stack.customer(), pair.stack.customer()
     webs = [pair.stack, pair.other]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from benchmarks.line_chart import Line, Panel, draw
 from gainshare.capacity.replay.fleet import Nodes
 from gainshare.capacity.replay.rows import Replayed
-from model.training.report.line_chart import Line, Panel, draw
 
 
 def plot(replayed: Sequence[Replayed], nodes: Nodes) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from benchmarks.line_chart import Line, Panel, draw
 from gainshare.capacity.simulation.results import Outcome
-from model.training.report.line_chart import Line, Panel, draw
 
 
 def plot(title: str, outcomes: Sequence[Outcome]) -> str:

@@ -20,6 +20,7 @@ from rich.console import Console
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.line_chart import Line, Panel, draw, nice_ticks, short
 from model.config import LatentConfig, MoEConfig
 from model.data.batches.batch import Batch
 from model.layers import linear_fused
@@ -32,7 +33,6 @@ from model.training.report.events import Evaluated, Event, Finished, Noticed, Sa
 from model.training.report.flops import causal_pairs, training_cost
 from model.training.report.gemm_peak import measure_gemm_peak
 from model.training.report.layer_metrics import summary
-from model.training.report.line_chart import Line, Panel, draw, nice_ticks, short
 from model.training.report.log import RunLog, cut_behind, read_log
 from model.training.report.memory import memory_use
 from model.training.report.pace import Pace
