@@ -35,7 +35,8 @@ class AgentActor:
         import sys
         from pathlib import Path
 
-        self.address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+        util: Any = ray.util  # with Ray its functions are untyped, and without it all of it is
+        self.address: str = util.get_node_ip_address()
         folder = self.free_folder(resource)
         token_file = Path(folder) / "host-token"
         token_file.touch(mode=0o600)
