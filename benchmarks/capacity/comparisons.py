@@ -16,7 +16,7 @@ COLD_STARTS_S = (20, 120, 300)
 REQUESTS = 1_000_000
 BURSTY_CV = 2
 DAY_S = 86_400
-MEAN_TO_PEAK = 0.58  # of the day that stands beside its bound
+MEAN_TO_PEAK = 0.58  # of the day whose saving is compared with its bound
 #: Devices for long prompts: on one core of a CPU a prompt of 60,000 tokens takes minutes.
 LONG_SPEED = 30
 SPOT = "spot,price=0.4,lifetime=24"
@@ -97,7 +97,7 @@ def _fortnight(traces: Traces, kind: str, lengths: Path | None, *, quick: bool) 
 
 
 def _day(traces: Traces, *, quick: bool) -> list[Comparison]:
-    """The day whose mean is nearest to MEAN_TO_PEAK of its peak, with many nodes, beside the bound."""
+    """The day whose mean is nearest to MEAN_TO_PEAK of its peak, with many nodes, and the bound."""
     requests = ("--requests", str(REQUESTS // 10 if quick else REQUESTS))
     rest = (*requests, "--cold-start", "20", "--class", "standard,max=256", *(() if quick else ("--tuned",)))
     if traces.rates is None:

@@ -43,7 +43,7 @@ def check_order(order: NodeOrder, models: Path | None) -> None:
 def start(order: NodeOrder, device: Device, options: AgentOptions) -> tuple[subprocess.Popen[bytes], Record]:
     """Start the node of an order. Raises Refused, DeviceTaken or OSError.
 
-    The record is written before the process exists: whoever finds the lock held later knows what holds it.
+    The record is written before the process exists: an agent that finds the lock held can read what holds it.
     """
     check_order(order, options.models)
     with device.taken() as descriptor:

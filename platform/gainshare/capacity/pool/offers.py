@@ -63,7 +63,7 @@ def hindrance(host: Host, device: int, now: datetime) -> str:
     if host.leaves_at is not None:
         return "the host is about to leave"
     if host.last_seen_at is None or host.last_seen_at < now - timedelta(seconds=settings.HOST_LOST_S):
-        return "the host is silent, so nobody knows whether the device is free"
+        return "the host is silent, so it is not known whether the device is free"
     if device >= host.n_devices:
         return "the host no longer has this device"
     on_it = Node.objects.filter(host=host, device=device)

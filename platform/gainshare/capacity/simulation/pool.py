@@ -28,7 +28,7 @@ MOST_DECISIONS = 20_000
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A class of devices in the simulation: what the policy knows of it, its rates, and what nobody knows.
+    """A class of devices in the simulation: what the policy knows of it, its rates, and what it does not know.
 
     A node of a preemptible class lives ``lifetime_s`` on average, and gets a notice before its end. ``cache_blocks`` is
     how many prefix blocks a node keeps.

@@ -34,8 +34,8 @@ class TraceFile:
     lines: tuple[Line, ...]
     digest: str
 
-    def error(self, line: Line, what: str, todo: str) -> TraceError:
-        return TraceError(self.path, what, todo, line=line.number)
+    def error(self, line: Line, what: str, advice: str) -> TraceError:
+        return TraceError(self.path, what, advice, line=line.number)
 
 
 def read_lines(path: Path) -> TraceFile:

@@ -229,7 +229,9 @@ def test_what_holds_a_device_without_a_record_is_killed(agent: AgentProcess) -> 
     agent.start()
     eventually(lambda: again(node).state == NodeState.ENDED, agent.said, 60)
     eventually(agent.device().is_free, "the device is taken", 30)
-    reached(place(), NodeState.READY)
+    successor = place()
+    reached(successor, NodeState.READY)
+    assert again(node).state == NodeState.ENDED and successor.pk != node.pk
 
 
 @pytest.mark.long

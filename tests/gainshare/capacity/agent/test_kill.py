@@ -164,6 +164,7 @@ def test_a_killed_node_is_told_and_its_device_is_free_again(agent: AgentProcess,
         (starter,) = agent.device().holders()
         os.kill(node_pid(agent.device()) if who == "node" else starter, signal.SIGKILL)
         keeper.until(node, NodeState.ENDED)
+        assert again(node).end_reason  # the site is told why
         whole_life(keeper)
         nothing_is_left(agent)
 

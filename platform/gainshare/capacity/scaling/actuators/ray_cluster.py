@@ -107,7 +107,7 @@ def talk(told: dict[str, Any]) -> dict[str, dict[str, str]]:
 def heard(
     served: ServedModel, now: datetime, told: dict[str, Any], actors: Mapping[str, Mapping[str, str]]
 ) -> list[str]:
-    """Note what the cluster has, and give back hosts whose agent is no more. Returns actors that nobody wants."""
+    """Note what the cluster has, and give back hosts whose agent is no more. Returns actors that are not wanted."""
     started = [one["name"] for one in told["start"] if one["name"] in actors]
     EngineHost.objects.filter(served=served, host__name__in=started).update(started_at=now)
     gone = [name for name in told["stop"] if name not in actors]
