@@ -67,12 +67,15 @@ def named_blobs() -> set[str]:
 
 
 def _safe_moment() -> float:
-    """Seconds since the epoch; a process that put a blob before it has committed its row, or never will."""
+    """Seconds since the epoch; a process that put a blob before it has committed its row, or never will.
+
+    Only clients name blobs: the server's own transactions, such as autovacuum's, hold nothing back.
+    """
     moment = time.time() - KEPT_FOR.total_seconds()
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT extract(epoch FROM min(xact_start)) FROM pg_stat_activity"
-            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
         )
         (oldest,) = cursor.fetchone() or (None,)
     return moment if oldest is None else min(moment, float(oldest) - BEFORE_TRANSACTION.total_seconds())
