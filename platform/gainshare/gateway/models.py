@@ -47,6 +47,9 @@ class UsageRecord(models.Model):
         max_length=200, blank=True, help_text="That answered last; a static node by its URL."
     )
     device_class = models.CharField(max_length=40, blank=True, help_text="Of that node, at that time.")
+    tree = models.CharField(
+        max_length=64, blank=True, help_text="Hash of the tree that answered last; empty: it is not known."
+    )
     counted_prompt_tokens = models.PositiveIntegerField(
         default=0, help_text="Prompt tokens that are billed: all, or 0 where nothing was delivered."
     )

@@ -9,6 +9,10 @@ from typing import Any
 from uuid import UUID
 
 HEARTBEAT_PATH = "/api/v1/agent/heartbeat/"
+TREE_PATH = "/api/v1/agent/trees/{tree}/"  # GET: a deployed tree's manifest
+BLOB_PATH = "/api/v1/agent/blobs/{sha256}/"  # GET: bytes of one of its files
+KEY_PATH = "/api/v1/agent/key/"  # POST {"public_key"}: once a token
+CANARY_PATH = "/api/v1/agent/canaries/{id}/"  # POST {"document"} or {"failed": reason}
 HEARTBEAT_S = 1.0
 MAX_DEVICES = 16  # of a host; each has a uid of its own, where its agent is root
 MAX_REPORTED = 64  # entries of each list of a heartbeat
@@ -34,13 +38,14 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class DeviceReport:
-    """One device of a host. ``node`` is what runs there; None: the device is free."""
+    """One berth of a device. ``node`` is what runs there; None: the berth is free."""
 
     device: int
     node: UUID | None = None
     state: str = STARTING
     port: int | None = None
     load: Load | None = None
+    berth: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +54,14 @@ class EndedReport:
 
     node: UUID
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class CanaryReport:
+    """The canary that runs here. ``progress`` is for people, as "decode at 4: 6 of 30 pairs"."""
+
+    id: UUID
+    progress: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +79,7 @@ class Heartbeat:
     version: str = ""
     problem: str = ""
     leaves_in_s: int | None = None
+    canary: CanaryReport | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -78,6 +92,9 @@ class Heartbeat:
                 {**asdict(report), "node": str(report.node) if report.node else None}
                 for report in self.devices
             ],
+            "canary": None
+            if self.canary is None
+            else {"id": str(self.canary.id), "progress": self.canary.progress},
             "ended": [{"node": str(report.node), "reason": report.reason} for report in self.ended],
         }
 
@@ -92,6 +109,7 @@ class NodeOrder:
     tree: str
     token: str = field(repr=False)
     is_draining: bool
+    berth: int = 0
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> NodeOrder:
@@ -103,4 +121,5 @@ class NodeOrder:
             tree=str(document["tree"]),
             token=str(document["token"]),
             is_draining=bool(document["is_draining"]),
+            berth=int(document.get("berth", 0)),
         )

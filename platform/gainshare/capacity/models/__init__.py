@@ -1,7 +1,8 @@
-"""The pool's tables: classes and their prices, hosts, nodes, loans, served models, decisions, and requests on nodes."""
+"""The pool's tables: classes and prices, hosts, nodes, deployments, loans, served models, decisions, requests on nodes."""
 
 from gainshare.capacity.models.classes import DeviceClass
 from gainshare.capacity.models.decisions import Decision, ScalingState
+from gainshare.capacity.models.deployments import HAS_SERVED, UNDER_WAY, Deployment, DeploymentState
 from gainshare.capacity.models.engine_hosts import EngineHost
 from gainshare.capacity.models.hosts import AgentStart, Host
 from gainshare.capacity.models.loans import LENT, UNRETURNED, DeviceLoan, LoanState
@@ -18,8 +19,10 @@ from gainshare.capacity.models.routing import (
 from gainshare.capacity.models.served import ActuatorName, PolicyName, ServedModel
 
 __all__ = [
+    "HAS_SERVED",
     "LENT",
     "LIVE",
+    "UNDER_WAY",
     "UNRETURNED",
     "ActuatorName",
     "AgentStart",
@@ -27,6 +30,8 @@ __all__ = [
     "CachedBlock",
     "ClassPrice",
     "Decision",
+    "Deployment",
+    "DeploymentState",
     "DeviceClass",
     "DeviceLoan",
     "EngineHost",

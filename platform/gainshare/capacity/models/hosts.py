@@ -33,6 +33,11 @@ class Host(models.Model):
     )
     agent = models.UUIDField(null=True)
     beat = models.BigIntegerField(default=0, help_text="Number of the last heartbeat of this agent.")
+    public_key = models.CharField(
+        max_length=64,
+        blank=True,
+        help_text="Its agent's Ed25519 key (raw, base64), which signs canaries. Set once a token.",
+    )
     version = models.CharField(max_length=64, blank=True, help_text="Hash of the installed model code.")
     last_seen_at = models.DateTimeField(null=True)
     heard_since = models.DateTimeField(null=True, help_text="Since when it is heard without a long gap.")

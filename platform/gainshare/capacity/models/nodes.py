@@ -23,7 +23,9 @@ LIVE = (NodeState.STARTING, NodeState.READY, NodeState.DRAINING)
 
 
 class Node(models.Model):
-    """One model server on one device of a host. A device has at most one that has not ended.
+    """One model server on one device of a host. A device has two berths, each with at most one that has not ended.
+
+    The second berth is for a handover: the successor starts beside the node that it replaces, which then drains.
 
     ``tree`` is the hash of the tree that it executes; empty for the installed one. ``load`` is what the agent last read
     from it (running, waiting, cache_use): shown, and used to choose among nodes, never for a charge.
@@ -35,6 +37,7 @@ class Node(models.Model):
     id = models.UUIDField(primary_key=True, default=uuid.uuid4)
     host = models.ForeignKey(Host, on_delete=models.PROTECT, related_name="nodes")
     device = models.PositiveSmallIntegerField(help_text="Number of the host's device, from 0.")
+    berth = models.PositiveSmallIntegerField(default=0, help_text="0 or 1.")
     model = models.CharField(max_length=120)
     tree = models.CharField(max_length=64, blank=True)
     state = models.CharField(max_length=10, choices=NodeState.choices, default=NodeState.STARTING)
@@ -64,10 +67,11 @@ class Node(models.Model):
         ordering = ["created_at"]
         constraints = [
             models.UniqueConstraint(
-                fields=["host", "device"],
+                fields=["host", "device", "berth"],
                 condition=Q(state__in=LIVE) | Q(holds_device=True),
-                name="node_one_on_a_device",
+                name="node_one_in_a_berth",
             ),
+            models.CheckConstraint(condition=Q(berth__lte=1), name="node_berth_known"),
             models.CheckConstraint(
                 condition=Q(holds_device=False) | Q(state=NodeState.ENDED), name="node_holds_after_its_end"
             ),
