@@ -211,6 +211,7 @@ async def serve(
         else:
             async for chunk in generation.chunks():
                 envelope.gather(chunk)
+            envelope.tree = generation.tree
             response = JsonResponse(envelope.answer(generation.metered))
     except GatewayError as error:
         return error_response(error, request_id=str(request_id))
@@ -375,6 +376,7 @@ async def events(
     """Stream of server-sent events; a failure is one event with an `error`, which OpenAI's clients raise."""
     try:
         async for chunk in generation.chunks():
+            envelope.tree = generation.tree
             if (public := envelope.chunk(chunk, wants_usage=request.wants_usage)) is not None:
                 yield event(public)
     except GatewayError as error:

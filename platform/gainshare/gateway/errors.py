@@ -79,6 +79,14 @@ class UnknownModel(GatewayError):
     type = "invalid_request_error"
 
 
+class UnknownTree(GatewayError):
+    """No node serves the model from the tree that the request names."""
+
+    status = 404
+    code = "model_not_found"
+    type = "invalid_request_error"
+
+
 class UnpricedModel(GatewayError):
     """The model is served but has no price, so it cannot be billed."""
 

@@ -100,6 +100,12 @@ class Generation:
         self._is_refused = False  # the key was revoked or the account disabled
 
     @property
+    def tree(self) -> str:
+        """Hash of the tree that answers, empty if it is not known. It stays from the first chunk on."""
+        node = self._place.node
+        return "" if node is None else node.facts.tree
+
+    @property
     def metered(self) -> Metered:
         return self.meter.metered
 
@@ -338,6 +344,7 @@ class Generation:
             "error_code": error_code,
             "node": node.key if node is not None else "",
             "device_class": node.facts.device_class if node is not None else "",
+            "tree": node.facts.tree if node is not None else "",
         }
         try:
             await record_and_settle(self.admission, outcome)

@@ -13,6 +13,7 @@ from typing import Any
 from gainshare.gateway.answers import EXTENSION, checked_answers, n_answers
 from gainshare.gateway.errors import BadRequest
 from gainshare.gateway.sampling import SAMPLING, checked_sampling
+from gainshare.gateway.trees import model_and_tree
 
 MAX_BODY_BYTES = 4 << 20
 MAX_MESSAGES = 1024
@@ -57,7 +58,7 @@ class GenerationRequest:
     """A checked request. `prompt` has `messages` or `prompt`, `sampling` the other fields for the node.
 
     `max_tokens` is the user's limit for each of `n_answers`. Without it, `default_tokens` applies, limited by
-    the context.
+    the context. `tree` are the first digits of the tree that must answer; empty: the one that serves now.
     """
 
     endpoint: Endpoint
@@ -69,6 +70,7 @@ class GenerationRequest:
     prompt: Mapping[str, Any]
     sampling: Mapping[str, Any]
     n_answers: int = 1
+    tree: str = ""
 
     def node_body(self, max_tokens: int) -> dict[str, Any]:
         """The body for the node, always streamed and with counters on every chunk."""
@@ -97,6 +99,7 @@ def read_request(raw: bytes, endpoint: Endpoint) -> GenerationRequest:
     if not model.isprintable():  # the database could not look it up either
         raise BadRequest("'model' has characters that no model's name has.", param="model")
     is_stream = _flag(body, "stream")
+    model, tree = model_and_tree(model)
     return GenerationRequest(
         endpoint=endpoint,
         model=model,
@@ -107,6 +110,7 @@ def read_request(raw: bytes, endpoint: Endpoint) -> GenerationRequest:
         prompt=_messages(body) if endpoint is Endpoint.CHAT else _prompt(body),
         sampling={**checked_sampling(body), **checked_answers(body, is_chat=endpoint is Endpoint.CHAT)},
         n_answers=n_answers(body),
+        tree=tree,
     )
 
 

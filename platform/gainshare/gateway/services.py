@@ -317,8 +317,9 @@ def record_outcome(
     error_code: str = "",
     node: str = "",
     device_class: str = "",
+    tree: str = "",
 ) -> bool:
-    """Record the request's outcome and bill, and the node that answered it. True if this call did it, False if it was recorded before.
+    """Record the request's outcome and bill, and the node and tree that answered it. True if this call did it, False if it was recorded before.
 
     Also False if there is no such request, because its admission was lost in a crash of the database server.
     """
@@ -337,6 +338,7 @@ def record_outcome(
         finished_at=timezone.now(),
         node=node,
         device_class=device_class,
+        tree=tree,
     )
     return changed == 1
 
@@ -448,6 +450,8 @@ def priced_models(served: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any
                 "created": int(served[name].get("created") or 0),
                 "owned_by": "gainshare",
                 "max_context": served[name].get("max_context"),
+                "tree": served[name].get("tree") or None,
+                "system_fingerprint": served[name].get("system_fingerprint"),
                 "microcredits_per_million_tokens": {
                     "cached_input": price.cached_input,
                     "fresh_input": price.fresh_input,

@@ -62,7 +62,7 @@ class UsageDetailSerializer(UsageSerializer):
         fields = (
             *UsageSerializer.Meta.fields,
             "max_tokens", "hold_microcredits", "billed_microcredits", "bill_lines", "price", "engine",
-            "counted_prompt_tokens", "prompt_hour", "output_hours", "kv_bytes_per_token", "kv_byte_ms",
+            "counted_prompt_tokens", "prompt_hour", "output_hours", "kv_bytes_per_token", "kv_byte_ms", "tree",
         )  # fmt: skip
         read_only_fields = fields
 

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from gainshare.gateway.metering import Metered
 from gainshare.gateway.requests import Endpoint
+from gainshare.gateway.trees import system_fingerprint
 from model.serving.api.logprobs import joined
 
 DONE = b"data: [DONE]\n\n"
@@ -21,18 +22,23 @@ def event(document: Mapping[str, Any]) -> bytes:
 
 
 class Envelope:
-    """Fields that all chunks and the answer of one request share."""
+    """Fields that all chunks and the answer of one request share. `tree` is set once the answering node is known."""
 
     def __init__(self, *, request_id: UUID, endpoint: Endpoint, model: str, created: int) -> None:
         self._endpoint = endpoint
         self._common = {"id": f"{ID_PREFIXES[endpoint]}-{request_id}", "created": created, "model": model}
         self._gathered: dict[int, _Choice] = {}
+        self.tree = ""
+
+    @property
+    def _shared(self) -> dict[str, Any]:
+        return {**self._common, "system_fingerprint": system_fingerprint(self.tree)}
 
     def chunk(self, node_chunk: Mapping[str, Any], *, wants_usage: bool) -> dict[str, Any] | None:
         """Convert a node's chunk for the client; None for a chunk with only counters."""
         if not node_chunk.get("choices"):
             return None
-        chunk = {**self._common, "object": CHUNK_OBJECTS[self._endpoint], "choices": node_chunk["choices"]}
+        chunk = {**self._shared, "object": CHUNK_OBJECTS[self._endpoint], "choices": node_chunk["choices"]}
         if wants_usage:
             chunk["usage"] = None
         return chunk
@@ -40,7 +46,7 @@ class Envelope:
     def usage_chunk(self, metered: Metered) -> dict[str, Any]:
         """The last chunk with the usage, as requested by `stream_options.include_usage`."""
         return {
-            **self._common,
+            **self._shared,
             "object": CHUNK_OBJECTS[self._endpoint],
             "choices": [],
             "usage": metered.as_openai(),
@@ -55,7 +61,7 @@ class Envelope:
         """The whole answer from all gathered chunks."""
         choices = [choice.whole(index, self._endpoint) for index, choice in sorted(self._gathered.items())]
         return {
-            **self._common,
+            **self._shared,
             "object": ANSWER_OBJECTS[self._endpoint],
             "choices": choices,
             "usage": metered.as_openai(),

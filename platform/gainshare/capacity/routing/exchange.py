@@ -31,7 +31,11 @@ MOST_NEXT = 256  # waiting requests of one model that are told that it is their 
 
 @dataclass(frozen=True, slots=True)
 class PoolNode:
-    """A node of the pool that may have requests: starting ones get none yet, draining ones nothing new."""
+    """A node of the pool that may have requests: starting ones get none yet, draining ones nothing new.
+
+    `tree` is the hash of what it executes, empty if it is not known. A node with a former tree answers only requests
+    that name it.
+    """
 
     key: str
     id: UUID
@@ -43,6 +47,8 @@ class PoolNode:
     is_preemptible: bool
     slots: int
     leaves_at: datetime | None
+    tree: str = ""
+    is_former: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,6 +266,7 @@ def _read_nodes(slots: Mapping[str, int]) -> tuple[PoolNode, ...]:
             is_preemptible=node.host.device_class.is_preemptible,
             slots=slots.get(node.model, default_slots),
             leaves_at=node.host.leaves_at,
+            tree=node.tree or node.host.version,
         )
         for node in rows
     )

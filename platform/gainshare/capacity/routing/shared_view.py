@@ -30,10 +30,21 @@ class Serving:
     price: int = 0
     is_preemptible: bool = False
     leaves_at: datetime | None = None
+    tree: str = ""
+    is_former: bool = False
 
     @classmethod
     def of(cls, node: PoolNode) -> Serving:
-        return cls(node.key, node.slots, node.device_class, node.price, node.is_preemptible, node.leaves_at)
+        return cls(
+            node.key,
+            node.slots,
+            node.device_class,
+            node.price,
+            node.is_preemptible,
+            node.leaves_at,
+            node.tree,
+            node.is_former,
+        )
 
 
 class SharedView:

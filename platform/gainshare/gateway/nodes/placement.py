@@ -162,8 +162,7 @@ class Placement:
         """Whether another node could answer now."""
         here = self.node.key if self.node is not None else ""
         return len(self._tried) + 1 < MOST_NODES and any(
-            node.key != here and node.key not in self._tried
-            for node in self._pool.usable(self._request.model)
+            node.key != here and node.key not in self._tried for node in self._usable()
         )
 
     def freed(self) -> None:
@@ -278,7 +277,7 @@ class Placement:
         return True
 
     def _candidates(self) -> tuple[Candidate, ...]:
-        usable = self._pool.usable(self._request.model)
+        usable = self._usable()
         untried = [node for node in usable if node.key not in self._tried] or usable
         return self._sharing.view.candidates(
             [node.facts for node in untried],
@@ -288,9 +287,13 @@ class Placement:
             now=timezone.now(),
         )
 
+    def _usable(self) -> list[ModelNode]:
+        """Nodes that can answer the request now."""
+        return self._pool.usable(self._request.model, self._request.tree)
+
     def _has_hope(self) -> bool:
         """Whether another node can answer now, or the pool will bring one."""
-        untried = any(node.key not in self._tried for node in self._pool.usable(self._request.model))
+        untried = any(node.key not in self._tried for node in self._usable())
         return untried or self._request.model in self._sharing.view.view.served
 
     def _deadline_left_s(self) -> float:

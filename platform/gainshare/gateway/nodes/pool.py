@@ -27,6 +27,7 @@ from gainshare.capacity.routing.shared_view import Serving
 from gainshare.gateway.errors import NodeUnavailable, UnknownModel
 from gainshare.gateway.nodes.client import UNREACHABLE, TokenCount, chunks_of, refusal, token_count
 from gainshare.gateway.requests import GenerationRequest
+from gainshare.gateway.trees import is_wanted, no_such_tree, system_fingerprint
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +78,11 @@ class ModelNode:
     def is_trusted(self) -> bool:
         return self.distrusted_until <= time.monotonic()
 
+    def serves(self, model: str, tree: str) -> bool:
+        """Whether it has `model` and takes new requests for `tree`, by its first digits; "" for the one in use."""
+        is_right = is_wanted(self.facts.tree, is_former=self.facts.is_former, wanted=tree)
+        return model in self.models and not self.is_draining and is_right
+
     @property
     def headers(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.token}"} if self.token else {}
@@ -119,20 +125,31 @@ class NodePool:
     async def models(self) -> dict[str, dict[str, Any]]:
         """Model objects in OpenAI's shape, by name, of all reachable nodes; raises `NodeUnavailable`."""
         reachable = await self._refresh(CATALOGUE_S)
-        return {name: model for node in reachable for name, model in node.models.items()}
+        return {
+            name: {
+                **model,
+                "tree": node.facts.tree,
+                "system_fingerprint": system_fingerprint(node.facts.tree),
+            }
+            for node in reachable
+            if not node.facts.is_former
+            for name, model in node.models.items()
+        }
 
-    async def serving(self, model: str) -> list[ModelNode]:
-        """Reachable nodes that serve `model` and take new requests, least busy first.
+    async def serving(self, model: str, tree: str = "") -> list[ModelNode]:
+        """Reachable nodes that serve `model` from `tree` and take new requests, least busy first.
 
-        Raises `UnknownModel`, `NodeUnavailable`.
+        Raises `UnknownModel`, `UnknownTree`, `NodeUnavailable`.
         """
         reachable = await self._refresh(CATALOGUE_S)
         if not any(model in node.models for node in reachable):
             reachable = await self._refresh(UNREACHABLE_S)  # a node may have loaded a new model meanwhile
-        serving = [node for node in reachable if model in node.models and not node.is_draining]
+        serving = [node for node in reachable if node.serves(model, tree)]
         if not serving:
             if len(reachable) < len(self.nodes):
                 raise NodeUnavailable("A model node cannot be reached at the moment. Try again shortly.")
+            if tree and any(model in node.models for node in reachable):
+                raise no_such_tree(model, tree, {node.facts.tree for node in reachable if node.facts.tree})
             known = ", ".join(sorted({name for node in reachable for name in node.models}))
             raise UnknownModel(
                 f"The model '{model[:100]}' does not exist. Models served here: {known or 'none'}.",
@@ -140,16 +157,14 @@ class NodePool:
             )
         return sorted(serving, key=lambda node: (not node.is_trusted, node.in_flight))
 
-    def usable(self, model: str) -> list[ModelNode]:
-        """Nodes that serve `model`, answer, and take new requests, as known now. Distrusted ones only if all are."""
-        able = [
-            node for node in self.nodes if model in node.models and node.is_reachable and not node.is_draining
-        ]
+    def usable(self, model: str, tree: str = "") -> list[ModelNode]:
+        """Nodes that serve `model` from `tree`, answer, and take new requests, as known now. Distrusted ones only if all are."""
+        able = [node for node in self.nodes if node.is_reachable and node.serves(model, tree)]
         return [node for node in able if node.is_trusted] or able
 
     async def tokenise(self, request: GenerationRequest) -> tuple[ModelNode, TokenCount]:
         """Count the prompt of `request` at a node that serves its model; return both."""
-        serving = await self.serving(request.model)
+        serving = await self.serving(request.model, request.tree)
         for i, node in enumerate(serving):
             is_last = i + 1 == len(serving)
             timeout = SHORT_TIMEOUT if is_last else aiohttp.ClientTimeout(total=COUNT_TIMEOUT_S)

@@ -67,7 +67,8 @@ function chosenNumbers() {
   return Object.fromEntries(filled.filter(([, field]) => field.value !== "").map(([name, field]) => [name, field.valueAsNumber]));
 }
 
-// Send the conversation and call `show(answer)` as the answer grows: its text, its request's id, at last its usage.
+// Send the conversation and call `show(answer)` as the answer grows: its text, its request's id, the code that answers,
+// at last its usage.
 async function receive(conversation, signal, answer, show) {
   const response = await request(settings.dataset.chatUrl, {
     method: "POST",
@@ -84,6 +85,7 @@ async function receive(conversation, signal, answer, show) {
   answer.requestId = response.headers.get("X-Gainshare-Request-Id");
   for await (const chunk of chunks(response)) {
     answer.usage = chunk.usage ?? answer.usage;
+    answer.fingerprint = chunk.system_fingerprint ?? answer.fingerprint;
     answer.text += chunk.choices[0]?.delta.content ?? "";
     show(answer);
   }
@@ -102,7 +104,7 @@ async function ask(text) {
   const asked = { role: "user", content: text };
   const askedBubble = bubble("user", text);
   const answerBubble = bubble("assistant", "");
-  const answer = { text: "", requestId: null, usage: null };
+  const answer = { text: "", requestId: null, usage: null, fingerprint: null };
   const controller = new AbortController();
   setRunning(controller);
   let failure = null;
@@ -150,10 +152,11 @@ function keepQuestion(text, failure, turn, bubbles) {
   chat.scrollTop = chat.scrollHeight;
 }
 
-function bill({ requestId, usage }) {
+function bill({ requestId, usage, fingerprint }) {
   const line = document.createElement("span");
   line.className = "meta";
   line.append(usage ? `${usage.prompt_tokens} + ${usage.completion_tokens} tokens, ` : "Not complete, ");
+  if (fingerprint) line.append(`tree ${fingerprint.replace("fp_", "")}, `);
   const link = document.createElement("a");
   link.href = `${settings.dataset.usageUrl}${requestId}/`;
   link.textContent = "see the bill";
