@@ -14,6 +14,7 @@ from bounty.github.reports.publishing import publish, publish_due
 from bounty.github.repositories.following import due_lineages, follow
 from bounty.services.awards.advance import advance_submission as advance
 from bounty.services.blob_sweep import sweep_blobs as sweep
+from bounty.services.deployments.tips import deploy_due
 from bounty.services.reconcile import reconcile_runs as reconcile
 from bounty.services.reproductions import settle
 from bounty.services.runners.calibration_schedule import schedule_calibrations
@@ -51,6 +52,12 @@ def calibrate_runners() -> None:
 def check_tips() -> None:
     """Order the checks of merged trees that are due."""
     schedule_tip_checks()
+
+
+@shared_task(name="bounty.tasks.deploy_tips")
+def deploy_tips() -> int:
+    """Ask for the tips that lineages' settings deploy."""
+    return deploy_due()
 
 
 @shared_task(name="bounty.tasks.sweep_blobs")

@@ -4,6 +4,7 @@ from django.urls import path
 
 from bounty.api.awards import AwardList
 from bounty.api.bounties import BountyClose, BountyDetail, BountyFund, BountyLeaderboard, BountyList
+from bounty.api.deployments import LineageAutomaticDeploy, LineageDeploy
 from bounty.api.disputes import DisputeAnswer, DisputeDetail, DisputeList, SubmissionDispute
 from bounty.api.github import GitHubCheck, GitHubManifest, GitHubStatus
 from bounty.api.repositories import LineageRepository, LineageRepositoryConnect, LineageRepositoryFetch
@@ -61,6 +62,8 @@ urlpatterns = [
     path("lineages/", LineageList.as_view()),
     path("lineages/renew/", LineageRenew.as_view()),
     path("lineages/<slug:name>/", LineageDetail.as_view()),
+    path("lineages/<slug:name>/deploy/", LineageDeploy.as_view()),
+    path("lineages/<slug:name>/automatic-deploy/", LineageAutomaticDeploy.as_view()),
     path("lineages/<slug:name>/release/", LineageRelease.as_view()),
     path("lineages/<slug:name>/repository/", LineageRepository.as_view()),
     path("lineages/<slug:name>/repository/connect/", LineageRepositoryConnect.as_view()),

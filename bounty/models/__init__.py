@@ -1,5 +1,6 @@
 """The bounty app's tables, one file per subject. Rows hold state and one-row rules; services do the rest."""
 
+from bounty.models.automatic_deploys import AutomaticDeploy
 from bounty.models.awards import COUNTING, Award, AwardRole, AwardState
 from bounty.models.base_stops import BaseStop
 from bounty.models.bounties import Bounty, BountyState, Severity
@@ -52,6 +53,7 @@ __all__ = [
     "PRICING_KINDS",
     "Approval",
     "ApprovalState",
+    "AutomaticDeploy",
     "Award",
     "AwardRole",
     "AwardState",

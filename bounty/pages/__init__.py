@@ -4,6 +4,7 @@ from django.urls import path, re_path
 
 from bounty.pages import (
     bounties,
+    deployments,
     desk,
     home,
     how,
@@ -58,6 +59,7 @@ urlpatterns = [
     path("lineages/", lineages.lineage_list, name="lineages"),
     path("lineages/<slug:name>/", lineages.lineage_detail, name="lineage"),
     path("lineages/<slug:name>/release/", lineages.release, name="lineage-release"),
+    path("lineages/<slug:name>/deploy/", deployments.deploy, name="lineage-deploy"),
     path("lineages/<slug:name>/repository/", repositories.bind_repository, name="lineage-repository"),
     path("lineages/<slug:name>/repository/connect/", repositories.connect_repository, name="lineage-connect"),
     path("lineages/<slug:name>/repository/<slug:action>/", repositories.act, name="lineage-repository-act"),

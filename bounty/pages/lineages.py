@@ -14,6 +14,7 @@ from django.views.decorators.http import require_GET, require_http_methods
 from bounty.errors import NotFound
 from bounty.github.merging.reversals import open_reversals
 from bounty.models import (
+    AutomaticDeploy,
     Bounty,
     Lineage,
     RepositoryBinding,
@@ -23,6 +24,7 @@ from bounty.models import (
     StateChange,
     Submission,
 )
+from bounty.pages.deployment_forms import DeployForm, deploy_form
 from bounty.pages.forms import LineageForm
 from bounty.pages.repository_connections import connection_of
 from bounty.pages.repository_forms import ConnectForm, RepositoryForm, connect_form, repository_form
@@ -35,6 +37,7 @@ from bounty.services.transitions import history
 from bounty.services.trees import start_lineage
 from gainshare.accounts.errors import DomainError, IdConflict
 from gainshare.accounts.models import User
+from gainshare.capacity.models import Deployment
 from gainshare.web.banners import Banner
 from gainshare.web.forms.sent_once import refuse_resent
 from gainshare.web.forms.typed import Refused, typed_text
@@ -43,6 +46,7 @@ from gainshare.web.signed_in import SignedInRequest, signed_in
 
 PER_PAGE = 50
 SHOWN_NAMES = 3  # in the banner
+SHOWN_DEPLOYMENTS = 10
 SUBMISSION_ID = re.compile(r"submission ([0-9a-f-]{36})")
 
 
@@ -162,6 +166,7 @@ def lineage_page(
     refused: Refused | None = None,
     binding: RepositoryForm | None = None,
     connecting: ConnectForm | None = None,
+    deploying: DeployForm | None = None,
 ) -> HttpResponse:
     """The lineage's page, with the typed text of an action that was refused."""
     lineage = get_object_or_404(Lineage, name=name)
@@ -181,6 +186,9 @@ def lineage_page(
         "binding": binding or repository_form(lineage),
         "github": connection_of(repository),
         "connecting": connecting or connect_form(repository),
+        "deployments": newest_deployments(lineage),
+        "deploying": deploying or deploy_form(lineage),
+        "automatic": AutomaticDeploy.objects.filter(lineage=lineage).first(),
         "slow_base": open_slow_base(lineage),
         "reversal": open_reversals().filter(lineage=lineage).first(),
         "checks": newest_checks(lineage),
@@ -188,8 +196,15 @@ def lineage_page(
         "may_release": isinstance(request.user, User) and request.user.is_maintainer,
         "refused": refused,
     }
-    status = 409 if refused else 400 if binding is not None or connecting is not None else 200
+    has_errors = any(form is not None for form in (binding, connecting, deploying))
+    status = 409 if refused else 400 if has_errors else 200
     return render(request, "bounty/lineage_detail.html", context, status=status)
+
+
+def newest_deployments(lineage: Lineage) -> list[Deployment]:
+    """The newest deployment of a tip of the lineage for each model."""
+    rows = Deployment.objects.filter(lineage=lineage.name).order_by("model", "-created_at")
+    return list(rows.distinct("model")[:SHOWN_DEPLOYMENTS])
 
 
 def open_slow_base(lineage: Lineage) -> SlowBase | None:

@@ -13,7 +13,7 @@ from statistics import median
 from django.utils.safestring import SafeString
 
 from benchmarks.statistics.units import floor_ppm
-from bounty.pages.effect_text import change_text
+from gainshare.web.effect_text import change_text
 from gainshare.web.plot_parts import Scale, along, axis, dots, grid, line, picture, upwards
 
 HEIGHT = 260

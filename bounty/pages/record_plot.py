@@ -12,8 +12,8 @@ from datetime import datetime
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
-from bounty.pages.effect_text import change_text, speed_text
 from bounty.services.leaderboards import Place
+from gainshare.web.effect_text import change_text, speed_text
 from gainshare.web.plot_parts import LEFT, RIGHT, Scale, across, axis, dots, down, grid, picture, upwards
 
 HEIGHT = 240

@@ -20,11 +20,11 @@ from bounty.models import (
     Submission,
     SubmissionState,
 )
-from bounty.pages.effect_text import change_text
 from bounty.pages.run_views import RunView
 from bounty.services.access import is_decided
 from bounty.services.awards.lifecycle import acceptances
 from bounty.services.trees import has_present_layout
+from gainshare.web.effect_text import change_text
 from gainshare.web.formatting import format_credits
 
 S = SubmissionState

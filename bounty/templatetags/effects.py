@@ -7,10 +7,10 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from bounty.models import Run, Submission
-from bounty.pages.effect_text import change_text, speed_text, typeset
 from bounty.services import course
 from bounty.services.access import Person, sees, sees_run
 from bounty.visibility import Part
+from gainshare.web.effect_text import change_text, speed_text, typeset
 
 register = template.Library()
 

@@ -15,6 +15,7 @@ from gainshare.cli.bounties import bounties
 from gainshare.cli.chat import chat
 from gainshare.cli.credits import show_credits
 from gainshare.cli.demo.command import demo
+from gainshare.cli.deploy import deploy
 from gainshare.cli.disputes import dispute, disputes
 from gainshare.cli.down import down
 from gainshare.cli.github import github
@@ -66,6 +67,7 @@ app.add_typer(hosts, name="hosts")
 app.command(context_settings=PASSED_ON)(agent)
 app.add_typer(lineages, name="lineages")
 app.add_typer(scale, name="scale")
+app.command()(deploy)
 app.add_typer(github, name="github")
 app.add_typer(reversals, name="reversals")
 app.command()(stop)

@@ -44,6 +44,10 @@ app.conf.update(
             "task": "bounty.tasks.calibrate_runners",
             "schedule": CALIBRATION_LOOK_S,
         },
+        "deploy-tips": {
+            "task": "bounty.tasks.deploy_tips",
+            "schedule": settings.CELERY_BEAT_INTERVAL_S,
+        },
         "check-tips": {
             "task": "bounty.tasks.check_tips",
             "schedule": CALIBRATION_LOOK_S,

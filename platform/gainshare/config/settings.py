@@ -273,6 +273,9 @@ RAY_AGENT_COMMAND = env.text("GAINSHARE_RAY_AGENT_COMMAND", "python -m gainshare
 # Function that lists the runners of the pool's page, and bounty's side of lent devices. Named here, because capacity
 # imports nothing of bounty.
 CAPACITY_RUNNERS = "bounty.services.runners.pool.pool_runners"
+# Manifest of a tree that hosts are to run, and lengths of requests that a canary draws its shapes from.
+DEPLOYED_TREES = "bounty.services.deployments.tips.manifest_of"
+CANARY_LENGTHS = "gainshare.gateway.shapes.recent_lengths"
 # Who lends idle serving devices to judging, and what ends a run whose device is taken back.
 DEVICE_LENDER = "gainshare.capacity.pool.lender.DeviceLender"
 DEVICE_BORROWER = "bounty.services.runners.lending.end_runs"

@@ -8,6 +8,7 @@ from gainshare.web.navigation import Audience, NavEntry
 from gainshare.web.views import (
     amount_reading,
     api,
+    deployments,
     entrance,
     github,
     grants,
@@ -25,6 +26,7 @@ from gainshare.web.views import (
 
 navigation.register(NavEntry("Playground", "playground", 30, Audience.SIGNED_IN))
 navigation.register(NavEntry("Pool", "pool", 26, Audience.SIGNED_IN))
+navigation.register(NavEntry("Deployments", "deployments", 27))
 navigation.register(NavEntry("Credits", "credits", 40, Audience.SIGNED_IN))
 navigation.register(NavEntry("Usage", "usage", 50, Audience.SIGNED_IN))
 navigation.register(NavEntry("Keys", "keys", 60, Audience.SIGNED_IN))
@@ -62,6 +64,9 @@ urlpatterns = [
     path("pool/classes/<slug:name>/", pool.edit_class, name="pool-class"),
     path("scaling/", scaling.scaling, name="scaling"),
     path("scaling/<str:name>/", scaling.scaling_model, name="scaling-model"),
+    path("deployments/", deployments.deployments, name="deployments"),
+    path("deployments/<uuid:deployment_id>/", deployments.deployment, name="deployment"),
+    path("deployments/<uuid:deployment_id>/rollback/", deployments.rollback, name="deployment-rollback"),
     path("serving-cost/", serving_cost.serving_cost, name="serving-cost"),
     path("usage/", usage.usage, name="usage"),
     path("usage/<uuid:request_id>/", usage.usage_detail, name="usage-detail-page"),

@@ -5,8 +5,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from bounty.pages.effect_text import change_text, speed_text, typeset
 from bounty.pages.pair_plot import HEIGHT, PairPoint, axis_ticks, plot_pairs, tick_labels
+from gainshare.web.effect_text import change_text, speed_text, typeset
 
 
 def points(*log_ratios: float, controls: tuple[int, ...] = ()) -> list[PairPoint]:

@@ -6,7 +6,6 @@ import pytest
 from django.test import Client
 
 from bounty.models import Submission
-from bounty.pages.effect_text import change_text
 from bounty.pages.run_views import run_views
 from bounty.pages.stage_bar import Stage, stage_bar
 from bounty.services.access import is_decided
@@ -16,6 +15,7 @@ from bounty.services.merges import merge
 from bounty.services.reviews import review
 from bounty.services.submissions import find_submission, withdraw
 from bounty.services.transitions import history
+from gainshare.web.effect_text import change_text
 from tests.bounty.bounty_world import World, diff_of_line
 
 DIFF = diff_of_line(1, "fast = 1")

@@ -13,6 +13,7 @@ from gainshare.accounts.github_oauth import is_offered
 from gainshare.web import formatting, price_words
 from gainshare.web.banners import Banner
 from gainshare.web.banners import banners as standing_banners
+from gainshare.web.effect_text import change_text
 from gainshare.web.forms.amounts import spelled_out
 from gainshare.web.forms.credit_forms import CreditsField
 from gainshare.web.navigation import NavLink, links_for
@@ -24,7 +25,7 @@ NOTHING = "\N{EN DASH}"
 # Colour classes of states and verdicts.
 GOOD = {
     "completed", "settled", "posted", "gain", "vested", "accepted", "confirmed", "active", "open", "finished", "true",
-    "adopted", "reproduced", "ready",
+    "adopted", "reproduced", "ready", "serving",
 }  # fmt: skip
 BAD = {
     "failed", "regression", "wrong_output", "quality_loss", "build_failed", "patch_rejected", "timeout",
@@ -32,7 +33,7 @@ BAD = {
 }  # fmt: skip
 BUSY = {
     "running", "pending", "queued", "leased", "preparing", "gating", "measuring", "judging", "confirming", "received",
-    "checked", "draining", "being_judged", "starting", "taken",
+    "checked", "draining", "being_judged", "starting", "taken", "requested", "canary",
 }  # fmt: skip
 WARN = {
     "suspicious",
@@ -44,6 +45,7 @@ WARN = {
     "quarantined",
     "recalled",
     "silent",
+    "rolled_back",
 }
 
 
@@ -111,6 +113,12 @@ def tone(state: Any) -> str:
 def badge(state: Any) -> SafeString:
     """A state or verdict as a coloured label; underscores become spaces."""
     return format_html('<span class="badge badge-{}">{}</span>', tone(state), words(state))
+
+
+@register.filter
+def change(log_ppm: int | None) -> str:
+    """A gain in millionths of a nat as a change: `+5.0 %`; empty without a figure."""
+    return "" if log_ppm in (None, "") else change_text(int(log_ppm))
 
 
 @register.filter
