@@ -14,6 +14,7 @@ from django.db import connection, models
 from benchmarks.faults import fault_point
 from bounty.models import BaseStop, Evidence, Head, Reproduction, StoredTree, Submission
 from bounty.services.trees import blob_store
+from gainshare.capacity.models import Deployment
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +28,7 @@ NAMED_BY: tuple[tuple[type[models.Model], str], ...] = (
     (BaseStop, "evidence_blob"),
     (Reproduction, "blob"),
     (Head, "diff_blob"),
+    (Deployment, "evidence_blob"),
 )
 
 
