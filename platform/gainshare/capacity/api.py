@@ -6,4 +6,5 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("", include("gainshare.capacity.hosts.api")),
     path("", include("gainshare.capacity.scaling.api")),
     path("", include("gainshare.capacity.pool.api")),
+    path("", include("gainshare.capacity.deployments.api")),
 ]

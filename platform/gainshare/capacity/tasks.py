@@ -4,6 +4,7 @@ from celery import shared_task
 from django.utils import timezone
 
 from benchmarks.faults import fault_point
+from gainshare.capacity.deployments import canaries, handover, watch
 from gainshare.capacity.hosts.leaving import drain_leaving
 from gainshare.capacity.hosts.registration import forget_starts
 from gainshare.capacity.hosts.silence import lose_hosts
@@ -53,3 +54,14 @@ def free_seats() -> int:
 def keep_loans() -> None:
     """Offer idle devices to judging, and take back what is overdue."""
     loans.keep_loans(timezone.now())
+
+
+@shared_task(name="gainshare.capacity.tasks.advance_deployments")
+def advance_deployments() -> None:
+    """Begin lost canaries again, hand models over to new trees, and roll back what fails or is slow."""
+    now = timezone.now()
+    canaries.tend(now)
+    fault_point("capacity.deployments.after_canaries")
+    watch.watch_all(now)
+    fault_point("capacity.deployments.after_watch")
+    handover.advance_all(now)

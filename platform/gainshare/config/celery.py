@@ -107,6 +107,11 @@ app.conf.update(
             "task": "gainshare.capacity.tasks.forget_decisions",
             "schedule": FORGET_DECISIONS_S,
         },
+        "advance-deployments": {
+            "task": "gainshare.capacity.tasks.advance_deployments",
+            "schedule": settings.DEPLOY_INTERVAL_S,
+            "options": {"expires": 10},
+        },
         "keep-loans": {
             "task": "gainshare.capacity.tasks.keep_loans",
             "schedule": settings.CELERY_BEAT_INTERVAL_S,

@@ -43,7 +43,12 @@ OPEN_SIGNUP = env.flag("GAINSHARE_OPEN_SIGNUP", default=True)
 DATA_UPLOAD_MAX_MEMORY_SIZE = 64 * 1024 * 1024
 # Bytes of a request's body, by the beginning of its address. Evidence with its raw samples is the largest; a patch has
 # at most a million characters.
-BODY_LIMITS = {"/": 8 * 1024 * 1024, "/api/v1/runner/": 96 * 1024 * 1024, "/api/v1/agent/": 64 * 1024}
+BODY_LIMITS = {
+    "/": 8 * 1024 * 1024,
+    "/api/v1/runner/": 96 * 1024 * 1024,
+    "/api/v1/agent/": 64 * 1024,
+    "/api/v1/agent/canaries/": 16 * 1024 * 1024,
+}
 
 INSTALLED_APPS = [
     "django.contrib.admin",
@@ -267,6 +272,15 @@ QUEUE_S = env.integer("GAINSHARE_QUEUE_S", 180, minimum=1)
 HOST_LOST_S = env.integer("GAINSHARE_HOST_LOST_S", 10, minimum=2)
 # Seconds between two passes of the control loop that scales served models.
 SCALE_INTERVAL_S = env.integer("GAINSHARE_SCALE_INTERVAL_S", 2, minimum=1)
+# Seconds between two looks at deployments; heartbeats and evidence move them on at once as well.
+DEPLOY_INTERVAL_S = env.integer("GAINSHARE_DEPLOY_INTERVAL_S", 3, minimum=1)
+# A canary that takes longer is begun again, and a deployment whose nodes are not ready after so long is given up.
+CANARY_LIMIT_S = env.integer("GAINSHARE_CANARY_LIMIT_S", 1800, minimum=10)
+HANDOVER_LIMIT_S = env.integer("GAINSHARE_HANDOVER_LIMIT_S", 900, minimum=10)
+# Functions that a deployment asks: a tree's manifest by its hash (None: unknown), and the lengths of a model's latest
+# requests as (account, tokens of the prompt, tokens of the answer). Capacity imports neither bounty nor the gateway.
+DEPLOYED_TREES = "bounty.services.deployments.manifest_of"
+RECENT_LENGTHS = "gainshare.gateway.shapes.recent_lengths"
 # Ray cluster for served models with the actuator ray, and the agent's command on its machines.
 RAY_ADDRESS = env.text("GAINSHARE_RAY_ADDRESS", "auto")
 RAY_AGENT_COMMAND = env.text("GAINSHARE_RAY_AGENT_COMMAND", "python -m gainshare.capacity.agent").split()

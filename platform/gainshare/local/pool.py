@@ -8,6 +8,7 @@ from django.db.models import Q
 from django.utils import timezone
 
 from gainshare.accounts.models import User
+from gainshare.capacity.deployments.serving import ordered_tree
 from gainshare.capacity.hosts.registration import register_host, renew_token
 from gainshare.capacity.hosts.tokens import authenticate_host
 from gainshare.capacity.models import LIVE, DeviceClass, Host, Node, NodeState, ServedModel
@@ -28,6 +29,7 @@ def ensure_pool(admin: User, model: str, token_file: Path) -> None:
         host=host,
         device=0,
         model=model,
+        tree=ordered_tree(model),
         reason="the first node of the local stack",
         price_microcredits_per_device_hour=device_class.price_microcredits_per_device_hour,
     )

@@ -25,11 +25,13 @@ from gainshare.capacity.agent.protocol import (
     MAX_REQUESTS,
     MAX_TEXT,
     STATES,
+    CanaryReport,
     DeviceReport,
     EndedReport,
     Heartbeat,
     Load,
 )
+from gainshare.capacity.deployments.heard import heard
 from gainshare.capacity.hosts.heartbeats import take_heartbeat
 from gainshare.capacity.hosts.tokens import MARK, authenticate_host
 from gainshare.capacity.models import Host
@@ -91,6 +93,18 @@ class DeviceIn(serializers.Serializer[Any]):
     port = serializers.IntegerField(min_value=FIRST_PORT, max_value=LAST_PORT, allow_null=True, default=None)
     load = NodeLoadIn(allow_null=True, default=None)
 
+    berth = serializers.IntegerField(
+        min_value=0,
+        max_value=1,
+        default=0,
+        help_text="A device may be named once for each; one left out is free.",
+    )
+
+
+class CanaryRunningIn(serializers.Serializer[Any]):
+    id = serializers.UUIDField()
+    progress = serializers.CharField(max_length=MAX_TEXT, allow_blank=True)
+
 
 class EndedIn(serializers.Serializer[Any]):
     node = serializers.UUIDField()
@@ -110,12 +124,13 @@ class NodeHeartbeatIn(serializers.Serializer[Any]):
     leaves_in_s = serializers.IntegerField(
         min_value=0, max_value=A_DAY_S, allow_null=True, default=None, help_text="Notice of preemption."
     )
+    canary = CanaryRunningIn(allow_null=True, default=None, help_text="The canary that runs here.")
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
-        said = [row["device"] for row in attrs["devices"]]
+        said = [(row["device"], row["berth"]) for row in attrs["devices"]]
         if len(said) != len(set(said)):
-            raise serializers.ValidationError({"devices": ["Each device may be named once."]})
-        if missing := set(range(attrs["n_devices"])) - set(said):
+            raise serializers.ValidationError({"devices": ["Each berth of a device may be named once."]})
+        if missing := set(range(attrs["n_devices"])) - {device for device, _ in said}:
             raise serializers.ValidationError({"devices": [f"These devices are missing: {sorted(missing)}."]})
         return attrs
 
@@ -127,10 +142,38 @@ class NodeOrderOut(serializers.Serializer[Any]):
     tree = serializers.CharField(allow_blank=True, help_text="Empty: the installed one.")
     token = serializers.CharField(help_text="That requests to this node must send.")
     is_draining = serializers.BooleanField()
+    berth = serializers.IntegerField(help_text="0 or 1; the second one is for a successor beside a node.")
+
+
+class CanaryShapeOut(serializers.Serializer[Any]):
+    prompt_tokens = serializers.IntegerField()
+    output_tokens = serializers.IntegerField()
+
+
+class CanaryPlanOut(serializers.Serializer[Any]):
+    shapes = CanaryShapeOut(many=True)
+    batches = serializers.ListField(child=serializers.IntegerField())
+    pairs = serializers.IntegerField()
+    quality_margin_ppm = serializers.IntegerField(allow_null=True)
+
+
+class CanaryOrderOut(serializers.Serializer[Any]):
+    id = serializers.UUIDField()
+    model = serializers.CharField()
+    served = serializers.CharField(
+        allow_blank=True, help_text="Tree that answers now; empty: the installed one."
+    )
+    candidate = serializers.CharField()
+    best = serializers.CharField(allow_blank=True, help_text="Tree that prices rest on.")
+    nonce = serializers.CharField()
+    plan = CanaryPlanOut()
 
 
 class HeartbeatAnswer(serializers.Serializer[Any]):
     nodes = NodeOrderOut(many=True, help_text="All that the agent should run; it ends every other node.")
+    canary = CanaryOrderOut(
+        allow_null=True, help_text="The canary that it should run; it ends every other one."
+    )
     interval_s = serializers.FloatField(help_text="Seconds until the next heartbeat is due.")
 
 
@@ -146,12 +189,17 @@ class AgentHeartbeat(APIView):
         assert isinstance(request.auth, Host)
         parsed = NodeHeartbeatIn(data=request.data)
         parsed.is_valid(raise_exception=True)
+        beat = _heartbeat(parsed.validated_data)
         orders = take_heartbeat(
-            host_id=request.auth.pk,
-            beat=_heartbeat(parsed.validated_data),
-            seen_at=request.META.get("REMOTE_ADDR", ""),
+            host_id=request.auth.pk, beat=beat, seen_at=request.META.get("REMOTE_ADDR", "")
         )
-        return Response(HeartbeatAnswer({"nodes": orders, "interval_s": HEARTBEAT_S}).data)
+        canary = heard(request.auth.pk, beat.canary)
+        answer = {
+            "nodes": orders,
+            "canary": None if canary is None else canary.to_json(),
+            "interval_s": HEARTBEAT_S,
+        }
+        return Response(HeartbeatAnswer(answer).data)
 
 
 def _heartbeat(said: dict[str, Any]) -> Heartbeat:
@@ -160,4 +208,5 @@ def _heartbeat(said: dict[str, Any]) -> Heartbeat:
         for row in said["devices"]
     )
     ended = tuple(EndedReport(**row) for row in said["ended"])
-    return Heartbeat(**{**said, "devices": devices, "ended": ended})
+    canary = None if said["canary"] is None else CanaryReport(**said["canary"])
+    return Heartbeat(**{**said, "devices": devices, "ended": ended, "canary": canary})

@@ -97,18 +97,19 @@ def _note_host(host: Host, beat: Heartbeat, now: datetime) -> None:
 def _apply(host: Host, beat: Heartbeat, now: datetime) -> None:
     for ended in beat.ended:
         _end(Node.objects.filter(host=host, pk=ended.node), now, _clean(ended.reason))
-    reported = {report.device: report for report in beat.devices}
-    live = {node.device: node for node in Node.objects.filter(host=host, state__in=LIVE)}
-    for device, report in reported.items():
+    reported = _by_berth(beat)
+    live = {(node.device, node.berth): node for node in Node.objects.filter(host=host, state__in=LIVE)}
+    for place, report in reported.items():
         if report.node is None:
-            Node.objects.filter(host=host, device=device, holds_device=True).update(holds_device=False)
-        elif device in live and live[device].pk == report.node:
-            _note_node(live.pop(device), report, host, now)
-    for device, node in live.items():
+            held = Node.objects.filter(host=host, device=report.device, berth=report.berth, holds_device=True)
+            held.update(holds_device=False)
+        elif place in live and live[place].pk == report.node:
+            _note_node(live.pop(place), report, host, now)
+    for place, node in live.items():
         # What the agent was told to start and does not have yet is still to come; all else is gone.
         if node.state == NodeState.STARTING:
             continue
-        if device in reported:
+        if place in reported:
             _end(Node.objects.filter(pk=node.pk), now, "its agent no longer has it")
         elif beat.n_devices:  # an agent that offers devices names all that it knows
             Node.objects.filter(pk=node.pk, state__in=LIVE).update(
@@ -117,6 +118,17 @@ def _apply(host: Host, beat: Heartbeat, now: datetime) -> None:
                 end_reason="its agent has no such device",
                 holds_device=True,
             )
+
+
+def _by_berth(beat: Heartbeat) -> dict[tuple[int, int], DeviceReport]:
+    """Reports by device and berth. An agent that offers a device and names one berth says that the other is free."""
+    reported = {(report.device, report.berth): report for report in beat.devices}
+    for report in beat.devices:
+        if report.device < beat.n_devices:
+            reported.setdefault(
+                (report.device, 1 - report.berth), DeviceReport(report.device, berth=1 - report.berth)
+            )
+    return reported
 
 
 def _note_node(node: Node, report: DeviceReport, host: Host, now: datetime) -> None:
@@ -156,12 +168,15 @@ def _orders(host: Host, now: datetime) -> list[NodeOrder]:
         NodeOrder(
             node=node.pk,
             device=node.device,
+            berth=node.berth,
             model=node.model,
             tree=node.tree,
             token=node_token(node.pk),
             is_draining=node.state == NodeState.DRAINING,
         )
-        for node in Node.objects.filter(host=host, state__in=LIVE).exclude(told_at=None).order_by("device")
+        for node in Node.objects.filter(host=host, state__in=LIVE)
+        .exclude(told_at=None)
+        .order_by("device", "berth")
     ]
 
 

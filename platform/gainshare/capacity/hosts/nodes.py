@@ -16,10 +16,13 @@ from gainshare.capacity.models import LIVE, DeviceClass, Host, Node, NodeState
 from gainshare.capacity.pool.loans import is_lent
 
 MAX_REASON = 300
+OF_ITS_HOST = "its host "  # how the reason of an end begins that says nothing of the node
 
 
 def order(*, model: str, device_class: DeviceClass, reason: str, tree: str = "") -> Node | None:
     """Order a node on a free device of the class; its agent reads the order with its next heartbeat.
+
+    ``tree`` is `deployments.serving.ordered_tree` of the model, for nodes that serve.
 
     Free is a device of a host that was seen lately, is not leaving and not revoked, if no node has it and it is not
     lent. Returns None if none is free. The hosts with the fewest nodes come first.
@@ -30,6 +33,23 @@ def order(*, model: str, device_class: DeviceClass, reason: str, tree: str = "")
             fault_point("capacity.order.after_insert")
             return node
     return None
+
+
+def order_beside(*, node_id: UUID, tree: str, reason: str) -> Node | None:
+    """Order a successor in the second berth of a node's device, for the same model; None if that berth is not free.
+
+    Repeating it orders no second one, because a berth takes one node. The node itself must not have ended.
+    """
+    with transaction.atomic():
+        node = Node.objects.filter(pk=node_id, state__in=LIVE).first()
+        host = None if node is None else _locked(node.host_id)
+        if node is None or host is None or node.device >= host.n_devices:
+            return None
+        berth = 1 - node.berth
+        held = Node.objects.filter(Q(state__in=LIVE) | Q(holds_device=True), host=host, device=node.device)
+        if held.filter(berth=berth).exists() or is_lent(host.id, node.device):
+            return None
+        return _create(host, node.device, berth, model=node.model, reason=reason[:MAX_REASON], tree=tree)
 
 
 def drain(*, node_id: UUID, reason: str) -> bool:
@@ -56,7 +76,7 @@ def lose_silent_hosts(now: datetime, *, after_s: int | None = None) -> int:
     silence_s = settings.HOST_LOST_S if after_s is None else after_s
     since = now - timedelta(seconds=silence_s)
     silent = Q(host__last_seen_at__lt=since) | Q(host__last_seen_at=None)
-    lost = f"its host was silent for {silence_s} s"
+    lost = f"{OF_ITS_HOST}was silent for {silence_s} s"
     just_ordered = Q(told_at=None, created_at__gte=since)  # its host's agent may be about to start
     return Node.objects.filter(silent & ~just_ordered, state__in=LIVE).update(
         state=NodeState.ENDED, ended_at=now, end_reason=lost, holds_device=True
@@ -85,29 +105,43 @@ def _usable(now: datetime) -> Q:
 
 
 def _order_on(host_id: UUID, *, model: str, reason: str, tree: str) -> Node | None:
-    """Order on the first free device of a host; its row is locked, so that no loan or revocation passes between."""
+    """Order on the first free device of a host."""
     with transaction.atomic():
-        usable = Host.objects.select_for_update(of=("self",)).filter(_usable(timezone.now()), pk=host_id)
-        host = usable.select_related("device_class").first()
+        host = _locked(host_id)
         if host is None:
             return None
         for device in _free_devices(host):
-            try:
-                with transaction.atomic():
-                    return Node.objects.create(
-                        host=host,
-                        device=device,
-                        model=model,
-                        tree=tree,
-                        reason=reason,
-                        price_microcredits_per_device_hour=host.device_class.price_microcredits_per_device_hour,
-                    )
-            except IntegrityError:
-                continue  # taken meanwhile
+            node = _create(host, device, 0, model=model, reason=reason, tree=tree)
+            if node is not None:
+                return node
     return None
 
 
+def _locked(host_id: UUID) -> Host | None:
+    """The host, locked so that no loan or revocation passes between; None if it may get no node now."""
+    usable = Host.objects.select_for_update(of=("self",)).filter(_usable(timezone.now()), pk=host_id)
+    return usable.select_related("device_class").first()
+
+
+def _create(host: Host, device: int, berth: int, *, model: str, reason: str, tree: str) -> Node | None:
+    """Write the order; None if the berth was taken meanwhile."""
+    try:
+        with transaction.atomic():
+            return Node.objects.create(
+                host=host,
+                device=device,
+                berth=berth,
+                model=model,
+                tree=tree,
+                reason=reason,
+                price_microcredits_per_device_hour=host.device_class.price_microcredits_per_device_hour,
+            )
+    except IntegrityError:
+        return None
+
+
 def _free_devices(host: Host) -> Iterator[int]:
+    """Devices with both berths free that are not lent."""
     held = Node.objects.filter(Q(state__in=LIVE) | Q(holds_device=True), host=host)
     taken = set(held.values_list("device", flat=True))
     for device in range(host.n_devices):

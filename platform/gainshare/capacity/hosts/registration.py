@@ -58,12 +58,12 @@ def register_host(
 def renew_token(*, actor: User, name: str) -> tuple[Host, str]:
     """Give a host a new token and return it; the old one opens nothing from now on.
 
-    The address from which its agent spoke is forgotten too, so that a host may move. Raises CapacityError.
+    The address from which its agent spoke and the agent's key are forgotten too, so that a host may move. Raises CapacityError.
     """
     require_maintainer(actor, "renew a host's token")
     token = new_token()
     renewed = Host.objects.filter(name=name, revoked_at=None).update(
-        token_prefix=token.prefix, token_digest=token.digest, address=""
+        token_prefix=token.prefix, token_digest=token.digest, address="", public_key=""
     )
     if not renewed:
         raise _unknown()

@@ -46,7 +46,7 @@ class Deployment(models.Model):
         on_delete=models.PROTECT,
         null=True,
         related_name="+",
-        help_text="What served when it was asked for; empty: the installed tree, or nothing.",
+        help_text="What served when it was asked for, or for a rollback what it puts back; empty: the installed tree.",
     )
     is_first = models.BooleanField(
         default=False, help_text="Nothing served the model before, so there was nothing to compare with."
@@ -76,7 +76,11 @@ class Deployment(models.Model):
     created_at = models.DateTimeField(auto_now_add=True)
     canary_at = models.DateTimeField(null=True, help_text="When its present canary was begun.")
     judged_at = models.DateTimeField(null=True, help_text="When the canary's evidence was accepted.")
+    starting_at = models.DateTimeField(null=True, help_text="Since when its nodes are started.")
     serving_at = models.DateTimeField(null=True)
+    watch_ended_at = models.DateTimeField(
+        null=True, help_text="When the platform itself asked for its rollback, which it does once."
+    )
     ended_at = models.DateTimeField(null=True)
 
     class Meta:

@@ -45,6 +45,14 @@ class ServedModel(models.Model):
     budget_microcredits_per_day = models.BigIntegerField(
         null=True, help_text="Scaling starts nothing that passes it; empty: no limit."
     )
+    rolls_back_on_failures = models.BooleanField(
+        default=True, help_text="Roll a deployment back when requests fail that the tree before answered."
+    )
+    rolls_back_slower_percent = models.PositiveIntegerField(
+        null=True,
+        default=20,
+        help_text="Roll a deployment back when its tokens take so much longer than in its canary; empty: never.",
+    )
     actuator = models.CharField(max_length=10, choices=ActuatorName.choices, default=ActuatorName.LOCAL)
     changed_by = models.ForeignKey(
         settings.AUTH_USER_MODEL,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gainshare.capacity.deployments.serving import ordered_tree
 from gainshare.capacity.models import DeviceClass, Node, NodeState, ScalingState
 
 SERVING = (NodeState.STARTING, NodeState.READY)
@@ -19,4 +20,5 @@ def is_wanted(device_class: DeviceClass) -> bool:
 
 def _nodes(model: str, device_class: DeviceClass) -> int:
     """Nodes of the class that serve the model or will."""
-    return Node.objects.filter(model=model, host__device_class=device_class, state__in=SERVING).count()
+    nodes = Node.objects.filter(model=model, tree=ordered_tree(model), state__in=SERVING)
+    return nodes.filter(host__device_class=device_class).count()

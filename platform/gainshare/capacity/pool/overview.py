@@ -34,12 +34,21 @@ HIDDEN_PROBLEM = "it reports a problem, which maintainers can read"
 
 @dataclass(frozen=True, slots=True)
 class DeviceView:
-    """One device of a host with what is on it: a node, a loan, or nothing. ``runner`` measures on it at times."""
+    """One device of a host with what is on it: a node, a loan, or nothing. ``runner`` measures on it at times.
+
+    ``successor`` is the node that starts beside ``node`` to replace it.
+    """
 
     number: int
     node: Node | None
     loan: DeviceLoan | None
     runner: str
+    successor: Node | None = None
+
+    @property
+    def nodes(self) -> list[Node]:
+        """What runs on it, the longest first."""
+        return [node for node in (self.node, self.successor) if node is not None]
 
     @property
     def use(self) -> str:
@@ -95,7 +104,7 @@ class ClassView:
     @property
     def nodes(self) -> list[Node]:
         """Its nodes that have not ended, by host and device."""
-        return [device.node for view in self.hosts for device in view.devices if device.node is not None]
+        return [node for view in self.hosts for device in view.devices for node in device.nodes]
 
     @property
     def loans(self) -> list[DeviceLoan]:
@@ -160,10 +169,9 @@ def overview(now: datetime, *, for_maintainers: bool) -> PoolView:
 
 def _host_views(now: datetime, rows: Iterable[RunnerRow], *, for_maintainers: bool) -> list[HostView]:
     hosts = list(Host.objects.filter(revoked_at=None).select_related("device_class"))
-    nodes = {
-        (node.host_id, node.device): node
-        for node in Node.objects.filter(state__in=LIVE).select_related("host")
-    }
+    nodes: dict[tuple[UUID, int], list[Node]] = {}
+    for node in Node.objects.filter(state__in=LIVE).select_related("host").order_by("created_at"):
+        nodes.setdefault((node.host_id, node.device), []).append(node)
     loans = {
         (loan.host_id, loan.device): loan
         for loan in DeviceLoan.objects.filter(state__in=UNRETURNED).select_related("host")
@@ -189,7 +197,7 @@ def _host_views(now: datetime, rows: Iterable[RunnerRow], *, for_maintainers: bo
 
 def _rates(device_class: DeviceClass, hosts: Sequence[HostView]) -> list[ModelRates]:
     """Measured rates of the models that have a node of the class now, by name."""
-    nodes = (device.node for view in hosts for device in view.devices if device.node is not None)
+    nodes = (node for view in hosts for device in view.devices for node in device.nodes)
     models = {node.model for node in nodes if node.host.device_class_id == device_class.pk}
     found = [(model, measured(model, device_class.name)) for model in sorted(models)]
     return [
@@ -200,7 +208,7 @@ def _rates(device_class: DeviceClass, hosts: Sequence[HostView]) -> list[ModelRa
 
 def _devices(
     host: Host,
-    nodes: Mapping[tuple[UUID, int], Node],
+    nodes: Mapping[tuple[UUID, int], Sequence[Node]],
     loans: Mapping[tuple[UUID, int], DeviceLoan],
     runners: Mapping[tuple[UUID, int], str],
 ) -> list[DeviceView]:
@@ -209,7 +217,8 @@ def _devices(
     return [
         DeviceView(
             number=number,
-            node=nodes.get((host.pk, number)),
+            node=next(iter(nodes.get((host.pk, number), ())), None),
+            successor=next(iter(nodes.get((host.pk, number), ())[1:]), None),
             loan=loans.get((host.pk, number)),
             runner=runners.get((host.pk, number), ""),
         )

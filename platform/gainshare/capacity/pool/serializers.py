@@ -86,6 +86,7 @@ class LoadOut(serializers.DictField):
 class PoolNodeOut(serializers.Serializer[Any]):
     host = serializers.CharField(source="host.name")
     device = serializers.IntegerField(help_text="Number of the host's device, from 0.")
+    berth = serializers.IntegerField(help_text="0 or 1: a node and its successor share a device for a while.")
     id = serializers.UUIDField()
     model = serializers.CharField()
     tree = serializers.CharField(help_text="Hash of the tree that it executes; empty: the installed one.")

@@ -14,6 +14,7 @@ from uuid import UUID
 
 from django.db import connection, transaction
 
+from gainshare.capacity.deployments.serving import serving_trees
 from gainshare.capacity.models import Node, NodeState, OutputHistory, ServedModel
 from gainshare.capacity.routing.analysis import History
 from gainshare.capacity.routing.outbox import Outbox, WindowKey, buckets_of
@@ -33,6 +34,7 @@ MOST_NEXT = 256  # waiting requests of one model that are told that it is their 
 class PoolNode:
     """A node of the pool that may have requests: starting ones get none yet, draining ones nothing new.
 
+    A ready node of a tree that does not serve the model counts as draining: it is before its tree's switch, or after.
     `tree` is the hash of what it executes, empty if it is not known. A node with a former tree answers only requests
     that name it.
     """
@@ -249,6 +251,7 @@ def _read_next(cursor: Any, model: str) -> tuple[UUID, ...]:
 
 def _read_nodes(slots: Mapping[str, int]) -> tuple[PoolNode, ...]:
     default_slots = int(ServedModel._meta.get_field("slots").get_default())
+    trees = serving_trees()
     rows: Sequence[Node] = list(
         Node.objects.filter(state__in=(NodeState.READY, NodeState.DRAINING))
         .exclude(url="")
@@ -260,7 +263,7 @@ def _read_nodes(slots: Mapping[str, int]) -> tuple[PoolNode, ...]:
             id=node.pk,
             url=node.url.rstrip("/"),
             model=node.model,
-            state=NodeState(node.state),
+            state=NodeState(node.state) if node.tree == trees.get(node.model, "") else NodeState.DRAINING,
             device_class=node.host.device_class.name,
             price=node.price_microcredits_per_device_hour,
             is_preemptible=node.host.device_class.is_preemptible,

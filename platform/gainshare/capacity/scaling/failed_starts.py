@@ -18,9 +18,9 @@ def pause_s(failures: int) -> int:
     return min(FIRST_PAUSE_S << (failures - 2), LONGEST_PAUSE_S)
 
 
-def paused_until(model: str, device_class: DeviceClass) -> datetime | None:
-    """When the next node of this model may be ordered on the class; None: at once."""
-    nodes = Node.objects.filter(model=model, host__device_class=device_class)
+def paused_until(model: str, device_class: DeviceClass, *, tree: str) -> datetime | None:
+    """When the next node of this model may be ordered on the class; None: at once. Other trees' failures do not count."""
+    nodes = Node.objects.filter(model=model, host__device_class=device_class, tree=tree)
     failures, last = 0, None
     for node in nodes.order_by("-created_at")[:LOOKED_AT]:
         if not _failed(node):

@@ -8,8 +8,9 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.conf import settings
-from django.db.models import Q, Sum
+from django.db.models import Q, QuerySet, Sum
 
+from gainshare.capacity.deployments.serving import ordered_tree
 from gainshare.capacity.models import LIVE, ActuatorName, DeviceClass, Host, Node, NodeState, ServedModel
 from gainshare.capacity.policies.observed import ClassFacts, Fleet, Load, Objective
 from gainshare.capacity.routing.load import load_of
@@ -47,7 +48,10 @@ class Observed:
 def observe(served: ServedModel, now: datetime) -> Observed:
     """Read everything once. The caller holds the model's lock, so nothing is ordered meanwhile."""
     classes = list(served.classes.order_by("name"))
-    nodes = list(Node.objects.filter(model=served.name, state__in=LIVE).select_related("host__device_class"))
+    live = Node.objects.filter(model=served.name, state__in=LIVE).select_related("host__device_class")
+    tree = ordered_tree(served.name)
+    # Those of another tree are about to serve in the place of nodes that are counted, or no longer serve.
+    nodes = [node for node in live if node.tree == tree or node.state == NodeState.DRAINING]
     names = {one.name for one in classes} | {node.host.device_class.name for node in nodes}
     return Observed(
         at=now,
@@ -104,7 +108,7 @@ def room_for(device_class: DeviceClass, served: ServedModel, now: datetime) -> i
     brings hosts itself is limited by the class alone.
     """
     live = Node.objects.filter(host__device_class=device_class, state__in=LIVE)
-    room = device_class.max_nodes - live.exclude(model=served.name).count()
+    room = device_class.max_nodes - _devices_of(live.exclude(model=served.name))
     if served.actuator == ActuatorName.LOCAL:
         room = min(room, _devices_for(device_class, served, now))
     return max(room, 0)
@@ -119,9 +123,14 @@ def _devices_for(device_class: DeviceClass, served: ServedModel, now: datetime) 
     devices = hosts.aggregate(sum=Sum("n_devices"))["sum"] or 0
     nodes = Node.objects.filter(Q(state__in=LIVE) | Q(holds_device=True), host__device_class=device_class)
     own = Q(model=served.name, state__in=LIVE)
-    taken = nodes.filter(host__in=hosts).exclude(own).count()
-    elsewhere = nodes.filter(own).exclude(host__in=hosts).count()
+    taken = _devices_of(nodes.filter(host__in=hosts).exclude(own))
+    elsewhere = _devices_of(nodes.filter(own).exclude(host__in=hosts))
     return devices - taken + elsewhere
+
+
+def _devices_of(nodes: QuerySet[Node]) -> int:
+    """Devices that these nodes have; two of one device are a node and its successor."""
+    return nodes.order_by().values("host", "device").distinct().count()
 
 
 def objective_of(served: ServedModel, now: datetime) -> Objective:

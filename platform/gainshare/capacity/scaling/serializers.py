@@ -44,7 +44,7 @@ class PoolModelSerializer(serializers.ModelSerializer[ServedModel]):
         model = ServedModel
         fields = [
             "name", "classes", "policy", "is_automatic", "fixed_nodes", "slots", "first_token_p99_ms", "token_p99_ms",
-            "budget_microcredits_per_day", "actuator", "wanted", "reason", "problem", "failure", "engine_failure",
+            "budget_microcredits_per_day", "rolls_back_on_failures", "rolls_back_slower_percent", "actuator", "wanted", "reason", "problem", "failure", "engine_failure",
             "passed_at", "created_at", "updated_at",
         ]  # fmt: skip
         read_only_fields = fields
@@ -74,6 +74,16 @@ class PoolModelChangeSerializer(serializers.Serializer[Any]):
     token_p99_ms = serializers.IntegerField(required=False, min_value=1, max_value=3_600_000)
     budget_microcredits_per_day = serializers.IntegerField(
         required=False, allow_null=True, min_value=0, max_value=MOST, help_text="null: no limit."
+    )
+    rolls_back_on_failures = serializers.BooleanField(
+        required=False, help_text="Roll a deployment back when requests fail that the tree before answered."
+    )
+    rolls_back_slower_percent = serializers.IntegerField(
+        required=False,
+        allow_null=True,
+        min_value=1,
+        max_value=10_000,
+        help_text="Roll a deployment back when its tokens take so much longer than in its canary; null: never.",
     )
     actuator = serializers.ChoiceField(ActuatorName.choices, required=False)
 

@@ -9,6 +9,7 @@ from datetime import datetime
 from django.db.models import Count
 from django.utils import timezone
 
+from gainshare.capacity.deployments.serving import ordered_tree
 from gainshare.capacity.hosts import nodes as life_cycle
 from gainshare.capacity.models import DeviceClass, Node, NodeState, Seat, ServedModel
 from gainshare.capacity.pool.loans import recall_for
@@ -57,8 +58,16 @@ def drain_surplus(served: ServedModel, wanted: Mapping[str, int], reason: str) -
 
 
 def candidates(model: str) -> list[Candidate]:
-    """The model's nodes that answer requests or will. A hung one is neither: its agent ends it or it comes back."""
-    nodes = Node.objects.filter(model=model, state__in=[NodeState.STARTING, NodeState.READY], hung_at=None)
+    """The model's nodes that answer requests or will. A hung one is neither: its agent ends it or it comes back.
+
+    Nodes of another tree than the one that is ordered are a deployment's own, or drain.
+    """
+    nodes = Node.objects.filter(
+        model=model,
+        tree=ordered_tree(model),
+        state__in=[NodeState.STARTING, NodeState.READY],
+        hung_at=None,
+    )
     seats = dict(
         Seat.objects.filter(model=model).exclude(node="").values_list("node").annotate(seats=Count("pk"))
     )
@@ -85,7 +94,8 @@ def _reported(node: Node) -> int:
 def _order(
     served: ServedModel, device_class: DeviceClass, missing: int, reason: str, now: datetime
 ) -> tuple[list[Action], str]:
-    until = paused_until(served.name, device_class)
+    tree = ordered_tree(served.name)
+    until = paused_until(served.name, device_class, tree=tree)
     if until is not None and until > now:
         return (
             [],
@@ -93,7 +103,7 @@ def _order(
         )
     actions: list[Action] = []
     for place in range(missing):
-        node = life_cycle.order(model=served.name, device_class=device_class, reason=reason)
+        node = life_cycle.order(model=served.name, device_class=device_class, reason=reason, tree=tree)
         if node is None:
             return actions, _none_free(device_class, missing - place, missing, reason)
         actions.append(Action("order", device_class.name, str(node.id)))

@@ -73,7 +73,9 @@ def told_to(served: ServedModel, now: datetime) -> dict[str, Any]:
     start = []
     for one in hosts_of(served).filter(started_at=None):
         token = new_token()
-        Host.objects.filter(pk=one.pk).update(token_prefix=token.prefix, token_digest=token.digest)
+        Host.objects.filter(pk=one.pk).update(
+            token_prefix=token.prefix, token_digest=token.digest, public_key=""
+        )
         start.append(_start_of(one.host, token.text))
     stop = EngineHost.objects.filter(served=served, host__revoked_at__isnull=False, gone_at=None)
     return {

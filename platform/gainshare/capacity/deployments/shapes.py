@@ -1,0 +1,64 @@
+"""Lengths of a canary's requests, drawn from what users ask for. No text is read, and none is needed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from django.conf import settings
+from django.utils.module_loading import import_string
+
+from benchmarks.canary.order import Shape
+
+N_SHAPES = 12
+MIN_ACCOUNTS = 5  # with fewer, one of them could choose what is measured
+MAX_PROMPT_TOKENS, MAX_OUTPUT_TOKENS = 1024, 128  # so that a canary ends in minutes
+# Short questions, questions with some context, and one long document; as many of each as listed.
+DEFAULT = tuple(
+    Shape(prompt, output)
+    for prompt, output in (
+        (16, 32), (24, 64), (32, 32), (32, 64), (48, 48), (64, 32),
+        (64, 64), (96, 64), (128, 32), (128, 64), (192, 48), (256, 32),
+    )
+)  # fmt: skip
+
+Row = tuple[int, int, int]  # account, tokens of the prompt, tokens of the answer
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """Shapes, and in words where they come from."""
+
+    shapes: tuple[Shape, ...]
+    source: str
+
+
+def draw(model: str, seed: str) -> Drawn:
+    """Shapes for a canary of ``model``; the same rows and seed give the same ones."""
+    lengths = cast(Callable[[str], Sequence[Row]], import_string(settings.RECENT_LENGTHS))
+    return draw_from(lengths(model), seed)
+
+
+def draw_from(rows: Sequence[Row], seed: str) -> Drawn:
+    """Draw an account for each shape, all equally likely, then one of its rows. Pure.
+
+    With fewer than MIN_ACCOUNTS accounts they are the shipped lengths, and the source says so.
+    """
+    of_account: dict[int, list[Row]] = {}
+    for row in rows:
+        of_account.setdefault(row[0], []).append(row)
+    accounts = sorted(of_account)
+    if len(accounts) < MIN_ACCOUNTS:
+        used = f"{len(accounts)} account{'' if len(accounts) == 1 else 's'}"
+        return Drawn(DEFAULT, f"shipped lengths: {used} used the model lately, {MIN_ACCOUNTS} are needed")
+    chance = random.Random(seed)
+    drawn = [chance.choice(sorted(of_account[chance.choice(accounts)])) for _ in range(N_SHAPES)]
+    shapes = tuple(_bounded(prompt, output) for _, prompt, output in drawn)
+    return Drawn(shapes, f"usage of {len(accounts)} accounts, each weighing the same")
+
+
+def _bounded(prompt: int, output: int) -> Shape:
+    # Two tokens at least: one alone has no time between tokens.
+    return Shape(min(max(prompt, 1), MAX_PROMPT_TOKENS), min(max(output, 2), MAX_OUTPUT_TOKENS))
