@@ -279,7 +279,7 @@ CANARY_LIMIT_S = env.integer("GAINSHARE_CANARY_LIMIT_S", 1800, minimum=10)
 HANDOVER_LIMIT_S = env.integer("GAINSHARE_HANDOVER_LIMIT_S", 900, minimum=10)
 # Functions that a deployment asks: a tree's manifest by its hash (None: unknown), and the lengths of a model's latest
 # requests as (account, tokens of the prompt, tokens of the answer). Capacity imports neither bounty nor the gateway.
-DEPLOYED_TREES = "bounty.services.deployments.manifest_of"
+DEPLOYED_TREES = "bounty.services.deployments.tips.manifest_of"
 RECENT_LENGTHS = "gainshare.gateway.shapes.recent_lengths"
 # Ray cluster for served models with the actuator ray, and the agent's command on its machines.
 RAY_ADDRESS = env.text("GAINSHARE_RAY_ADDRESS", "auto")
@@ -287,9 +287,8 @@ RAY_AGENT_COMMAND = env.text("GAINSHARE_RAY_AGENT_COMMAND", "python -m gainshare
 # Function that lists the runners of the pool's page, and bounty's side of lent devices. Named here, because capacity
 # imports nothing of bounty.
 CAPACITY_RUNNERS = "bounty.services.runners.pool.pool_runners"
-# Manifest of a tree that hosts are to run, and lengths of requests that a canary draws its shapes from.
-DEPLOYED_TREES = "bounty.services.deployments.tips.manifest_of"
-CANARY_LENGTHS = "gainshare.gateway.shapes.recent_lengths"
+# The tree before a deployment is kept for so long, for requests that name it.
+FORMER_TREE_S = env.integer("GAINSHARE_FORMER_TREE_S", 86_400, minimum=0)
 # Who lends idle serving devices to judging, and what ends a run whose device is taken back.
 DEVICE_LENDER = "gainshare.capacity.pool.lender.DeviceLender"
 DEVICE_BORROWER = "bounty.services.runners.lending.end_runs"

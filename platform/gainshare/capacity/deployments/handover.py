@@ -18,6 +18,7 @@ from django.db.models import Q
 from django.utils import timezone
 
 from benchmarks.faults import fault_point
+from gainshare.capacity.deployments.former import kept_node
 from gainshare.capacity.deployments.serving import serving_tree
 from gainshare.capacity.deployments.steps import Move, Place, Step, next_step
 from gainshare.capacity.hosts import nodes as life_cycle
@@ -58,7 +59,8 @@ def advance(model: str, now: datetime | None = None) -> bool:
 def drain_strays(model: str) -> int:
     """Drain nodes of trees that neither serve the model nor are about to; return how many.
 
-    They were ordered before a switch and became ready after it, or belong to a deployment that was given up.
+    They were ordered before a switch and became ready after it, or belong to a deployment that was given up. One that
+    keeps the tree before for a day stays.
     """
     serving = serving_tree(model)
     starting = Deployment.objects.filter(model=model, state=DeploymentState.STARTING).first()
@@ -71,6 +73,7 @@ def drain_strays(model: str) -> int:
     if starting is not None and starting.is_first:  # nothing has served yet: devices are for the new tree
         taking_over = starting.tree
         strays |= of_model.filter(state=NodeState.STARTING).exclude(tree=starting.tree)
+    strays = strays.exclude(pk=kept_node(model, timezone.now()))
     reason = f"nodes of the {taking_over[:12] or 'installed'} tree take over"
     count = 0
     for node_id in strays.values_list("pk", flat=True):

@@ -13,7 +13,9 @@ from typing import Any
 from uuid import UUID
 
 from django.db import connection, transaction
+from django.utils import timezone
 
+from gainshare.capacity.deployments.former import former_trees
 from gainshare.capacity.deployments.serving import serving_trees
 from gainshare.capacity.models import Node, NodeState, OutputHistory, ServedModel
 from gainshare.capacity.routing.analysis import History
@@ -251,7 +253,7 @@ def _read_next(cursor: Any, model: str) -> tuple[UUID, ...]:
 
 def _read_nodes(slots: Mapping[str, int]) -> tuple[PoolNode, ...]:
     default_slots = int(ServedModel._meta.get_field("slots").get_default())
-    trees = serving_trees()
+    trees, formers = serving_trees(), former_trees(timezone.now())
     rows: Sequence[Node] = list(
         Node.objects.filter(state__in=(NodeState.READY, NodeState.DRAINING))
         .exclude(url="")
@@ -263,13 +265,16 @@ def _read_nodes(slots: Mapping[str, int]) -> tuple[PoolNode, ...]:
             id=node.pk,
             url=node.url.rstrip("/"),
             model=node.model,
-            state=NodeState(node.state) if node.tree == trees.get(node.model, "") else NodeState.DRAINING,
+            state=NodeState(node.state)
+            if node.tree in (trees.get(node.model, ""), formers.get(node.model))
+            else NodeState.DRAINING,
             device_class=node.host.device_class.name,
             price=node.price_microcredits_per_device_hour,
             is_preemptible=node.host.device_class.is_preemptible,
             slots=slots.get(node.model, default_slots),
             leaves_at=node.host.leaves_at,
             tree=node.tree or node.host.version,
+            is_former=node.tree != trees.get(node.model, ""),
         )
         for node in rows
     )
