@@ -6,6 +6,7 @@ from dataclasses import replace
 from benchmarks.catalogue.facts import (
     MIB,
     TIME_GUARD,
+    TIME_LIMITS,
     Case,
     Dimensions,
     MessageInfo,
@@ -18,6 +19,7 @@ from benchmarks.catalogue.facts import (
     sizes,
     span,
     spread,
+    with_tour,
 )
 
 # Widths per preset. Heads are powers of two wide: there all implementations' rotary frequencies round to the same numbers.
@@ -185,21 +187,24 @@ PREFILL = SuiteInfo(
     guard=TIME_GUARD,
 )
 
+_DECODE_DEMO = (alone("demo", "context-200", 4, around(200, 20), 512),)
 _DECODE = sizes(
     {
         "tiny": (alone("tiny", "context-24", 2, around(24, 4), 64),),
-        "demo": (alone("demo", "context-200", 4, around(200, 20), 512),),
+        "demo": _DECODE_DEMO,
+        "tour": _DECODE_DEMO,
         "standard": (alone("standard", "context-300", 2, around(300, 30), 1024),),
     },
-    {"tiny": 6, "demo": 96, "standard": 48},
-    MEMORY_MIB,
+    {"tiny": 6, "demo": 96, "tour": 24, "standard": 48},
+    {**MEMORY_MIB, "tour": MEMORY_MIB["demo"]},
+    time_limits={**TIME_LIMITS, "tour": TIME_LIMITS["demo"]},
 )
 
 DECODE = SuiteInfo(
     name="decode",
     title="Decode: one sequence, one id at a time",
     unit="ns per call",
-    presets=presets_of(_DECODE),
+    presets=with_tour(presets_of(_DECODE), guards=("moe_forward",)),
     cap_log_ppm=2_079_442,  # ln 8, rounded up: reading the weights from a core's caches, and room to spare
     messages=(ids_message("the next id of one sequence, a message for each sequence"),),
     caller="one id, sampled from the logits before it; of other sequences nothing new",

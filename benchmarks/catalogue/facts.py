@@ -202,6 +202,13 @@ def sizes(
     )
 
 
+def with_tour(presets: Mapping[str, PresetInfo], *, guards: tuple[str, ...]) -> Mapping[str, PresetInfo]:
+    """The presets and `tour`: the sizes of demo in shorter pairs, for demo lineages, guarded by these suites only."""
+    text = f"The sizes of demo in shorter pairs, guarded by {' and '.join(guards)} only; for demo lineages"
+    tour = PresetInfo("tour", text, guards=guards)
+    return MappingProxyType({"demo": presets["demo"], "tour": tour, "standard": presets["standard"]})
+
+
 def presets_of(sizes: Mapping[str, Size]) -> Mapping[str, PresetInfo]:
     """The presets that a bounty can have, each described by its sizes."""
     return MappingProxyType({name: PresetInfo(name, sizes[name].text) for name in ("demo", "standard")})

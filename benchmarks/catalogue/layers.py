@@ -1,13 +1,11 @@
 """Suites of one MoE layer: `moe_forward` and `moe_backward`."""
 
-from types import MappingProxyType
 
 from benchmarks.catalogue.facts import (
     TIME_GUARD,
     TIME_LIMITS,
     Case,
     MessageInfo,
-    PresetInfo,
     SuiteInfo,
     TimeLimits,
     around,
@@ -16,6 +14,7 @@ from benchmarks.catalogue.facts import (
     presets_of,
     sizes,
     span,
+    with_tour,
 )
 
 
@@ -68,23 +67,12 @@ _FORWARD = sizes(
         "tour": TIME_LIMITS["demo"],
     },
 )
-_TOUR_GUARDS = ("decode",)
 
 MOE_FORWARD = SuiteInfo(
     name="moe_forward",
     title="MoE layer, forward",
     unit="ns per call",
-    presets=MappingProxyType(
-        {
-            "demo": presets_of(_FORWARD)["demo"],
-            "tour": PresetInfo(
-                "tour",
-                f"The sizes of demo in shorter pairs, guarded by {' and '.join(_TOUR_GUARDS)} only; for demo lineages",
-                guards=_TOUR_GUARDS,
-            ),
-            "standard": presets_of(_FORWARD)["standard"],
-        }
-    ),
+    presets=with_tour(presets_of(_FORWARD), guards=("decode",)),
     cap_log_ppm=3_688_880,  # ln 40, rounded up: past what removing every idle expert can give
     messages=(MessageInfo(("x",), "the tokens of one batch"),),
     caller="the batch of this step; the next batch depends on its outputs",

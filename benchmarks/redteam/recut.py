@@ -13,7 +13,7 @@ from pathlib import Path
 from benchmarks.patch.patches import Patch, PatchError, apply_patch, diff_trees, normalise, parse_patch
 from benchmarks.patch.trees import BlobStore, Tree, read_tree, shipped_tree, write_tree
 from benchmarks.redteam.patch_file import ROOT, read_all, read_patch_file, split_header
-from benchmarks.redteam.rot import EXAMPLES, EXAMPLES_BASE
+from benchmarks.redteam.rot import EXAMPLE_BASES
 
 MARKERS = (b"<<<<<<<", b">>>>>>>")
 
@@ -90,7 +90,7 @@ def _base_diff(path: Path, *, has_header: bool) -> Path | None:
     if has_header:
         base = read_patch_file(path).base
         return ROOT / base if base else None
-    return EXAMPLES_BASE if path.is_relative_to(EXAMPLES / "patches") else None
+    return next((base for base, patches in EXAMPLE_BASES if path.is_relative_to(patches)), None)
 
 
 def _base(source: _Source, against: Path | None, store: BlobStore) -> Tree:

@@ -17,7 +17,11 @@ from benchmarks.redteam.naive import harness_names
 from benchmarks.redteam.patch_file import ROOT, PatchFileError, RedTeamPatch, read_all
 
 EXAMPLES = ROOT / "examples"
-EXAMPLES_BASE = EXAMPLES / "base" / "textbook_moe.diff"
+# Base trees of the demo against the shipped one, each with the folder of the patches that are made against it.
+EXAMPLE_BASES = (
+    (EXAMPLES / "base" / "textbook_moe.diff", EXAMPLES / "patches"),
+    (EXAMPLES / "base" / "textbook_engine.diff", EXAMPLES / "engine"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,15 +70,15 @@ def staleness(patch: RedTeamPatch, shipped: Tree, store: BlobStore) -> str:
 
 
 def _examples(shipped: Tree, store: BlobStore) -> Iterator[Stale]:
-    """The demo's base against the shipped tree, its patches against that base."""
-    base = shipped
-    for path in [EXAMPLES_BASE, *sorted((EXAMPLES / "patches").glob("*.diff"))]:
+    """The demo's bases against the shipped tree, and patches against their base."""
+    for base_file, patches in EXAMPLE_BASES:
         try:
-            tree = apply_patch(base, parse_patch(path.read_bytes()), store)
+            base = apply_patch(shipped, parse_patch(base_file.read_bytes()), store)
         except (PatchError, OSError) as error:
-            yield Stale(path.relative_to(ROOT), str(error))
-            if path == EXAMPLES_BASE:
-                return  # nothing can be said of the others
-            continue
-        if path == EXAMPLES_BASE:
-            base = tree
+            yield Stale(base_file.relative_to(ROOT), str(error))
+            continue  # nothing can be said of the others
+        for path in sorted(patches.glob("*.diff")):
+            try:
+                apply_patch(base, parse_patch(path.read_bytes()), store)
+            except (PatchError, OSError) as error:
+                yield Stale(path.relative_to(ROOT), str(error))

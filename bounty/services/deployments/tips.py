@@ -14,7 +14,7 @@ from bounty.errors import NotFound, WrongState
 from bounty.models import AutomaticDeploy, Lineage, StoredTree
 from bounty.services.deployments.merged import DEPLOY_ACCEPTANCES, lacks_acceptances, merged_between
 from bounty.services.permissions import require_maintainer
-from bounty.services.trees import AGAINST_TIP, blob_store, load_tree, require_present_layout
+from bounty.services.trees import blob_store, load_tree, require_present_layout
 from gainshare.accounts.errors import DomainError
 from gainshare.accounts.models import User
 from gainshare.capacity.models import Deployment, ServedModel
@@ -22,6 +22,7 @@ from gainshare.capacity.models import Deployment, ServedModel
 QUALITY = "quality"  # the suite whose gains may change answers
 QUALITY_MARGIN_PPM = 10_000  # of held-out loss, as that suite guards other gains (ln 1.01)
 MAX_PROBLEM = 300
+RENEW = "Renew the lineage with `gainshare lineages renew`."
 
 
 def deploy_tip(*, actor: User, name: str, model: str) -> Deployment:
@@ -125,7 +126,7 @@ def _require_deployable(lineage: Lineage) -> None:
     """Raises WrongState for a tip that may not serve, OldLayout for one that cannot be measured either."""
     if reason := lineage.stop_reason or lineage.merge_stop_reason:
         raise WrongState(f"The lineage is stopped, so its tip is not deployed: {reason}")
-    require_present_layout(lineage.tip_id, instead=AGAINST_TIP)
+    require_present_layout(lineage.tip_id, instead=RENEW)
     try:
         check_deployable(load_policy(), load_tree(lineage.tip), shipped_tree(blob_store()))
     except PolicyViolation as refused:

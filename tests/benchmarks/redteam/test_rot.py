@@ -164,8 +164,8 @@ def test_recut_needs_a_patch_and_a_folder_to_resume_from() -> None:
 def test_recutting_an_example_uses_the_demos_base(tmp_path: Path) -> None:
     path = rot.EXAMPLES / "patches" / "slower.diff"
     before = path.read_bytes()
-    assert recutting._base_diff(path, has_header=False) == rot.EXAMPLES_BASE
-    assert recutting._base_diff(rot.EXAMPLES_BASE, has_header=False) is None
+    assert recutting._base_diff(path, has_header=False) == rot.EXAMPLE_BASES[0][0]
+    assert recutting._base_diff(rot.EXAMPLE_BASES[0][0], has_header=False) is None
     assert path.read_bytes() == before
 
 

@@ -67,8 +67,9 @@ def test_every_preset_but_a_demos_is_guarded_by_all_suites_that_guard() -> None:
             assert info.is_for_demos == (preset == "tour")
 
 
-def test_a_demos_preset_differs_from_the_demo_size_only_in_fewer_calls() -> None:
-    tour, demo = (get_suite("moe_forward", preset).describe() for preset in ("tour", "demo"))
+@pytest.mark.parametrize("name", ["moe_forward", "decode"])
+def test_a_demos_preset_differs_from_the_demo_size_only_in_fewer_calls(name: str) -> None:
+    tour, demo = (get_suite(name, preset).describe() for preset in ("tour", "demo"))
     assert tour.pop("preset") == "tour" and demo.pop("preset") == "demo"
     for shorter, longer in zip(tour["cases"], demo["cases"], strict=True):
         assert 10 <= shorter.pop("calls") < longer.pop("calls")  # as steady: docs/lab/judge.md
