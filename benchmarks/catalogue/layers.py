@@ -1,6 +1,5 @@
 """Suites of one MoE layer: `moe_forward` and `moe_backward`."""
 
-
 from benchmarks.catalogue.facts import (
     TIME_GUARD,
     TIME_LIMITS,

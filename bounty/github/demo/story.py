@@ -21,10 +21,9 @@ from bounty.github.standin.actions.merges import signature
 from bounty.github.standin.control.standin import StandIn
 from bounty.github.standin.records import Account, CheckRun, PullRequest, Repository
 from gainshare.cli.client import Site
-from gainshare.cli.demo.cases import TEXTBOOK_BASE
+from gainshare.cli.demo.bounties import ESCROW_MICROCREDITS, EXPERTS, TREASURY_MICROCREDITS
 from gainshare.cli.demo.people import MAINTAINER_SCOPES, Person, log_in, register
 from gainshare.cli.demo.record import Record
-from gainshare.cli.demo.scenario import BOUNTY, ESCROW_MICROCREDITS, TREASURY_MICROCREDITS
 from gainshare.cli.demo.spending import spend_on_chat
 from gainshare.cli.demo.watching import Progress
 from gainshare.cli.output import CliError, credits_text
@@ -51,7 +50,7 @@ class Story:
     store: BlobStore
     record: Record
     progress: Progress
-    preset: str = str(BOUNTY["preset"])
+    preset: str = "tour"
     people: dict[str, Person] = field(default_factory=dict)
     accounts: dict[str, Account] = field(default_factory=dict)
     bounty: str = ""  # its number, such as B1
@@ -91,7 +90,7 @@ class Story:
         with self.record.step(
             "repository", "a lineage is bound to a repository that the App may read"
         ) as step:
-            text = (self.examples / TEXTBOOK_BASE).read_text()
+            text = (self.examples / EXPERTS.base).read_text()
             self.base = patched(shipped_tree(self.store), text, self.store)
             roles = {self.accounts["mira"].login: "admin", self.accounts["ruth"].login: "write"}
             self.repository = self.standin.add_repository(
@@ -120,7 +119,7 @@ class Story:
                 "memo": "demo",
             }
             mira.post("treasury/fund/", amount)
-            made = mira.post("bounties/", {**BOUNTY, "preset": self.preset, "lineage": LINEAGE})
+            made = mira.post("bounties/", {**EXPERTS.terms(), "preset": self.preset, "lineage": LINEAGE})
             self.bounty = str(made["number"])
             step.ok = True
             step.actual = f"{self.bounty}, {credits_text(ESCROW_MICROCREDITS)} credits in escrow"

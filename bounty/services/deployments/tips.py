@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from gainshare.capacity.deployments.requests import request_deployment
-from gainshare.capacity.deployments.serving import serving_tree
-
 from benchmarks.patch.deployable import check_deployable
 from benchmarks.patch.policy import PolicyViolation, load_policy
 from benchmarks.patch.trees import shipped_tree
@@ -17,6 +14,8 @@ from bounty.services.permissions import require_maintainer
 from bounty.services.trees import blob_store, load_tree, require_present_layout
 from gainshare.accounts.errors import DomainError
 from gainshare.accounts.models import User
+from gainshare.capacity.deployments.requests import request_deployment
+from gainshare.capacity.deployments.serving import serving_tree
 from gainshare.capacity.models import Deployment, ServedModel
 
 QUALITY = "quality"  # the suite whose gains may change answers

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from benchmarks.canary.order import LINES
 from benchmarks.statistics.units import signed_percent
 from gainshare.cli.client import KeyOption, Site, UrlOption, site
 from gainshare.cli.output import CliError, JsonOption, console, print_json, say, table
@@ -15,7 +16,6 @@ from gainshare.cli.output import CliError, JsonOption, console, print_json, say,
 LOOK_S = 1.0
 UNDER_WAY = ("requested", "canary", "starting")
 SHOWN = 50
-LINES = ("prefill", "decode", "memory", "load")
 
 
 def deploy(
@@ -138,11 +138,15 @@ def _print_one(made: dict[str, Any]) -> None:
         )
 
 
+def lines_of(results: dict[str, dict[str, int]]) -> Iterator[tuple[str, dict[str, int]]]:
+    """The lines that a canary measured, in their order."""
+    return ((line, results[line]) for line in LINES if line in results)
+
+
 def _lines(result: dict[str, Any]) -> Iterator[tuple[str, str, str, str, str]]:
-    for line in LINES:
-        served, best = result["served"].get(line), result["best"].get(line)
-        if served or best:
-            yield line, *_two(served), *_two(best)
+    best = dict(lines_of(result["best"]))
+    for line, served in lines_of(result["served"]):
+        yield line, *_two(served), *_two(best.get(line))
 
 
 def _two(line: dict[str, int] | None) -> tuple[str, str]:

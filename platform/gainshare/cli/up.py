@@ -40,12 +40,21 @@ def up(
         int,
         typer.Option("--devices", min=1, max=MAX_DEVICES, help="With --elastic: nodes that may run at once."),
     ] = 2,
+    first_node: Annotated[
+        bool,
+        typer.Option(
+            "--first-node/--no-first-node",
+            help="With --elastic: begin with a node, or with none until one is wanted or a tree is deployed.",
+        ),
+    ] = True,
     as_json: JsonOption = False,
 ) -> None:
     """Start the whole site on this machine, print its address and a login, and keep it running."""
     home = home_from_environment()
     if elastic:
         require_elastic_model(model)
+    elif not first_node:
+        raise CliError("--no-first-node goes with --elastic: the other stack is one node", code="usage")
     if detach:
         announce(
             stack.start_background(
@@ -54,6 +63,7 @@ def up(
                 model=model,
                 on_progress=lambda text: say(f"{text} ..."),
                 devices=devices if elastic else 0,
+                has_first_node=first_node,
             ),
             home,
             as_json,
@@ -68,6 +78,7 @@ def up(
             say=say,
             on_ready=lambda state: announce(state, home, as_json=False),
             devices=devices if elastic else 0,
+            has_first_node=first_node,
         )
         say("stopped")
 

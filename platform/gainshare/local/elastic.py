@@ -50,6 +50,13 @@ def require_elastic_model(model: str) -> None:
         )
 
 
+class AnsweringSite:
+    """Readiness of an agent that begins without a node: the site answers it."""
+
+    def __call__(self, says: LogSays) -> bool:
+        return says(ANSWERS)
+
+
 class FirstNode:
     """Readiness of the agent: at first its first node's, later its own, because no node may be wanted then.
 

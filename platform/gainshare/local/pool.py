@@ -17,14 +17,20 @@ from gainshare.local.secrets import read_secret, write_secret
 CLASS, HOST, ADDRESS = "local", "local", "127.0.0.1"
 
 
-def ensure_pool(admin: User, model: str, token_file: Path) -> None:
-    """Make what is missing of the pool, and order one node if none is. Called before the agent of the stack starts."""
+def ensure_pool(admin: User, model: str, token_file: Path, *, has_node: bool = True) -> None:
+    """Make what is missing of the pool, and order one node if none is. Called before the agent of the stack starts.
+
+    Without ``has_node`` no node is ordered, nor wanted of a model that is new to the pool, until a maintainer wants one.
+    """
     device_class, _ = DeviceClass.objects.get_or_create(name=CLASS, defaults={"description": "This machine."})
-    served, is_new = ServedModel.objects.get_or_create(name=model)
+    defaults = {"fixed_nodes": 1 if has_node else 0}
+    served, is_new = ServedModel.objects.get_or_create(name=model, defaults=defaults)
     if is_new:
         served.classes.add(device_class)
     host = _ensure_host(admin, token_file)
     _end_former(host)
+    if not has_node:
+        return
     Node.objects.create(
         host=host,
         device=0,

@@ -17,7 +17,7 @@ from gainshare.local.compatibility import (
     check_migrations,
     write_format,
 )
-from gainshare.local.elastic import FirstNode, agent_arguments
+from gainshare.local.elastic import AnsweringSite, FirstNode, agent_arguments
 from gainshare.local.environment import NODE_MEMORY, Environments
 from gainshare.local.errors import LocalModeError
 from gainshare.local.model_cache import ensure_model
@@ -46,6 +46,8 @@ class StackOptions:
     """Reason why no sandbox works on this machine; the runner is then left out."""
     devices: int = 0
     """Devices of this machine's node agent, for an elastic stack; 0: one node without an agent."""
+    has_first_node: bool = True
+    """Whether an elastic stack begins with a node, and is ready when that is."""
 
     @property
     def url(self) -> str:
@@ -225,7 +227,7 @@ class LocalStack:
                 "gainshare.capacity.agent", *agent_arguments(self.home, self.secrets, self.options, env)
             ),
             env=env,
-            is_ready=FirstNode(),
+            is_ready=FirstNode() if self.options.has_first_node else AnsweringSite(),
             ready_timeout_s=300,
             stop_grace_s=20,
         )
@@ -254,11 +256,10 @@ class LocalStack:
         if self.options.model == "none":
             return files
         served = (*files, "--price-model", self.options.model)
-        return (
-            (*served, "--host-token-file", str(self.secrets.host_token))
-            if self.options.is_elastic
-            else served
-        )
+        if not self.options.is_elastic:
+            return served
+        first = () if self.options.has_first_node else ("--no-first-node",)
+        return (*served, "--host-token-file", str(self.secrets.host_token), *first)
 
     def _manage(self, log: str, *command: str) -> Callable[[], None]:
         def run() -> None:

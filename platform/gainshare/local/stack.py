@@ -38,6 +38,7 @@ def run_foreground(
     say: Callable[[str], None],
     on_ready: Callable[[StackState], None],
     devices: int = 0,
+    has_first_node: bool = True,
 ) -> None:
     """Run the stack in this process until SIGINT or SIGTERM. With devices it is elastic. Raises LocalModeError."""
     require_not_running(home)
@@ -50,6 +51,7 @@ def run_foreground(
         sandbox_level=level,
         sandbox_problem=problem,
         devices=devices,
+        has_first_node=has_first_node,
     )
     Supervisor(home, options, say=say, on_ready=on_ready).run()
 
@@ -62,6 +64,7 @@ def start_background(
     env: Mapping[str, str] | None = None,
     on_progress: Callable[[str], None] = lambda _: None,
     devices: int = 0,
+    has_first_node: bool = True,
 ) -> StackState:
     """Start the stack in a separate process and return when it is ready. Raises LocalModeError with the reason.
 
@@ -76,6 +79,7 @@ def start_background(
     outer = {**(os.environ if env is None else env), "GAINSHARE_HOME": str(home.root)}
     argv = [sys.executable, "-m", "gainshare.cli.main", "up", "--port", str(port), "--model", model]
     argv += ["--elastic", "--devices", str(devices)] if devices else ["--no-elastic"]
+    argv += [] if has_first_node else ["--no-first-node"]
     with log.open("wb") as output:
         process = subprocess.Popen(
             argv, env=outer, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True

@@ -13,8 +13,7 @@ from bounty.services.runners.registration import register_runner
 from bounty.services.trees import create_tree
 from gainshare.accounts.models import ApiKey, RoleChange, User
 from gainshare.accounts.services import create_user
-from gainshare.cli.demo.cases import TEXTBOOK_BASE
-from gainshare.cli.demo.scenario import BOUNTY, ESCROW_MICROCREDITS, TREASURY_MICROCREDITS
+from gainshare.cli.demo.bounties import ESCROW_MICROCREDITS, EXPERTS, TREASURY_MICROCREDITS
 from gainshare.ledger import services as ledger
 from tests.acceptance.bounty_world import EXAMPLES
 from tests.acceptance.test_browser import PASSWORD, register_on_the_site
@@ -22,6 +21,8 @@ from tests.chromium import started_chromium
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True), pytest.mark.timeout(300)]
 RED = "rgb(179, 38, 30)"
+
+BOUNTY = EXPERTS.terms()
 
 
 @pytest.fixture
@@ -86,7 +87,7 @@ def test_the_demos_bounty_is_made_from_the_site_alone(
 
     page.get_by_role("link", name="Lineages", exact=True).click()
     page.get_by_label("Name", exact=True).fill("demo")
-    page.locator("input[type=file]").set_input_files(EXAMPLES / TEXTBOOK_BASE)
+    page.locator("input[type=file]").set_input_files(EXAMPLES / EXPERTS.base)
     page.get_by_label("It is a demo").check()
     send(page, "Start it")
     expect(page.get_by_role("status")).to_contain_text("The lineage demo has started")
@@ -108,7 +109,7 @@ def test_the_demos_bounty_is_made_from_the_site_alone(
     assert {name: getattr(bounty, name) for name in BOUNTY} == BOUNTY
     assert (bounty.created_by, lineage.is_demo) == (mira, True)
     assert ledger.escrow_balance(bounty.escrow_reference).available == ESCROW_MICROCREDITS
-    textbook = (EXAMPLES / TEXTBOOK_BASE).read_text()
+    textbook = (EXAMPLES / EXPERTS.base).read_text()
     assert lineage.origin == create_tree(actor=mira, base="shipped", diff=textbook)
 
 

@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-TEXTBOOK_BASE = "base/textbook_moe.diff"
-"""The demo bounty's base tree, as a diff against the shipped stack: every expert computes every token."""
+from gainshare.cli.demo.bounties import ENGINE, EXPERTS, DemoBounty
 
 
 @dataclass(frozen=True)
@@ -14,10 +13,17 @@ class Case:
     diff: str
     verdicts: frozenset[str]
     shows: str
+    bounty: DemoBounty = EXPERTS
 
 
 CASES = (
-    Case("grace", "patches/honest_speedup.diff", frozenset({"gain"}), "an honest speed-up earns an award"),
+    Case(
+        "grace",
+        "engine/compiled_executor.diff",
+        frozenset({"gain"}),
+        "an honest speed-up earns an award, is served, and makes tokens cheaper",
+        ENGINE,
+    ),
     Case("carol", "patches/comment_only.diff", frozenset({"no_gain"}), "a changed comment earns nothing"),
     Case(
         "walter",

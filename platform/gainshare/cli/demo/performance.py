@@ -9,7 +9,8 @@ from rich.console import Console
 
 from gainshare.cli.client import Site
 from gainshare.cli.demo.record import Record
-from gainshare.cli.demo.scenario import Stage, play
+from gainshare.cli.demo.scenario import play
+from gainshare.cli.demo.stage import Stage
 from gainshare.cli.demo.watching import Progress
 from gainshare.cli.output import CliError
 from gainshare.local.errors import LocalModeError
@@ -33,7 +34,7 @@ def run_demo(*, port: int, keep: bool, console: Console) -> Record:
     home = Home(parent.root / "demo")
     record, progress = Record(console), Progress(console)
     try:
-        start_afresh(home, parent, record, progress, port)
+        start_afresh(home, parent, record, progress, port, devices=1)
         _play(home, parent, record, progress)
     except FAILURES as error:
         console.print(f"[red]the demo ended early:[/] {error}", highlight=False)
@@ -52,18 +53,31 @@ def start_afresh(
     progress: Progress,
     port: int,
     more: Mapping[str, str] | None = None,
+    devices: int = 0,
 ) -> None:
-    """Start a stack without any data in ``home``, with ``more`` variables. Raises LocalModeError."""
+    """Start a stack without any data in ``home``, with ``more`` variables. Raises LocalModeError.
+
+    With ``devices`` it is elastic, and begins without a model node.
+    """
     with record.step("model", f"{MODEL} is in the local store, checksum verified") as step:
         ensure_model(MODEL, parent.root)
         step.ok, step.actual = True, f"{MODEL} ready"
-    with record.step("start", "PostgreSQL, broker, workers, web and model node are ready") as step:
+    serving = "node agent" if devices else "model node"
+    with record.step("start", f"PostgreSQL, broker, workers, web and {serving} are ready") as step:
         _stop_leftover(home)
         delete_data(home)
         home.root.mkdir(parents=True, mode=0o711 if os.geteuid() == 0 else 0o700)
         (home.root / "models").symlink_to(parent.root / "models", target_is_directory=True)
         env = {"GAINSHARE_KERNELS": str(parent.root / "native"), **os.environ, **(more or {})}
-        state = start_background(home, port=port, model=MODEL, env=env, on_progress=progress.show)
+        state = start_background(
+            home,
+            port=port,
+            model=MODEL,
+            env=env,
+            on_progress=progress.show,
+            devices=devices,
+            has_first_node=not devices,
+        )
         progress.stop()
         record.url = state.url
         stopped = [name for name, service in state.services.items() if service.state != "ready"]

@@ -38,6 +38,8 @@ class Record:
     steps: list[Step] = field(default_factory=list)
     submissions: list[dict[str, Any]] = field(default_factory=list)
     award: dict[str, Any] = field(default_factory=dict)
+    deployment: dict[str, Any] = field(default_factory=dict)
+    price: dict[str, Any] = field(default_factory=dict)
     chat: dict[str, Any] = field(default_factory=dict)
     audit: list[dict[str, Any]] = field(default_factory=list)
     evidence: list[dict[str, Any]] = field(default_factory=list)
@@ -82,6 +84,8 @@ class Record:
             "steps": [asdict(step) for step in self.steps],
             "submissions": self.submissions,
             "award": self.award,
+            "deployment": self.deployment,
+            "price": self.price,
             "chat": self.chat,
             "audit": self.audit,
             "evidence": self.evidence,

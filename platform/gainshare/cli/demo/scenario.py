@@ -1,56 +1,30 @@
-"""The demo's main job, in order: fund, open, submit, judge, confirm, accept, merge, vest, spend, audit, verify."""
+"""The demo's main job, in order: fund, open, serve, submit, judge, confirm, accept, merge, vest, deploy, spend, audit, verify."""
 
 import uuid
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from gainshare.cli.client import Site, SiteError
-from gainshare.cli.demo.cases import CASES, HONEST_AUTHOR, TEXTBOOK_BASE
-from gainshare.cli.demo.people import Person, contributor, maintainer
-from gainshare.cli.demo.record import Record
+from gainshare.cli.client import SiteError
+from gainshare.cli.demo.bounties import BOUNTIES, ENGINE, ESCROW_MICROCREDITS, TREASURY_MICROCREDITS
+from gainshare.cli.demo.cases import CASES, HONEST_AUTHOR
+from gainshare.cli.demo.people import contributor, maintainer
+from gainshare.cli.demo.serving import deploy_gain, lower_price, start_serving
 from gainshare.cli.demo.spending import spend_on_chat
-from gainshare.cli.demo.watching import Progress, wait_for_verdict
+from gainshare.cli.demo.stage import Stage
+from gainshare.cli.demo.watching import wait_for_verdict
 from gainshare.cli.evidence import check_evidence
 from gainshare.cli.output import credits_text
-
-TREASURY_MICROCREDITS = 500_000_000
-ESCROW_MICROCREDITS = 100_000_000
-RATE_MICROCREDITS_PER_NAT = 20_000_000
-BOUNTY = {
-    "title": "Compute only the experts that the router chose",
-    "description": (
-        "The base tree runs every expert on every token and discards most results. Produce equal outputs "
-        "in less time."
-    ),
-    "suite": "moe_forward",
-    "preset": "tour",
-    "hardware": "cpu",
-    "escrow_microcredits": ESCROW_MICROCREDITS,
-    "rate_microcredits_per_nat": RATE_MICROCREDITS_PER_NAT,
-}
-
-
-@dataclass
-class Stage:
-    """Context of the scenario: site, users, and record."""
-
-    url: str
-    admin: Site
-    examples: Path
-    evidence_dir: Path
-    model: str
-    record: Record
-    progress: Progress
-    people: dict[str, Person] = field(default_factory=dict)
 
 
 def play(stage: Stage) -> None:
     """Run every step of the scenario. Raises SiteError if a step fails that later ones need."""
     _invite(stage)
-    bounty = _open_bounty(stage)
-    submissions = _submit_all(stage, bounty)
+    bounties = _open_bounties(stage)
+    start_serving(stage)
+    submissions = _submit_all(stage, bounties)
     _judge_all(stage, submissions)
     _pay(stage, submissions[HONEST_AUTHOR])
+    deploy_gain(stage)
+    lower_price(stage)
     _spend(stage)
     _audit(stage)
     _verify(stage, submissions)
@@ -67,7 +41,8 @@ def _invite(stage: Stage) -> None:
         step.ok, step.actual = True, f"{len(stage.people)} people signed up"
 
 
-def _open_bounty(stage: Stage) -> str:
+def _open_bounties(stage: Stage) -> dict[str, str]:
+    """The numbers of the bounties by lineage."""
     mira = stage.people["mira"]
     with stage.record.step("treasury", "the maintainer funds the treasury") as step:
         mira.post(
@@ -75,26 +50,31 @@ def _open_bounty(stage: Stage) -> str:
             {"transfer_id": str(uuid.uuid4()), "amount_microcredits": TREASURY_MICROCREDITS, "memo": "demo"},
         )
         step.ok, step.actual = True, f"{credits_text(TREASURY_MICROCREDITS)} credits funded"
+    opened = {}
     with stage.record.step(
-        "bounty", "the maintainer opens a bounty on moe_forward, with escrow, over the textbook loop"
+        "bounties", "the maintainer opens two bounties with escrow, on moe_forward and on decode"
     ) as step:
-        base = mira.post("trees/", {"base": "shipped", "diff": (stage.examples / TEXTBOOK_BASE).read_text()})[
-            "hash"
-        ]
-        lineage = mira.post("lineages/", {"name": "demo", "is_demo": True, "base_tree": base})
-        bounty = mira.post("bounties/", {**BOUNTY, "lineage": lineage["name"]})
-        escrow = f"{credits_text(ESCROW_MICROCREDITS)} credits in escrow"
-        step.ok, step.actual = True, f"base tree {base[:12]}, {escrow}"
-    return str(bounty["id"])
+        for bounty in BOUNTIES:
+            diff = (stage.examples / bounty.base).read_text()
+            base = mira.post("trees/", {"base": "shipped", "diff": diff})["hash"]
+            mira.post("lineages/", {"name": bounty.lineage, "is_demo": True, "base_tree": base})
+            opened[bounty.lineage] = str(
+                mira.post("bounties/", {**bounty.terms(), "lineage": bounty.lineage})["id"]
+            )
+        step.ok = len(opened) == len(BOUNTIES)
+        step.actual = (
+            f"{len(opened)} bounties with {credits_text(ESCROW_MICROCREDITS)} credits in escrow each"
+        )
+    return opened
 
 
-def _submit_all(stage: Stage, bounty: str) -> dict[str, str]:
+def _submit_all(stage: Stage, bounties: dict[str, str]) -> dict[str, str]:
     submissions = {}
     with stage.record.step("submissions", "six contributors submit one diff each") as step:
         for case in CASES:
             diff = (stage.examples / case.diff).read_text()
             submissions[case.author] = stage.people[case.author].post(
-                "submissions/", {"bounty": bounty, "diff": diff}
+                "submissions/", {"bounty": bounties[case.bounty.lineage], "diff": diff}
             )["id"]
         step.ok, step.actual = True, f"{len(submissions)} received"
     return submissions
@@ -148,7 +128,7 @@ def _pay(stage: Stage, submission: str) -> None:
         )
         reviewer.post(f"{path}merge/")
         seen = author.get(path)
-        tip = author.get("lineages/demo/")["tip"]
+        tip = author.get(f"lineages/{ENGINE.lineage}/")["tip"]
         step.ok = tip == seen["candidate_tree"]
         step.actual = f"lineage tip {tip[:12]}, measured tree {seen['candidate_tree'][:12]}"
     with stage.record.step("vesting", "the award vests as spendable credits") as step:
@@ -164,17 +144,21 @@ def _pay(stage: Stage, submission: str) -> None:
 def _spend(stage: Stage) -> None:
     author = stage.people[HONEST_AUTHOR]
     with stage.record.step(
-        "chat", "a streamed answer through the openai client is billed line by line"
+        "chat", "a streamed answer of the merged tree is billed line by line, for less than before"
     ) as step:
         before = author.get("credits/")["balance"]["available"]
         chat = spend_on_chat(stage.url, author, stage.model, stage.record.console)
         spent = before - author.get("credits/")["balance"]["available"]
         stage.record.chat = chat
-        total = chat["bill"]["charged_microcredits"]
-        lines = sum(line["amount"] for line in chat["bill"]["bill_lines"])
+        bill = chat["bill"]
+        total, comparison = bill["charged_microcredits"], bill["comparison"]
+        lines = sum(line["amount"] for line in bill["bill_lines"])
         step.ok = "Paris" in chat["answer"] and spent == total == lines > 0
+        step.ok &= bill["tree"] == stage.record.deployment["tree"] and comparison["saved_microcredits"] > 0
         step.actual = (
-            f"{chat['answer']!r} for {credits_text(total)} credits, {spent} micro-credits left the wallet"
+            f"{chat['answer']!r} by the tree {bill['tree'][:12]} for {credits_text(total)} credits; before the gain of "
+            f"{', '.join(gain['person'] for gain in comparison['gains'])} "
+            f"{credits_text(comparison['before_microcredits'])}"
         )
 
 

@@ -42,6 +42,7 @@ class Command(BaseCommand):
             type=Path,
             help="file for the token of this machine's node agent, which then serves the model",
         )
+        parser.add_argument("--no-first-node", action="store_true", help="let the agent begin without a node")
 
     def handle(self, *args: Any, **options: Any) -> None:
         admin = ensure_admin(read_secret(options["password_file"]))
@@ -51,7 +52,12 @@ class Command(BaseCommand):
         if options["price_model"]:
             ensure_price(options["price_model"])
         if options["host_token_file"]:
-            ensure_pool(admin, options["price_model"], options["host_token_file"])
+            ensure_pool(
+                admin,
+                options["price_model"],
+                options["host_token_file"],
+                has_node=not options["no_first_node"],
+            )
 
 
 def ensure_admin(password: str) -> User:
