@@ -23,7 +23,13 @@ from gainshare.capacity.agent.canary_process import CanaryPlace, CanaryProcess, 
 from gainshare.capacity.agent.host_key import HostKey
 from gainshare.capacity.agent.options import AgentOptions
 from gainshare.capacity.agent.preparing import NotPrepared, Preparer
-from gainshare.capacity.agent.protocol import CANARY_PATH, MAX_CANARY_BYTES, MAX_TEXT, CanaryReport
+from gainshare.capacity.agent.protocol import (
+    CANARY_PATH,
+    MAX_CANARY_BYTES,
+    MAX_PROGRESS,
+    MAX_TEXT,
+    CanaryReport,
+)
 from gainshare.capacity.agent.records import write_private
 from gainshare.capacity.agent.site import Dismissed, Refusal, Site, SiteAbsent, TokenRefused
 from gainshare.capacity.agent.starting import Refused, check_model
@@ -103,7 +109,7 @@ class Canary:
         order = self._order
         if order is None or self._is_ending:
             return None
-        return CanaryReport(order.id, self._progress[:MAX_TEXT])
+        return CanaryReport(order.id, self._progress[:MAX_PROGRESS])
 
     async def aclose(self) -> None:
         """End it, with all its processes."""

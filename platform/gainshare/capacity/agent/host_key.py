@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from benchmarks.evidence.signing import KeyFileError, generate_key, load_key, public_key, save_key
+from benchmarks.patch.blobs import sha256_hex
 from gainshare.capacity.agent.protocol import KEY_PATH
 from gainshare.capacity.agent.records import write_private
 from gainshare.capacity.agent.site import Refusal, Site
@@ -26,7 +27,7 @@ class HostKey:
         self._registered_file = folder / REGISTERED
         self._say = say
         self._public = ""
-        self._settled = ""  # digest of the token for which there is nothing left to do
+        self._settled = ""  # digest of the token and key for which there is nothing left to do
         self._again_s = 0.0
 
     def make(self) -> None:
@@ -47,17 +48,19 @@ class HostKey:
 
     async def register(self, site: Site) -> None:
         """Tell the site the public key, once for each token. Raises SiteAbsent, TokenRefused or Dismissed."""
-        token = site.token_digest
-        if not self._public or token == self._settled or time.monotonic() < self._again_s:
+        if not self._public or time.monotonic() < self._again_s:
+            return
+        both = sha256_hex(f"{site.token_digest} {self._public}".encode())
+        if both == self._settled:
             return
         try:
             await site.post(KEY_PATH, {"public_key": self._public})
         except Refusal as refusal:
-            self._take_refusal(refusal, token)
+            self._take_refusal(refusal, both)
             return
-        self.problem, self._settled = "", token
+        self.problem, self._settled = "", both
         with suppress(OSError):  # a full disk: it is told again at the next start
-            write_private(self._registered_file, token)
+            write_private(self._registered_file, both)
         self._say("the site knows this host's key")
 
     def _make(self) -> None:
@@ -67,12 +70,12 @@ class HostKey:
         save_key(generate_key(), new)
         new.rename(self.file)
 
-    def _take_refusal(self, refusal: Refusal, token: str) -> None:
+    def _take_refusal(self, refusal: Refusal, both: str) -> None:
         if refusal.status != CONFLICT:
             self._again_s = time.monotonic() + AGAIN_S
             self._say(f"the site does not take this host's key: {refusal}")
             return
-        self._settled = token
+        self._settled = both
         self.problem = (
             "the site knows another key of this host: start the agent in the folder that has it, or renew the host's token "
             "(gainshare hosts renew), which registers this one"
