@@ -16,7 +16,7 @@ from benchmarks.canary.answers import Answer
 from benchmarks.canary.exchange import Exchanged
 from benchmarks.canary.leaks import Leaks
 from benchmarks.canary.node import CanaryNode, NodeFailed, NodeSetup
-from benchmarks.canary.work import ROUNDS, TIMED, Call, Work
+from benchmarks.canary.work import TIMED, Call, Work
 from benchmarks.pairs.cores import CacheScrubber
 from model.serving.api.tokenizer import Tokenizer
 
@@ -56,8 +56,8 @@ class Comparison:
 
     def run(self) -> None:
         """All rounds, or up to the candidate's failure. Raises NodeFailed for the partner's."""
-        for number in range(ROUNDS + 1):
-            self._on_progress(f"beside {self.beside}, round {number} of {ROUNDS}")
+        for number in range(self._work.rounds + 1):
+            self._on_progress(f"beside {self.beside}, round {number} of {self._work.rounds}")
             self.rounds.append(self._empty(number))
             try:
                 with self._nodes_ended():

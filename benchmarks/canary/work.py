@@ -48,8 +48,8 @@ class Call:
 class Work:
     """All calls of one canary. `fit` tells it the model's context, after the first request and before all others."""
 
-    def __init__(self, plan: Plan, seeds: Seeds, count: Count) -> None:
-        self._plan, self._seeds, self._count = plan, seeds, count
+    def __init__(self, plan: Plan, seeds: Seeds, count: Count, *, rounds: int = ROUNDS) -> None:
+        self._plan, self._seeds, self._count, self.rounds = plan, seeds, count, rounds
         self._room = 0
 
     def fit(self, max_context: int) -> None:
@@ -61,8 +61,8 @@ class Work:
         self._room = max_context
 
     def pairs_of(self, round_number: int) -> range:
-        """The pairs of one clocked round, 1 to `ROUNDS`; none of round 0."""
-        each = -(-self._plan.pairs // ROUNDS)
+        """The pairs of one clocked round, 1 to `rounds`; none of round 0."""
+        each = -(-self._plan.pairs // max(1, self.rounds))
         start = (round_number - 1) * each
         return range(max(0, start), min(self._plan.pairs, start + each)) if round_number else range(0)
 
