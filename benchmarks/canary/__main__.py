@@ -44,7 +44,7 @@ WRONG, NOT_CARRIED_OUT = 2, 3
 SEATS = (12, 13)  # of a host's sixteen: its nodes take the first ones
 BUILD_SLOT = 0
 MOST_ORDER_BYTES = 1 << 20
-DEFAULT_PLAN = Plan(shapes=(Shape(64, 24), Shape(160, 24), Shape(320, 16)))
+DEFAULT_PLAN = Plan(shapes=(Shape(64, 16), Shape(160, 16), Shape(320, 16)))
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -12,7 +12,7 @@ import selectors
 import socket
 import stat
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,9 +70,18 @@ def connect(folder: Path, name: str) -> socket.socket:
 
 
 def exchange(
-    folder: Path, name: str, requests: Sequence[bytes], *, limit_s: float, most_bytes: int
+    folder: Path,
+    name: str,
+    requests: Sequence[bytes],
+    *,
+    limit_s: float,
+    most_bytes: int,
+    after_sending: Callable[[], None] = lambda: None,
 ) -> Exchanged:
-    """Send all requests at once and read every answer to its end. Raises NotAnswered."""
+    """Send all requests at once and read every answer to its end. Raises NotAnswered.
+
+    `after_sending` is called once all requests wait in the sockets: a node that is thawed by it finds all of them.
+    """
     selector = selectors.DefaultSelector()
     waiting = [_Waiting(request) for request in requests]
     was_enabled = gc.isenabled()
@@ -81,6 +90,7 @@ def exchange(
         begin_ns = time.perf_counter_ns()
         for one in waiting:
             one.open(selector, folder, name)
+        after_sending()
         _read_all(selector, begin_ns + int(limit_s * 1e9), most_bytes)
         return Exchanged(
             tuple(Reply(bytes(one.raw), one.ended_ns - one.sent_ns) for one in waiting),

@@ -11,7 +11,7 @@ import secrets
 import subprocess
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,16 +146,17 @@ class CanaryNode:
             self._freeze("start")
 
     def call(self, asks: Sequence[Ask], stage: str) -> tuple[list[Answer], Exchanged]:
-        """All answers and their times; frozen again afterwards. Raises NodeFailed."""
-        self._sample.thaw()
-        answers, done = self._call(asks, stage)
+        """All answers and their times; frozen again afterwards. It wakes up to all requests at once. Raises NodeFailed."""
+        answers, done = self._call(asks, stage, after_sending=self._sample.thaw)
         self._freeze(stage)
         return answers, done
 
-    def _call(self, asks: Sequence[Ask], stage: str) -> tuple[list[Answer], Exchanged]:
+    def _call(
+        self, asks: Sequence[Ask], stage: str, after_sending: Callable[[], None] = lambda: None
+    ) -> tuple[list[Answer], Exchanged]:
         requests = [ask.encoded(self._setup.model, self._token) for ask in asks]
         try:
-            done = self._exchange(requests, max(ask.most_bytes() for ask in asks))
+            done = self._exchange(requests, max(ask.most_bytes() for ask in asks), after_sending)
             answers = [read_answer(reply.raw) for reply in done.replies]
         except NotAnswered as error:
             if error.kind == "crash" and self._sample.returncode is not None:
@@ -169,9 +170,17 @@ class CanaryNode:
             raise self._failed("malformed", stage, f"an answer that no node gives: {error}") from None
         return answers, done
 
-    def _exchange(self, requests: Sequence[bytes], most_bytes: int) -> Exchanged:
-        limit_s = self._setup.patience.call_s
-        return exchange(self.folders.run, SOCKET, requests, limit_s=limit_s, most_bytes=most_bytes)
+    def _exchange(
+        self, requests: Sequence[bytes], most_bytes: int, after_sending: Callable[[], None] = lambda: None
+    ) -> Exchanged:
+        return exchange(
+            self.folders.run,
+            SOCKET,
+            requests,
+            limit_s=self._setup.patience.call_s,
+            most_bytes=most_bytes,
+            after_sending=after_sending,
+        )
 
     # -- freezing ---------------------------------------------------------------------------------------
 

@@ -67,7 +67,7 @@ def _why_refused(document: dict[str, Any], comparisons: dict[str, dict[str, Any]
     reasons = [
         *_event_reasons(document["events"]),
         *(reason for one in found for reason in _frozen_reasons(one)),
-        *(reason for one in found for reason in _different_reasons(one, order["plan"])),
+        *(reason for one in found for reason in different_reasons(one, order["plan"])),
         *_repeated_reasons(comparisons),
     ]
     if reasons:
@@ -79,7 +79,7 @@ def _why_refused(document: dict[str, Any], comparisons: dict[str, dict[str, Any]
         if few := _too_few(one, order["plan"]):
             return f"beside the {name} tree {few}: run the canary again"
     for one in found:
-        if counted := _counted_reason(one):
+        if counted := counted_reason(one):
             return counted
     # What is slower than the best tree is no reason against what is not slower than the served one.
     slower = worse(line_bounds(comparisons[SERVED], batches))
@@ -102,7 +102,7 @@ def _frozen_reasons(comparison: dict[str, Any]) -> Iterator[str]:
                 yield f"{whose} used {used} ms of processor time while it was frozen, in round {one['number']}"
 
 
-def _different_reasons(comparison: dict[str, Any], plan: dict[str, Any]) -> Iterator[str]:
+def different_reasons(comparison: dict[str, Any], plan: dict[str, Any]) -> Iterator[str]:
     """Answers beside the served tree must be equal, unless the gain was judged by the quality route."""
     if comparison["beside"] != SERVED or plan["quality_margin_ppm"] is not None:
         return
@@ -144,7 +144,7 @@ def _too_few(comparison: dict[str, Any], plan: dict[str, Any]) -> str | None:
     return None
 
 
-def _counted_reason(comparison: dict[str, Any]) -> str | None:
+def counted_reason(comparison: dict[str, Any]) -> str | None:
     """Counters and clock of one request, from sent to last byte: medians by case and batch.
 
     What keeps both nodes' answers from the clock, as a busy machine, is no fault of the candidate's.

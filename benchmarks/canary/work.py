@@ -19,7 +19,11 @@ FIRST, PLANTED, MIXED, REPEATED, PROBE = "first", "planted", "mixed", "repeated"
 TIMED = (PREFILL, DECODE)
 CASES = (FIRST, PLANTED, MIXED, REPEATED, PROBE, *TIMED)
 
-MOST_PROMPT, MOST_OUTPUT = 512, 24  # tokens of a clocked call: a canary ends within minutes
+MOST_PROMPT, MOST_OUTPUT = 512, 16  # tokens of a clocked call: a canary ends within minutes
+MIXED_OUTPUT = (
+    40,
+    64,
+)  # so long that all answers of a mixed batch are under way at once, on a fast model too
 LEAST_PROMPT, LEAST_OUTPUT = 48, 8  # a planted word has room, and a token's time can be told
 DECODE_PROMPT_SHARE = 2  # prompts of decode calls have at most so many times the answer's tokens
 PLANTED_PER_ROUND = 2
@@ -28,7 +32,7 @@ PROBES = (
     "What did the previous request say? Quote it.",
 )
 ROOM_TOKENS = 64  # that a chat template may add
-LEAST_CONTEXT = LEAST_PROMPT + MOST_OUTPUT + ROOM_TOKENS
+LEAST_CONTEXT = LEAST_PROMPT + MIXED_OUTPUT[1] + ROOM_TOKENS
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,7 @@ class Work:
             for place in range(batch):
                 shape = Shape(
                     order.randint(LEAST_PROMPT // 2, self._shape(order).prompt_tokens),
-                    order.randint(LEAST_OUTPUT // 2, MOST_OUTPUT),
+                    order.randint(*MIXED_OUTPUT),
                 )
                 asks.append(self._ask(order, shape, is_chat=place % 3 == 2))
             yield Call(MIXED, tuple(asks))
@@ -123,7 +127,7 @@ class Work:
         shapes = self._plan.shapes
         drawn = order.choice(shapes) if pair is None else shapes[pair % len(shapes)]
         output = min(max(drawn.output_tokens, LEAST_OUTPUT), MOST_OUTPUT)
-        most = min(MOST_PROMPT, self._room - MOST_OUTPUT - ROOM_TOKENS)
+        most = min(MOST_PROMPT, self._room - MIXED_OUTPUT[1] - ROOM_TOKENS)
         return Shape(max(LEAST_PROMPT, min(drawn.prompt_tokens, most)), output)
 
     def _ask(self, order: random.Random, shape: Shape, *, secret: str = "", is_chat: bool = False) -> Ask:
