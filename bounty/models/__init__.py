@@ -37,6 +37,7 @@ from bounty.models.pairs import MeasuredPair
 from bounty.models.repositories import Push, RepositoryBinding, RepositoryStop
 from bounty.models.repricings import OPEN_REPRICING_STATES, Repricing, RepricingState
 from bounty.models.reproductions import Reproduction, ReproductionState
+from bounty.models.royalties import EndedBy, RoyaltyDay, RoyaltyPayment, RoyaltyTerm, SharingLaw
 from bounty.models.runners import QuarantineCause, Runner, RunnerState
 from bounty.models.runs import OPEN_RUN_STATES, PRICING_KINDS, LogChunk, Run, RunKind, RunState
 from bounty.models.slow_bases import SlowBase, SlowBaseState
@@ -64,6 +65,7 @@ __all__ = [
     "Delivery",
     "Dispute",
     "DisputeState",
+    "EndedBy",
     "Evidence",
     "GitHubApp",
     "GitHubRepository",
@@ -99,6 +101,9 @@ __all__ = [
     "ReversalState",
     "Review",
     "ReviewDecision",
+    "RoyaltyDay",
+    "RoyaltyPayment",
+    "RoyaltyTerm",
     "Run",
     "RunKind",
     "RunState",
@@ -107,6 +112,7 @@ __all__ = [
     "RunnerFailure",
     "RunnerState",
     "Severity",
+    "SharingLaw",
     "SlowBase",
     "SlowBaseState",
     "StateChange",

@@ -273,6 +273,8 @@ RAY_AGENT_COMMAND = env.text("GAINSHARE_RAY_AGENT_COMMAND", "python -m gainshare
 # Function that lists the runners of the pool's page, and bounty's side of lent devices. Named here, because capacity
 # imports nothing of bounty.
 CAPACITY_RUNNERS = "bounty.services.runners.pool.pool_runners"
+# Function that lists who shares in what a model's deployments save: `gainshare.gateway.gains`.
+GAIN_SHARES = "bounty.services.royalties.shares.gain_shares"
 # Who lends idle serving devices to judging, and what ends a run whose device is taken back.
 DEVICE_LENDER = "gainshare.capacity.pool.lender.DeviceLender"
 DEVICE_BORROWER = "bounty.services.runners.lending.end_runs"
