@@ -74,9 +74,9 @@ def before_by_line(record: UsageRecord) -> dict[str, int]:
     return dict(amounts)
 
 
-def comparison_of(record: UsageRecord) -> Comparison | None:
-    """The comparison of an ended request's bill; None where its price was not lowered by a gain."""
+def comparison_of(record: UsageRecord) -> Comparison:
+    """The bill beside that before the gains. Without gains, and while the request runs, they are the same."""
     if not record.price.derivation or record.finished_at is None:
-        return None
+        return Comparison(record.billed_microcredits, record.billed_microcredits, ())
     before = price_bill(recorded(record), reference_of(record.price)).total
     return Comparison(before, record.billed_microcredits, gains_of(record.price))

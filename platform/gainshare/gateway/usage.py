@@ -63,14 +63,14 @@ class GainOfPriceSerializer(serializers.Serializer[Any]):
 
 
 class ComparisonSerializer(serializers.Serializer[Any]):
-    """The bill beside the same tokens under the prices before all gains."""
+    """The bill beside the same tokens under the prices before all gains; the same where no gain lowered them."""
 
     before_microcredits = serializers.IntegerField()
     billed_microcredits = serializers.IntegerField()
     saved_microcredits = serializers.IntegerField()
     gains = GainOfPriceSerializer(many=True)
 
-    def get_attribute(self, instance: UsageRecord) -> Comparison | None:
+    def get_attribute(self, instance: UsageRecord) -> Comparison:
         """The row's comparison, which is not stored."""
         return comparison_of(instance)
 
@@ -85,11 +85,7 @@ class UsageDetailSerializer(UsageSerializer):
         help_text="[hour of day (UTC), answer, tokens], in the order of arrival at the gateway.",
     )
 
-    comparison = ComparisonSerializer(
-        allow_null=True,
-        read_only=True,
-        help_text="What the tokens would have cost before; null where no gain lowered the price.",
-    )
+    comparison = ComparisonSerializer(read_only=True)
 
     class Meta(UsageSerializer.Meta):
         fields = (
