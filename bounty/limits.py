@@ -25,6 +25,9 @@ OTHER_HOST_WAIT = timedelta(minutes=2)  # how long a second measurement waits fo
 UNCLAIMED_AFTER = timedelta(
     days=90
 )  # an award of somebody who never signed in goes back to escrow after this
+REVERSAL_WINDOW = timedelta(
+    days=14
+)  # an unvested royalty is lost if its gain is reversed within this; then it vests
 
 MAX_DISPUTES = 5  # per person and bounty: each one takes a maintainer's time
 MAX_DISPUTE_CHARS = 10_000

@@ -17,6 +17,7 @@ from bounty.services.blob_sweep import sweep_blobs as sweep
 from bounty.services.deployments.tips import deploy_due
 from bounty.services.reconcile import reconcile_runs as reconcile
 from bounty.services.reproductions import settle
+from bounty.services.royalties.schedule import settle_royalties as settle_due_royalties
 from bounty.services.runners.calibration_schedule import schedule_calibrations
 from bounty.services.series.tip_checks import schedule_tip_checks
 from bounty.services.wakeups import wake_fetch
@@ -114,3 +115,9 @@ def report_pull_request(pull_request_id: str) -> None:
 def publish_reports() -> None:
     """Tell pull requests what a lost message or a killed worker left untold, and how far their heads are."""
     publish_due()
+
+
+@shared_task(name="bounty.tasks.settle_royalties")
+def settle_royalties() -> None:
+    """Begin and end terms of royalties, pay the days that are over, vest what has waited."""
+    settle_due_royalties()

@@ -43,6 +43,11 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     node_arguments = [word for word in options.node if word != "--"]
     level = SandboxLevel(options.level) if options.level else None
+    if level is SandboxLevel.NONE and options.code is not None:
+        sys.stderr.write(
+            "error: another tree than the installed one runs in a sandbox only: use another --level\n"
+        )
+        return WRONG
     if level is SandboxLevel.NONE:
         _become_unconfined(options, node_arguments)
     try:
@@ -162,7 +167,7 @@ def _parser() -> argparse.ArgumentParser:
         "--seat",
         type=int,
         default=0,
-        help="0 to 15: as root, a user of its own for each node of this machine",
+        help="0 to 63: as root, a user of its own for each node of this machine",
     )
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8100)

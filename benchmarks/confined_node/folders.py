@@ -10,16 +10,18 @@ import os
 import shutil
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.patch.trees import BlobStore, shipped_tree, write_tree
-from benchmarks.sandbox.isolation.identity import sandbox_uid
+from benchmarks.sandbox.isolation.identity import KEPT_SLOTS, sandbox_uid
 
-#: Of the sandboxes' slots the last one, in the range that belongs to no process: a node keeps its files, so its uid
-#: must stay the same. Several nodes on one machine take the slots before it, each its own.
-NODE_SLOT = 15
+#: Slots of the process that is never a judge: a node keeps its files, so its uid must stay the same.
 NODE_PID = 0
+DEVICES = 16  # of one machine at most; seats of their first nodes
+BERTHS = 2  # of one device: a node, and its successor for the time of a handover
+CANARY_SEATS = tuple(range(BERTHS * DEVICES, KEPT_SLOTS))  # no node of a device has one of these
 TOKEN = "token"  # noqa: S105 - a file's name
 KERNELS, PACKED = "native", "packed"  # folders of `state`, named as in a home
 SOCKET = "http.sock"
@@ -34,14 +36,24 @@ class NodeFolders:
     run: Path
 
 
-def node_slot(seat: int) -> int:
-    """The slot of the node in a seat: nodes that run at the same time on one machine have different seats, 0 to 15.
+def berth_seat(device: int, berth: int) -> int:
+    """The seat of a node in a berth of a device. Raises ValueError for a device or berth that no machine has."""
+    if not 0 <= device < DEVICES or not 0 <= berth < BERTHS:
+        raise ValueError(
+            f"a device is 0 to {DEVICES - 1} and a berth 0 to {BERTHS - 1}, not {device} and {berth}"
+        )
+    return berth * DEVICES + device
 
-    Raises ValueError for another seat.
+
+def node_slot(seat: int) -> int:
+    """The slot of the node in a seat: nodes that run at the same time on one machine have different seats, 0 to 63.
+
+    The first sixteen count down, as they always did: what such a node kept is still its own. Raises ValueError for
+    another seat.
     """
-    if not 0 <= seat <= NODE_SLOT:
-        raise ValueError(f"a seat is 0 to {NODE_SLOT}, not {seat}")
-    return NODE_SLOT - seat
+    if not 0 <= seat < KEPT_SLOTS:
+        raise ValueError(f"a seat is 0 to {KEPT_SLOTS - 1}, not {seat}")
+    return DEVICES - 1 - seat if seat < DEVICES else seat
 
 
 def node_uid(seat: int = 0) -> int | None:
@@ -80,8 +92,11 @@ def remove_old(parent: Path) -> None:
 
 
 def _keep(folder: Path, files: Sequence[Path], seat: int) -> None:
-    """Keep a folder of the node's where it has all of these files; else begin it again with them."""
-    if folder.exists() and all((folder / file.name).exists() for file in files):
+    """Keep a folder of the node's where it has all of these files; else begin it again with them.
+
+    It is begun again, too, where it belongs to another user than the node's: the node could not write there.
+    """
+    if _is_nodes(folder, seat) and all((folder / file.name).exists() for file in files):
         return
     new = Path(tempfile.mkdtemp(prefix="new-", dir=folder.parent.parent))
     for file in files:
@@ -90,6 +105,14 @@ def _keep(folder: Path, files: Sequence[Path], seat: int) -> None:
     if folder.exists():
         folder.rename(folder.parent.parent / f"{new.name}-old")
     new.rename(folder)
+
+
+def _is_nodes(folder: Path, seat: int) -> bool:
+    uid = node_uid(seat)
+    with suppress(FileNotFoundError):
+        owner = folder.stat().st_uid
+        return uid is None or owner == uid
+    return False
 
 
 def _hand_over(folder: Path, seat: int) -> None:

@@ -79,7 +79,8 @@ def spawn(
     """Starts `argv` in a fresh sandbox of `level` and returns at once.
 
     `env` is the whole environment inside. `slot` (0 to 15) decides the uid as root: live samples of one judge need
-    different ones. `uid_of` takes that slot's uid of another process, 0 for one that is the same at each start. What is written to stderr inside goes to `stderr`, at most `limits.log_bytes` of it, and is kept
+    different ones. `uid_of` takes that slot's uid of another process, 0 for one that is the same at each start (its
+    slots are 0 to 63). What is written to stderr inside goes to `stderr`, at most `limits.log_bytes` of it, and is kept
     for `Sample.log`. A sandbox that is not tight enough runs nothing and exits with `inner.REFUSED`.
 
     The sample holds exactly its three pipes. With `has_socket` it inherits one more descriptor, the end of a unix

@@ -38,6 +38,7 @@ from bounty.models.pairs import MeasuredPair
 from bounty.models.repositories import Push, RepositoryBinding, RepositoryStop
 from bounty.models.repricings import OPEN_REPRICING_STATES, Repricing, RepricingState
 from bounty.models.reproductions import Reproduction, ReproductionState
+from bounty.models.royalties import EndedBy, RoyaltyDay, RoyaltyPayment, RoyaltyTerm, SharingLaw
 from bounty.models.runners import QuarantineCause, Runner, RunnerState
 from bounty.models.runs import OPEN_RUN_STATES, PRICING_KINDS, LogChunk, Run, RunKind, RunState
 from bounty.models.slow_bases import SlowBase, SlowBaseState
@@ -66,6 +67,7 @@ __all__ = [
     "Delivery",
     "Dispute",
     "DisputeState",
+    "EndedBy",
     "Evidence",
     "GitHubApp",
     "GitHubRepository",
@@ -101,6 +103,9 @@ __all__ = [
     "ReversalState",
     "Review",
     "ReviewDecision",
+    "RoyaltyDay",
+    "RoyaltyPayment",
+    "RoyaltyTerm",
     "Run",
     "RunKind",
     "RunState",
@@ -109,6 +114,7 @@ __all__ = [
     "RunnerFailure",
     "RunnerState",
     "Severity",
+    "SharingLaw",
     "SlowBase",
     "SlowBaseState",
     "StateChange",

@@ -37,7 +37,7 @@ def test_base_and_fix_are_within_the_policy_and_may_serve(store: BlobStore, base
         patch = parse_patch(file.read_bytes())
         assert set(patch.paths) == CHOICE
         check_patch(load_policy(), patch)
-    check_deployable(load_policy(), base, shipped_tree(store))
+    check_deployable(base, shipped_tree(store), load_policy())
 
 
 def test_the_base_chooses_plain_torch_wherever_a_node_loads_a_model(store: BlobStore, base: Tree) -> None:

@@ -127,7 +127,7 @@ def _require_deployable(lineage: Lineage) -> None:
         raise WrongState(f"The lineage is stopped, so its tip is not deployed: {reason}")
     require_present_layout(lineage.tip_id, instead=RENEW)
     try:
-        check_deployable(load_policy(), load_tree(lineage.tip), shipped_tree(blob_store()))
+        check_deployable(load_tree(lineage.tip), shipped_tree(blob_store()), load_policy())
     except PolicyViolation as refused:
         raise WrongState(f"The tip of {lineage.name} may not serve: {refused.message}") from None
 

@@ -16,6 +16,7 @@ FORGET_ATTEMPTS_S = 600
 SWEEP_BLOBS_S = 3600
 CHECK_GITHUB_APP_S = 600
 SETTLE_ENGINES_S = 5
+SETTLE_ROYALTIES_S = 600  # how often royalties are looked at; each day is paid once
 FORGET_DECISIONS_S = 3600
 
 app = Celery("gainshare")
@@ -91,6 +92,10 @@ app.conf.update(
         "publish-reports": {
             "task": "bounty.tasks.publish_reports",
             "schedule": settings.CELERY_BEAT_INTERVAL_S,
+        },
+        "settle-royalties": {
+            "task": "bounty.tasks.settle_royalties",
+            "schedule": SETTLE_ROYALTIES_S,
         },
         # A pass that waited behind others is of no use: the next one sees more.
         "scale": {

@@ -289,6 +289,8 @@ RAY_AGENT_COMMAND = env.text("GAINSHARE_RAY_AGENT_COMMAND", "python -m gainshare
 CAPACITY_RUNNERS = "bounty.services.runners.pool.pool_runners"
 # The tree before a deployment is kept for so long, for requests that name it.
 FORMER_TREE_S = env.integer("GAINSHARE_FORMER_TREE_S", 86_400, minimum=0)
+# Function that lists who shares in what a model's deployments save: `gainshare.gateway.gains`.
+GAIN_SHARES = "bounty.services.royalties.shares.gain_shares"
 # Who lends idle serving devices to judging, and what ends a run whose device is taken back.
 DEVICE_LENDER = "gainshare.capacity.pool.lender.DeviceLender"
 DEVICE_BORROWER = "bounty.services.runners.lending.end_runs"

@@ -7,8 +7,10 @@ from django.urls import path
 from rest_framework import generics, serializers
 
 from gainshare.accounts.permissions import HasScope
+from gainshare.gateway.comparisons import Comparison, comparison_of
 from gainshare.gateway.draft_api import PriceDraftView
 from gainshare.gateway.models import UsageRecord
+from gainshare.gateway.proposal_api import PriceProposals
 
 
 class UsageSerializer(serializers.ModelSerializer[UsageRecord]):
@@ -48,6 +50,31 @@ class PriceSerializer(serializers.Serializer[Any]):
     effective_at = serializers.DateTimeField()
 
 
+class GainOfPriceSerializer(serializers.Serializer[Any]):
+    """A gain that lowered the price."""
+
+    gain = serializers.CharField()
+    person = serializers.CharField(help_text="Whose gain it is.")
+    submission = serializers.UUIDField()
+    lines = serializers.DictField(
+        child=serializers.IntegerField(),
+        help_text="What it saves by line, in millionths of the price before.",
+    )
+
+
+class ComparisonSerializer(serializers.Serializer[Any]):
+    """The bill beside the same tokens under the prices before all gains; the same where no gain lowered them."""
+
+    before_microcredits = serializers.IntegerField()
+    billed_microcredits = serializers.IntegerField()
+    saved_microcredits = serializers.IntegerField()
+    gains = GainOfPriceSerializer(many=True)
+
+    def get_attribute(self, instance: UsageRecord) -> Comparison:
+        """The row's comparison, which is not stored."""
+        return comparison_of(instance)
+
+
 class UsageDetailSerializer(UsageSerializer):
     """One request with its bill, its hold and the engine's counters."""
 
@@ -58,11 +85,14 @@ class UsageDetailSerializer(UsageSerializer):
         help_text="[hour of day (UTC), answer, tokens], in the order of arrival at the gateway.",
     )
 
+    comparison = ComparisonSerializer(read_only=True)
+
     class Meta(UsageSerializer.Meta):
         fields = (
             *UsageSerializer.Meta.fields,
             "max_tokens", "hold_microcredits", "billed_microcredits", "bill_lines", "price", "engine",
             "counted_prompt_tokens", "prompt_hour", "output_hours", "kv_bytes_per_token", "kv_byte_ms", "tree",
+            "comparison",
         )  # fmt: skip
         read_only_fields = fields
 
@@ -92,6 +122,7 @@ class UsageDetail(generics.RetrieveAPIView[UsageRecord], OwnUsage):
 
 urlpatterns = [
     path("prices/draft/", PriceDraftView.as_view(), name="prices-draft"),
+    path("prices/proposals/", PriceProposals.as_view(), name="prices-proposals"),
     path("usage/", UsageList.as_view(), name="usage-list"),
     path("usage/<uuid:request_id>/", UsageDetail.as_view(), name="usage-detail"),
 ]

@@ -9,6 +9,8 @@ from typing import Any
 
 from django.db import connection, transaction
 
+from benchmarks.sharing.royalties import DAY_CAP_PPM
+from benchmarks.sharing.savings import MILLION
 from gainshare.ledger.chain import GENESIS, link_hash
 from gainshare.ledger.kinds import FLOWS
 from gainshare.ledger.models import Seal
@@ -138,11 +140,20 @@ COUNTED = (
         """,
     ),
     (
+        "royalties_vest_into_their_own_lots",
+        "royalties whose lot is not their own, or that expired",
+        """
+        SELECT count(*) FROM ledger_transfer t JOIN ledger_account a ON a.id = t.to_account_id
+        WHERE t.kind = 'royalty'
+          AND (a.source <> 'royalty' OR a.reference <> 'royalty:' || t.id OR t.state = 'expired')
+        """,
+    ),
+    (
         "lots_have_one_source",
-        "wallet lots with credits that do not come from exactly one grant or award",
+        "wallet lots with credits that do not come from exactly one grant, award or royalty",
         """
         SELECT count(*) FROM ledger_account a WHERE a.kind = 'wallet_lot' AND 1 <> (
-            SELECT count(*) FROM ledger_transfer t WHERE t.to_account_id = a.id AND t.kind IN ('grant', 'award'))
+            SELECT count(*) FROM ledger_transfer t WHERE t.to_account_id = a.id AND t.kind IN ('grant', 'award', 'royalty'))
         """,
     ),
     (
@@ -210,6 +221,16 @@ def _totals() -> list[Invariant]:
             """
         )
     )
+    spent, royalties = (
+        int(_value(sql))
+        for sql in (
+            "SELECT coalesce(sum(posted_amount), 0) FROM ledger_transfer WHERE kind = 'usage' AND state = 'posted'",
+            """
+            SELECT coalesce(sum(amount_microcredits), 0) FROM ledger_transfer
+            WHERE kind = 'royalty' AND state IN ('pending', 'posted')
+            """,
+        )
+    )
     return [
         Invariant("all_entries_sum_to_zero", net, net == 0, f"the sum of all entries is {net}"),
         Invariant(
@@ -229,6 +250,12 @@ def _totals() -> list[Invariant]:
             unvested,
             uncovered == 0,
             f"{unvested} are awarded and unvested; {uncovered} escrows do not cover theirs",
+        ),
+        Invariant(
+            "royalties_within_revenue",
+            royalties,
+            royalties * MILLION <= spent * DAY_CAP_PPM,
+            f"{royalties} are paid or unvested as royalties, of {spent} that users spent",
         ),
     ]
 

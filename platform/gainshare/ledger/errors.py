@@ -48,6 +48,20 @@ class InsufficientTreasury(LedgerError):
         self.needed = needed
 
 
+class InsufficientRevenue(LedgerError):
+    """Revenue does not cover the amount: more of it is reserved or was paid out than users spent."""
+
+    code = "insufficient_revenue"
+
+    def __init__(self, available: int, needed: int) -> None:
+        super().__init__(
+            f"Revenue has only {available} micro-credits, and this needs {needed} micro-credits. Wait until users "
+            "have spent more."
+        )
+        self.available = available
+        self.needed = needed
+
+
 class EscrowExhausted(LedgerError):
     """The unreserved rest of the escrow does not cover the amount."""
 

@@ -31,6 +31,7 @@ class TransferKind(models.TextChoices):
     GRANT = "grant", "Grant"  # treasury -> lot
     USAGE = "usage", "Usage"  # lot -> revenue; one leg of a hold
     LOT_EXPIRY = "lot_expiry", "Lot expiry"  # lot -> breakage, the unused part
+    ROYALTY = "royalty", "Royalty"  # revenue -> lot, a share of what a gain saved; pending while unvested
 
 
 class TransferState(models.TextChoices):
@@ -70,5 +71,6 @@ FLOWS: dict[TransferKind, frozenset[tuple[AccountKind, AccountKind | None]]] = {
     TransferKind.GRANT: frozenset({(AccountKind.TREASURY, AccountKind.WALLET_LOT)}),
     TransferKind.USAGE: frozenset({(AccountKind.WALLET_LOT, AccountKind.REVENUE)}),
     TransferKind.LOT_EXPIRY: frozenset({(AccountKind.WALLET_LOT, AccountKind.BREAKAGE)}),
+    TransferKind.ROYALTY: frozenset({(AccountKind.REVENUE, AccountKind.WALLET_LOT)}),
 }
 """Allowed (from, to) kinds of accounts for each kind of transfer."""

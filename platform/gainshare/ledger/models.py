@@ -280,6 +280,11 @@ class PriceVersion(models.Model):
     memory_share_ppm = models.PositiveIntegerField(
         default=0, help_text="Most that memory costs, in millionths of the token lines."
     )
+    derivation = models.JSONField(
+        default=dict,
+        blank=True,
+        help_text="Where the prices come from: reference prices, and the gains that lowered them; empty: set by hand.",
+    )
     actor = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, null=True, related_name="+")
     created_at = models.DateTimeField(default=timezone.now)
 

@@ -17,7 +17,17 @@ import tokenizers
 from tokenizers import models, pre_tokenizers
 
 from benchmarks.confined_node.__main__ import main
-from benchmarks.confined_node.folders import make_folders, make_readable, node_uid, remove_old
+from benchmarks.confined_node.folders import (
+    BERTHS,
+    CANARY_SEATS,
+    DEVICES,
+    berth_seat,
+    make_folders,
+    make_readable,
+    node_slot,
+    node_uid,
+    remove_old,
+)
 from benchmarks.confined_node.memory import default_memory_bytes
 from benchmarks.sandbox import SandboxLevel, levels_here
 from model.checkpoint import save_checkpoint
@@ -184,6 +194,28 @@ def test_a_node_of_another_server_is_not_confined_here(
 def test_without_a_limit_most_of_the_machine_is_the_nodes() -> None:
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     assert 0 < default_memory_bytes() <= total * 3 // 4
+
+
+def test_both_berths_of_all_devices_and_canaries_have_seats_of_their_own() -> None:
+    nodes = [berth_seat(device, berth) for device in range(DEVICES) for berth in range(BERTHS)]
+    slots = {node_slot(seat) for seat in (*nodes, *CANARY_SEATS)}
+    assert len(slots) == len(nodes) + len(CANARY_SEATS) and len(CANARY_SEATS) >= 2
+    assert [node_slot(berth_seat(device, 0)) for device in range(3)] == [
+        15,
+        14,
+        13,
+    ]  # of nodes started before
+    for device, berth in ((DEVICES, 0), (-1, 0), (0, BERTHS), (0, -1)):
+        with pytest.raises(ValueError, match="device"):
+            berth_seat(device, berth)
+
+
+def test_another_tree_does_not_run_without_a_sandbox(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = ["--level", "none", "--folder", str(tmp_path / "node"), "--code", str(tmp_path)]
+    assert main([*own, "--port", "0", "--", "--model", "tiny"]) == 2
+    assert "in a sandbox only" in capsys.readouterr().err
 
 
 # -- folders ----------------------------------------------------------------------------------------

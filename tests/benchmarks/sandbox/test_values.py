@@ -19,7 +19,7 @@ from benchmarks.sandbox import (
 )
 from benchmarks.sandbox.accounting.cgroup_paths import find_hierarchies
 from benchmarks.sandbox.isolation.bubblewrap import sandbox_options
-from benchmarks.sandbox.isolation.identity import NARROW_BASE, SLOTS, sandbox_uid
+from benchmarks.sandbox.isolation.identity import KEPT_SLOTS, NARROW_BASE, SLOTS, sandbox_uid
 from benchmarks.sandbox.isolation.interior import Interior
 from benchmarks.sandbox.isolation.unconfined import translate
 from benchmarks.sandbox.log_capture import CUT, LogCapture
@@ -63,6 +63,16 @@ def test_slots_and_judges_never_share_a_uid() -> None:
     assert max(uids) < 2**31
 
 
+@pytest.mark.parametrize("uid_map", [WHOLE_MAP, CONTAINER_MAP])
+def test_what_keeps_its_uid_shares_it_with_no_judge(uid_map: str) -> None:
+    kept = {sandbox_uid(slot, uid_map=uid_map, pid=0) for slot in range(KEPT_SLOTS)}
+    judges = {
+        sandbox_uid(slot, uid_map=uid_map, pid=pid) for slot in range(SLOTS) for pid in (1, 2, 2**22 - 1)
+    }
+    assert len(kept) == KEPT_SLOTS and not kept & judges
+    assert max(kept) < (65534 if uid_map == CONTAINER_MAP else 2**31)  # 65534 is nobody's own
+
+
 def test_a_container_with_few_uids_uses_low_ones() -> None:
     assert sandbox_uid(3, uid_map=CONTAINER_MAP) == NARROW_BASE + 3
 
@@ -71,6 +81,8 @@ def test_a_container_with_few_uids_uses_low_ones() -> None:
 def test_slots_are_limited(slot: int) -> None:
     with pytest.raises(ValueError, match="slot"):
         sandbox_uid(slot)
+    with pytest.raises(ValueError, match="slot"):
+        sandbox_uid(KEPT_SLOTS, pid=0)
 
 
 def test_hierarchies_of_a_hybrid_machine() -> None:

@@ -1,7 +1,7 @@
-"""The agent's loop: adopts what runs, carries out the site's orders, watches its nodes, and tells the site.
+"""The agent's loop: adopts what runs, carries out the site's orders, and tells the site.
 
 It starts nothing without an order, and decides nothing from the wall clock. While the site is absent, its nodes go on
-serving. One loop in one thread: a hung node, or a site that does not answer, delays nothing else.
+serving. One loop in one thread: a hung node, a build, or a site that does not answer, delays nothing else.
 """
 
 from __future__ import annotations
@@ -19,30 +19,21 @@ from uuid import UUID, uuid4
 
 from benchmarks.faults import fault_point
 from benchmarks.patch.trees import BlobStore, TreeError, shipped_tree
-from gainshare.capacity.agent import probing
-from gainshare.capacity.agent.devices import Device, devices_in
-from gainshare.capacity.agent.node import DRAIN_GRACE_S, RunningNode
+from gainshare.capacity.agent.canary import Canary
+from gainshare.capacity.agent.host_key import HostKey
+from gainshare.capacity.agent.nodes import Nodes
 from gainshare.capacity.agent.options import AgentOptions
-from gainshare.capacity.agent.protocol import (
-    HEARTBEAT_S,
-    MAX_REPORTED,
-    MAX_TEXT,
-    DeviceReport,
-    EndedReport,
-    Heartbeat,
-    NodeOrder,
-)
-from gainshare.capacity.agent.records import read_record
+from gainshare.capacity.agent.preparing import Preparer
+from gainshare.capacity.agent.protocol import HEARTBEAT_S, MAX_REPORTED, MAX_TEXT, EndedReport, Heartbeat
 from gainshare.capacity.agent.site import Answer, Dismissed, Refusal, Site, SiteAbsent, TokenRefused
-from gainshare.capacity.agent.starting import DeviceTaken, Refused, start
-from gainshare.capacity.agent.watching import Watch
+from gainshare.capacity.agent.trees import TreeFolders
 
 TICK_S = 0.1
-PROBE_S = 0.5
 BACK_OFF_S = (0.5, 1.0, 2.0, 4.0)
 REFUSED_S = 60.0  # how long nodes go on while the site refuses the token
 LAST_WORDS_S = 3.0  # how long an agent that ends tries to say so
 DISMISSED_DRAIN_S = 5.0
+KEY_S = 2.0
 LOW_FREE_BYTES = 1 << 30
 DONE, DISMISSED, REFUSED = 0, 3, 4
 
@@ -55,13 +46,14 @@ class Agent:
         self.id = uuid4()
         self._say = say
         self._site = Site(options.url, options.token_file)
-        self._probes = probing.new_client()
-        self._nodes: dict[int, RunningNode] = {}
-        self._watchers: dict[int, asyncio.Task[None]] = {}
-        self._ended: dict[UUID, str] = {}
+        self._key = HostKey(options.folder, say)
+        self._soon = asyncio.Event()
+        self._trees = TreeFolders(options.folder / "trees", options.level)
+        self._preparer = Preparer(self._trees, self._site, say=say, done=self._soon.set)
+        self._nodes = Nodes(options, self._preparer, say=say, changed=self._soon.set)
+        self._canary = Canary(options, self._site, self._preparer, self._key, say=say)
         self._beat = 0
         self._version = ""
-        self._soon = asyncio.Event()
         self._leaves_s: float | None = None
         self._refused_since_s: float | None = None
         self._said = ""
@@ -74,14 +66,11 @@ class Agent:
         self, status: int = DONE, *, drain_s: float | None = None, reason: str = "its agent was ended"
     ) -> None:
         """Drain all nodes, then end. Called again, it ends them at once."""
-        now_s = time.monotonic()
         is_first = self._status is None
         self._status = status if self._status is None else self._status
-        for node in self._nodes.values():
-            if is_first:
-                node.drain(now_s, reason, self.options.stop_s if drain_s is None else drain_s)
-            else:
-                node.end(now_s, reason)
+        limit_s = self.options.stop_s if drain_s is None else drain_s
+        self._nodes.end_all(reason, drain_s=limit_s if is_first else None)
+        self._canary.stop()
         self._soon.set()
 
     def leave(self) -> None:
@@ -97,26 +86,36 @@ class Agent:
         """Run until it is ended; returns the exit status."""
         self._adopt()
         learning = asyncio.create_task(self._learn_version())
+        registering = asyncio.create_task(self._register_key())
         speaking = asyncio.create_task(self._speak())
         try:
             while self._status is None or self._nodes:
-                for task in (speaking, *self._watchers.values()):
+                for task in (speaking, registering):
                     if task.done():
                         task.result()  # a bug: what it raised ends the agent
-                self._tend()
+                self._nodes.tend()
                 await asyncio.sleep(TICK_S)
             await self._say_goodbye(speaking)
             return self._status
         finally:
-            tasks = [learning, speaking, *self._watchers.values()]
+            tasks = [learning, registering, speaking]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            await self._canary.aclose()
+            await self._preparer.aclose()
+            await self._nodes.aclose()
             await self._site.aclose()
-            await self._probes.aclose()
 
     async def _learn_version(self) -> None:
         self._version = await asyncio.to_thread(_installed_tree)
+
+    async def _register_key(self) -> None:
+        """Register the host's key, and again whenever the token was renewed."""
+        while True:
+            with suppress(SiteAbsent, TokenRefused, Dismissed):  # heartbeats tell
+                await self._key.register(self._site)
+            await asyncio.sleep(KEY_S)
 
     async def _speak(self) -> None:
         """Send heartbeats, sooner after a change, later while the site is absent."""
@@ -149,7 +148,7 @@ class Agent:
 
     async def _speak_once(self) -> float:
         self._beat += 1
-        told = dict(list(self._ended.items())[:MAX_REPORTED])
+        told = dict(list(self._nodes.ended.items())[:MAX_REPORTED])
         fault_point("agent.heartbeat.before_send")
         is_ending = self._status is not None
         answer = await self._site.send(self._heartbeat(told))
@@ -158,114 +157,36 @@ class Agent:
         self._refused_since_s = None
         self._say_once("the site answers")
         for node in told:
-            self._ended.pop(node, None)
+            self._nodes.ended.pop(node, None)
         self._carry_out(answer)
         return answer.interval_s
-
-    async def _watch(self, node: RunningNode) -> None:
-        """Probe one node while it runs; each has a task of its own, so that a hung one delays no other."""
-        while self._nodes.get(node.device.number) is node:
-            await self._probe(node)
-            await asyncio.sleep(PROBE_S)
-
-    def _take_in(self, node: RunningNode) -> None:
-        number = node.device.number
-        self._nodes[number] = node
-        self._watchers[number] = asyncio.create_task(self._watch(node))
-
-    async def _probe(self, node: RunningNode) -> None:
-        before = node.watch.state(time.monotonic(), self.options)
-        host = f"[{self.options.listen}]" if ":" in self.options.listen else self.options.listen
-        seen = await probing.probe(self._probes, f"http://{host}:{node.record.port}", node.token)
-        now_s = time.monotonic()
-        node.watch.note(now_s, seen)
-        if node.watch.state(now_s, self.options) != before:
-            self._say(f"node {node.record.node} is {node.watch.state(now_s, self.options)}")
-            self._soon.set()
 
     # -- steps ----------------------------------------------------------------------------------------
 
     def _adopt(self) -> None:
-        """Find what an earlier agent left running. What cannot be told is ended: it serves no one."""
-        for device in devices_in(self.options.folder, self.options.devices):
-            try:
-                device.make()
-            except OSError as error:
-                self._say(f"device {device.number} cannot be used: {error.strerror}")
-            record = read_record(device.record)
-            if not device.is_held():
-                continue
-            if record is None:
-                self._say(f"device {device.number} is held by an unknown process: it is killed")
-                device.kill()
-                continue
-            self._say(f"node {record.node} still runs on device {device.number}: it is adopted")
-            node = RunningNode(device, record, _token(device), Watch(time.monotonic()))
-            self._take_in(node)
-            if device.number >= self.options.devices:
-                node.drain(time.monotonic(), "its device is no longer offered", self._drain_s)
-
-    def _tend(self) -> None:
-        now_s = time.monotonic()
-        for number, node in list(self._nodes.items()):
-            if node.tend(now_s, self.options):
-                fault_point("agent.end.before_report")
-                why = node.why()
-                self._say(f"node {node.record.node} on device {number} has ended: {why}")
-                self._ended[node.record.node] = why
-                del self._nodes[number]
-                self._watchers.pop(number).cancel()
-                self._soon.set()
+        self._key.make()
+        try:
+            self._trees.make()
+        except OSError as error:
+            self._say(f"the folder of trees cannot be used: {error.strerror}")
+        self._canary.adopt()
+        self._nodes.adopt()
 
     def _carry_out(self, answer: Answer) -> None:
-        """Start, drain and end, so that what runs becomes what the site wants."""
-        now_s = time.monotonic()
-        wanted = {order.device: order for order in answer.nodes if order.device < self.options.devices}
-        for number, node in self._nodes.items():
-            order = wanted.get(number)
-            if order is None or order.node != node.record.node:
-                node.drain(now_s, "the site does not want it any more", self._drain_s)
-            elif order.is_draining:
-                node.drain(now_s, "the site drains it", self._drain_s)
-        for number, order in wanted.items():
-            is_open = number not in self._nodes and not order.is_draining and order.node not in self._ended
-            if is_open and self._status is None:
-                self._start(order)
-
-    def _start(self, order: NodeOrder) -> None:
-        device = Device(order.device, self.options.folder / "devices" / str(order.device))
-        try:
-            device.make()
-            process, record = start(order, device, self.options)
-        except DeviceTaken as taken:
-            self._say_once(f"{taken}: what is left there is killed")
-            device.kill()  # it is no node that this agent knows; the order is tried again with the next answer
-        except (Refused, OSError) as error:
-            why = (
-                str(error)
-                if isinstance(error, Refused)
-                else f"it could not be started: {error.strerror or error}"
-            )
-            self._say(f"node {order.node} is not started: {why}")
-            self._ended[order.node] = why[:MAX_TEXT]
-            self._soon.set()
-        else:
-            self._say(
-                f"node {order.node} starts on device {order.device} with {order.model}, port {record.port}"
-            )
-            watch = Watch(time.monotonic())
-            self._take_in(RunningNode(device, record, order.token, watch, process))
-            self._soon.set()
+        is_ending = self._status is not None
+        if not is_ending:
+            self._canary.follow(answer.canary)
+        self._nodes.carry_out(answer.nodes, may_start=not is_ending)
+        wanted = {order.tree for order in answer.nodes} | self._canary.trees
+        self._preparer.keep_only(set() if is_ending else wanted)
+        with suppress(OSError):
+            for tree in self._trees.remove_unused(wanted | self._nodes.trees):
+                self._say(f"the tree {tree[:12]} is removed: others were used since")
 
     def _heartbeat(self, told: dict[UUID, str]) -> Heartbeat:
+        reports, all_known = self._nodes.reports()
         now_s = time.monotonic()
-        numbers = sorted({*range(self.options.devices), *self._nodes})
-        reports = tuple(
-            self._nodes[number].report(now_s, self.options) if number in self._nodes else DeviceReport(number)
-            for number in numbers
-            if number in self._nodes or self._is_known_free(number)
-        )
-        offered = self.options.devices if self._status is None and len(reports) == len(numbers) else 0
+        offered = self.options.devices if self._status is None and all_known else 0
         return Heartbeat(
             agent=self.id,
             beat=self._beat,
@@ -275,15 +196,8 @@ class Agent:
             version=self._version,
             problem=self._problem(),
             leaves_in_s=None if self._leaves_s is None else max(0, round(self._leaves_s - now_s)),
+            canary=self._canary.report(),
         )
-
-    def _is_known_free(self, number: int) -> bool:
-        """Whether a device without a node of this agent is free. What is left there is none of its nodes: it is killed."""
-        device = Device(number, self.options.folder / "devices" / str(number))
-        if device.is_free():
-            return True
-        device.kill()
-        return False
 
     def _problem(self) -> str:
         try:
@@ -303,14 +217,12 @@ class Agent:
         """Tell the site which nodes ended, if it listens."""
         deadline_s = time.monotonic() + LAST_WORDS_S
         while (
-            (self._ended or not self._is_end_told) and time.monotonic() < deadline_s and not speaking.done()
+            (self._nodes.ended or not self._is_end_told)
+            and time.monotonic() < deadline_s
+            and not speaking.done()
         ):
             self._soon.set()
             await asyncio.sleep(TICK_S)
-
-    @property
-    def _drain_s(self) -> float:
-        return self.options.drain_s + DRAIN_GRACE_S
 
     def _say_once(self, line: str) -> None:
         """Say a line unless it was the last one of this kind."""
@@ -324,12 +236,6 @@ def say(line: str) -> None:
     with suppress(OSError):
         sys.stderr.write(f"{line}\n")
         sys.stderr.flush()
-
-
-def _token(device: Device) -> str:
-    with suppress(OSError, UnicodeDecodeError):
-        return device.token.read_text().strip()
-    return ""
 
 
 def _installed_tree() -> str:

@@ -1,18 +1,20 @@
-"""One device of a host: its folder, and the lock that keeps a second node off it.
+"""One berth of a device: its folder, and the lock that keeps a second node off it.
 
-The lock is a flock that the node's starter inherits and holds for as long as it lives, whatever becomes of the agent. So a
-device is free if and only if its lock can be taken and no process of an earlier sandbox is left.
+A device has two berths: a node, and its successor for the time of a handover. A berth is free if and only if its lock can
+be taken and no process of an earlier sandbox is left.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from benchmarks.confined_node.folders import BERTHS, berth_seat
+from gainshare.capacity.agent.locks import FileLock, having_mounted
 
 LOCK, RECORD, TOKEN, LOG, NODE = "lock", "record.json", "token", "node.log", "node"
 MAX_LOG_BYTES = 8 << 20
@@ -20,10 +22,25 @@ MAX_LOG_BYTES = 8 << 20
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A device and its folder, which holds its lock, its node's record, token and log, and the node's own folder."""
+    """A berth of a device and its folder: the lock, its node's record, token and log, and the node's own folder."""
 
     number: int
     folder: Path
+    berth: int = 0
+
+    @property
+    def key(self) -> tuple[int, int]:
+        return self.number, self.berth
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"device {self.number}" + (f", berth {self.berth}" if self.berth else "")
+
+    @property
+    def seat(self) -> int:
+        """Decides its node's user, as root."""
+        return berth_seat(self.number, self.berth)
 
     @property
     def lock(self) -> Path:
@@ -50,26 +67,13 @@ class Device:
 
     @contextmanager
     def taken(self) -> Iterator[int | None]:
-        """Take the lock, or yield None if another process has it. The descriptor is closed afterwards: who inherited
-        it keeps the lock."""
-        descriptor = os.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield None
-            else:
-                yield descriptor
-        finally:
-            os.close(descriptor)
+        """As `FileLock.taken`."""
+        with FileLock(self.lock).taken() as descriptor:
+            yield descriptor
 
     def is_held(self) -> bool:
-        """Whether another process holds the lock. A device whose folder cannot be used counts as held."""
-        try:
-            with self.taken() as descriptor:
-                return descriptor is None
-        except OSError:
-            return True
+        """Whether another process holds the lock. A berth whose folder cannot be used counts as held."""
+        return FileLock(self.lock).is_held()
 
     def is_free(self) -> bool:
         """Whether nothing of a node is left: no starter holds the lock, and no sandbox outlives its starter."""
@@ -77,15 +81,14 @@ class Device:
 
     def holders(self) -> list[int]:
         """Processes that hold the lock's file open: the node's starter."""
-        return list(_having_open(str(self.lock.resolve())))
+        return FileLock(self.lock).holders()
 
     def leftovers(self) -> list[int]:
         """Processes of sandboxes that were started in this folder, found by the folders that only they have mounted.
 
         A starter that ends in order removes those folders, so there is nothing to look for then.
         """
-        names = [f"/{path.name}" for path in self.node.glob("run-*")]
-        return list(_having_mounted(names)) if names else []
+        return having_mounted(path.name for path in self.node.glob("run-*"))
 
     def kill(self) -> list[int]:
         """Kill all that is left of a node here, starter first. Returns the processes that were killed."""
@@ -103,11 +106,17 @@ class Device:
                 os.truncate(self.log, 0)
 
 
+def berth_of(folder: Path, number: int, berth: int = 0) -> Device:
+    """A berth below an agent's folder. The first one has the device's own folder, as before there were two."""
+    device = folder / "devices" / str(number)
+    return Device(number, device / f"berth-{berth}" if berth else device, berth)
+
+
 def devices_in(folder: Path, count: int) -> list[Device]:
-    """The devices 0 to ``count`` - 1, and further ones that an earlier start of more devices left there."""
-    parent = folder / "devices"
-    found = {int(path.name) for path in parent.glob("[0-9]*") if path.name.isdigit()}
-    return [Device(number, parent / str(number)) for number in sorted(found | set(range(count)))]
+    """The berths of devices 0 to ``count`` - 1, and of further ones that an earlier start of more devices left there."""
+    found = {int(path.name) for path in (folder / "devices").glob("[0-9]*") if path.name.isdigit()}
+    numbers = sorted(found | set(range(count)))
+    return [berth_of(folder, number, berth) for number in numbers for berth in range(BERTHS)]
 
 
 def _copied(log: Path) -> Path:
@@ -116,31 +125,3 @@ def _copied(log: Path) -> Path:
         source.seek(-MAX_LOG_BYTES // 2, os.SEEK_END)
         target.write(source.read(MAX_LOG_BYTES // 2))
     return part
-
-
-def _pids() -> list[int]:
-    own = os.getpid()
-    return [int(path.name) for path in Path("/proc").glob("[0-9]*") if int(path.name) != own]
-
-
-def _having_open(path: str) -> Iterator[int]:
-    for pid in _pids():
-        with suppress(OSError):
-            if any(
-                os.path.realpath(entry.path) == path
-                for entry in os.scandir(f"/proc/{pid}/fd")
-                if entry.is_symlink()
-            ):
-                yield pid
-
-
-def _having_mounted(names: Iterable[str]) -> Iterator[int]:
-    """Processes in whose mounts a folder of one of these names is the root of a mount."""
-    ends = tuple(names)
-    for pid in _pids():
-        with suppress(OSError):
-            for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines():
-                root = line.split(" ", 5)[3].removesuffix("//deleted")
-                if root.endswith(ends):
-                    yield pid
-                    break

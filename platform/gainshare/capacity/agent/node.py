@@ -50,6 +50,7 @@ class RunningNode:
             state=DRAINING if is_ending else self.watch.state(now_s, options),
             port=self.record.port,
             load=self.watch.load,
+            berth=self.device.berth,
         )
 
     def drain(self, now_s: float, reason: str, limit_s: float) -> None:
@@ -64,7 +65,7 @@ class RunningNode:
             self.reason, self.kill_from_s = reason, now_s
 
     def tend(self, now_s: float, options: AgentOptions) -> bool:
-        """Take one step; returns whether all of it is gone and its device free."""
+        """Take one step; returns whether all of it is gone and its berth free."""
         if self._has_ended():
             return self._is_cleared()
         if not self.is_draining and (verdict := self.watch.verdict(now_s, options)):

@@ -92,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
         "--devices",
         type=whole(1, MAX_DEVICES),
         default=1,
-        help="how many devices this host has, one node each",
+        help="how many devices this host has; each serves one node, and two for the time of a handover",
     )
     add("--kind", choices=DEVICES, default=CPU, help="what its nodes compute on")
     add(
@@ -117,7 +117,8 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--memory-gib",
         type=above(0),
-        help="limit of each node's memory (default: three quarters of the machine's, shared by the devices)",
+        help="limit of each node's memory (default: three quarters of the machine's, divided by what may run at once: two "
+        "nodes on each device, or one on each and the two of a canary)",
     )
     add("--start-s", type=above(0), default=600.0, help="end a node that is not ready after this time")
     add("--hung-s", type=above(0), default=5.0, help="report a node that answers nothing for this time")

@@ -18,6 +18,8 @@ MAX_DEVICES = 16  # of a host; each has a uid of its own, where its agent is roo
 MAX_REPORTED = 64  # entries of each list of a heartbeat
 MAX_REQUESTS = 1_000_000
 MAX_TEXT = 300
+MAX_PROGRESS = 200
+MAX_CANARY_BYTES = 8 << 20  # of a canary's document
 FIRST_PORT, LAST_PORT = 1024, 65535
 
 STARTING, READY, HUNG, DRAINING = "starting", "ready", "hung", "draining"

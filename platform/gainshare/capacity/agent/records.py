@@ -1,4 +1,4 @@
-"""What an agent keeps of each device's node, so that its next start knows what still runs there."""
+"""What an agent keeps of each berth's node, so that its next start knows what still runs there."""
 
 from __future__ import annotations
 
@@ -12,24 +12,30 @@ from uuid import UUID
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """The node that was started on a device. Its token is in a file of its own."""
+    """The node that was started in a berth. Its token is in a file of its own. ``tree`` is empty for installed code."""
 
     node: UUID
     model: str
     port: int
+    tree: str = ""
 
 
 def write_record(file: Path, record: Record) -> None:
     """Replace the record atomically. Raises OSError."""
-    text = json.dumps({"node": str(record.node), "model": record.model, "port": record.port})
-    write_private(file, text)
+    text = {"node": str(record.node), "model": record.model, "port": record.port, "tree": record.tree}
+    write_private(file, json.dumps(text))
 
 
 def read_record(file: Path) -> Record | None:
     """The record, or None if there is none that can be read."""
     try:
         document = json.loads(file.read_text())
-        return Record(UUID(document["node"]), str(document["model"]), int(document["port"]))
+        return Record(
+            UUID(document["node"]),
+            str(document["model"]),
+            int(document["port"]),
+            str(document.get("tree", "")),
+        )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 

@@ -1,17 +1,23 @@
-"""Speaks with the site: sends a heartbeat, and reads which nodes to run."""
+"""Speaks with the site: sends heartbeats, reads which nodes to run, fetches trees, posts keys and canaries' documents."""
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from benchmarks.canary.order import CanaryOrder
+from benchmarks.confined_node.folders import BERTHS
+from benchmarks.patch.blobs import sha256_hex
 from gainshare.capacity.agent.protocol import HEARTBEAT_PATH, HEARTBEAT_S, MAX_DEVICES, Heartbeat, NodeOrder
 
 TIMEOUT_S = 5.0
+TRANSFER_S = 120.0  # for one file or document in all
 MAX_BYTES = 256 * 1024
 LONGEST_INTERVAL_S = 60.0
 ENDING = ("superseded", "revoked")  # codes after which this agent has no host any more
@@ -30,15 +36,20 @@ class Dismissed(Exception):
 
 
 class Refusal(Exception):
-    """The site refuses the heartbeat; the message says why, and what to do."""
+    """The site refuses what was sent or asked for; the message says why, and what to do. ``status`` is 0 for a limit of ours."""
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the site wants: all nodes that should run here, and when to speak again."""
+    """What the site wants: all nodes that should run here, the canary if any, and when to speak again."""
 
     nodes: tuple[NodeOrder, ...]
     interval_s: float
+    canary: CanaryOrder | None = None
 
 
 class Site:
@@ -51,39 +62,65 @@ class Site:
 
     async def send(self, beat: Heartbeat) -> Answer:
         """Raises SiteAbsent, TokenRefused, Dismissed or Refusal."""
-        status, body = await self._post(json.dumps(beat.to_json()))
-        if status == 200:
-            return _answer(body)
+        return _answer(await self.post(HEARTBEAT_PATH, beat.to_json()))
+
+    async def post(self, path: str, document: Mapping[str, Any]) -> bytes:
+        """Send a document and return the answer's body. Raises SiteAbsent, TokenRefused, Dismissed or Refusal."""
+        return await self._ask("POST", path, MAX_BYTES, json.dumps(document).encode())
+
+    async def get(self, path: str, most_bytes: int) -> bytes:
+        """The bytes at a path. Raises SiteAbsent, TokenRefused, Dismissed, or Refusal also for more than `most_bytes`."""
+        return await self._ask("GET", path, most_bytes)
+
+    @property
+    def token_digest(self) -> str:
+        """Names the token in use, and does not tell it. Raises TokenRefused where it cannot be read."""
+        return sha256_hex(self._read_token().encode())
+
+    async def aclose(self) -> None:
+        await self._http.aclose()
+
+    async def _ask(self, method: str, path: str, most_bytes: int, content: bytes | None = None) -> bytes:
+        status, body = await self._exchange(method, path, most_bytes, content)
+        if status in (200, 201, 202, 204):
+            return body
         code, message = _error(body)
         if status == 401:
             self._token = ""
             raise TokenRefused(message)
         if status == 409 and code in ENDING:
             raise Dismissed(message)
-        if status in (400, 403, 404, 409, 413, 415, 422):
-            raise Refusal(f"{message} ({status} {code})")
+        if status in (400, 403, 404, 405, 409, 410, 413, 415, 422):
+            raise Refusal(f"{message} ({status} {code})", status)
         raise SiteAbsent(f"the site answered {status}")
 
-    async def aclose(self) -> None:
-        await self._http.aclose()
+    async def _exchange(
+        self, method: str, path: str, most_bytes: int, content: bytes | None
+    ) -> tuple[int, bytes]:
+        """Bytes are taken as they are: nothing is unpacked, so that `most_bytes` bounds memory."""
+        headers = {"Authorization": f"Bearer {self._read_token()}", "Accept-Encoding": "identity"}
+        if content is not None:
+            headers["Content-Type"] = "application/json"
+        try:
+            async with (
+                asyncio.timeout(TRANSFER_S),
+                self._http.stream(method, self._url + path, content=content, headers=headers) as answer,
+            ):
+                body = bytearray()
+                async for chunk in answer.aiter_raw():
+                    body += chunk
+                    if len(body) > most_bytes:
+                        raise Refusal(f"the site's answer at {path} is longer than {most_bytes} bytes")
+                return answer.status_code, bytes(body)
+        except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
+            raise SiteAbsent(f"{type(error).__name__}: {error}"[:200]) from None
 
-    async def _post(self, content: str) -> tuple[int, bytes]:
+    def _read_token(self) -> str:
         try:
             self._token = self._token or self._token_file.read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
             raise TokenRefused(f"the token file {self._token_file} cannot be read: {error}") from None
-        headers = {"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"}
-        try:
-            url = self._url + HEARTBEAT_PATH
-            async with self._http.stream("POST", url, content=content, headers=headers) as answer:
-                body = b""
-                async for chunk in answer.aiter_bytes():
-                    body += chunk
-                    if len(body) > MAX_BYTES:
-                        raise SiteAbsent("the site's answer is too long")
-                return answer.status_code, body
-        except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
-            raise SiteAbsent(f"{type(error).__name__}: {error}"[:200]) from None
+        return self._token
 
 
 def _answer(body: bytes) -> Answer:
@@ -91,16 +128,19 @@ def _answer(body: bytes) -> Answer:
         document = json.loads(body)
         nodes = tuple(NodeOrder.from_json(row) for row in document["nodes"])
         interval_s = float(document.get("interval_s", HEARTBEAT_S))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        asked = document.get("canary")
+        canary = None if asked is None else CanaryOrder.from_json(asked)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise SiteAbsent(f"the site's answer cannot be read: {error}"[:200]) from None
-    if len(nodes) > MAX_DEVICES or len({node.device for node in nodes}) < len(nodes):
-        raise SiteAbsent("the site's answer names a device twice, or too many")
-    return Answer(nodes, min(max(interval_s, 0.1), LONGEST_INTERVAL_S))
+    berths = {(node.device, node.berth) for node in nodes}
+    if len(nodes) > BERTHS * MAX_DEVICES or len(berths) < len(nodes):
+        raise SiteAbsent("the site's answer names a berth of a device twice, or too many")
+    return Answer(nodes, min(max(interval_s, 0.1), LONGEST_INTERVAL_S), canary)
 
 
 def _error(body: bytes) -> tuple[str, str]:
     try:
         error: Any = json.loads(body)["error"]
         return str(error["code"])[:60], str(error["message"])[:300]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return "unknown", "the site gave no reason"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -68,8 +68,8 @@ def drain(*, node_id: UUID, reason: str) -> bool:
     return is_changed
 
 
-def lose_silent_hosts(now: datetime, *, after_s: int | None = None) -> int:
-    """End the nodes of hosts that were silent for ``after_s`` (by default HOST_LOST_S), and return how many.
+def lose_silent_hosts(now: datetime, *, after_s: int | None = None, but: Collection[UUID] = ()) -> int:
+    """End the nodes, ``but`` these, of hosts that were silent for ``after_s`` (by default HOST_LOST_S); return how many.
 
     Their devices stay taken until the agent says that they are free, because the nodes may still run there.
     """
@@ -78,7 +78,7 @@ def lose_silent_hosts(now: datetime, *, after_s: int | None = None) -> int:
     silent = Q(host__last_seen_at__lt=since) | Q(host__last_seen_at=None)
     lost = f"{OF_ITS_HOST}was silent for {silence_s} s"
     just_ordered = Q(told_at=None, created_at__gte=since)  # its host's agent may be about to start
-    return Node.objects.filter(silent & ~just_ordered, state__in=LIVE).update(
+    return Node.objects.filter(silent & ~just_ordered & ~Q(pk__in=but), state__in=LIVE).update(
         state=NodeState.ENDED, ended_at=now, end_reason=lost, holds_device=True
     )
 

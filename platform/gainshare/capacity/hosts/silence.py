@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from datetime import datetime, timedelta
+from uuid import UUID
 
 from django.conf import settings
 
+from gainshare.capacity.agent import probing
 from gainshare.capacity.hosts.nodes import lose_silent_hosts
-from gainshare.capacity.models import Host
+from gainshare.capacity.hosts.tokens import node_token
+from gainshare.capacity.models import Host, Node, NodeState
 
 PATIENCE = 6  # times HOST_LOST_S, while no host at all is heard
+ASK_S = 3.0  # most seconds for all answers: a node that sends byte after byte has not answered by then
 
 
 def was_listening(now: datetime) -> bool:
@@ -19,10 +25,35 @@ def was_listening(now: datetime) -> bool:
 
 
 def lose_hosts(now: datetime) -> int:
-    """End the nodes of silent hosts, and return how many.
+    """End the nodes of lost hosts, and return how many.
 
-    While no host at all was heard, the silence may be the site's: then nodes are given PATIENCE times as long.
+    A host that is silent while another one is heard is lost. While none is heard, the silence may be the site's, so the
+    site asks the nodes themselves. One that answers goes on, however long its agent is silent. One that does not is
+    marked as hung: it gets nothing new and scaling replaces it, but it ends only after PATIENCE times as long. Until
+    then a heartbeat brings it back without another start.
     """
     if was_listening(now):
         return lose_silent_hosts(now)
-    return lose_silent_hosts(now, after_s=PATIENCE * settings.HOST_LOST_S)
+    since = now - timedelta(seconds=settings.HOST_LOST_S)
+    silent = Node.objects.filter(state=NodeState.READY, host__last_seen_at__lt=since).exclude(url="")
+    answering = ask(list(silent.values_list("pk", "url")))
+    silent.filter(pk__in=answering).exclude(hung_at=None).update(hung_at=None)
+    silent.filter(hung_at=None).exclude(pk__in=answering).update(hung_at=now)
+    return lose_silent_hosts(now, after_s=PATIENCE * settings.HOST_LOST_S, but=answering)
+
+
+def ask(nodes: Sequence[tuple[UUID, str]]) -> set[UUID]:
+    """Those of the nodes, given with their URLs, that answer the site within ASK_S."""
+    return asyncio.run(_answering(nodes)) if nodes else set()
+
+
+async def _answering(nodes: Sequence[tuple[UUID, str]]) -> set[UUID]:
+    async with probing.new_client() as http:
+        asked = {
+            asyncio.create_task(probing.probe(http, url.rstrip("/"), node_token(pk))): pk for pk, url in nodes
+        }
+        answered, late = await asyncio.wait(asked, timeout=ASK_S)
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
+    return {asked[task] for task in answered if (probe := task.result()) is not None and probe.is_ready}

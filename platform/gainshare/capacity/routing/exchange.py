@@ -255,7 +255,7 @@ def _read_nodes(slots: Mapping[str, int]) -> tuple[PoolNode, ...]:
     default_slots = int(ServedModel._meta.get_field("slots").get_default())
     trees, formers = serving_trees(), former_trees(timezone.now())
     rows: Sequence[Node] = list(
-        Node.objects.filter(state__in=(NodeState.READY, NodeState.DRAINING))
+        Node.objects.filter(state__in=(NodeState.READY, NodeState.DRAINING), hung_at=None)
         .exclude(url="")
         .select_related("host__device_class")
     )

@@ -22,6 +22,7 @@ from gainshare.ledger.services.escrow import (
 from gainshare.ledger.services.grants import Balance, balance, expire_lots, grant_credits, lots_of
 from gainshare.ledger.services.holds import expire_holds, open_hold, settle_hold, void_hold
 from gainshare.ledger.services.posting import MAX_MICROCREDITS
+from gainshare.ledger.services.royalties import book_royalty, vest_royalty, void_royalty
 from gainshare.ledger.services.sealing import seal_entries
 from gainshare.ledger.services.treasury import Totals, fund_treasury, totals
 
@@ -33,6 +34,7 @@ __all__ = [
     "add_to_escrow",
     "balance",
     "book_award",
+    "book_royalty",
     "close_escrow",
     "escrow_balance",
     "escrow_balances",
@@ -50,5 +52,7 @@ __all__ = [
     "settle_hold",
     "totals",
     "vest_award",
+    "vest_royalty",
     "void_hold",
+    "void_royalty",
 ]

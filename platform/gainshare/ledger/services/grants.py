@@ -26,7 +26,7 @@ UNTRANSFERABLE_SOURCES = frozenset({"starter"})
 
 @dataclass(frozen=True)
 class Balance:
-    """Balance of a user in micro-credits: spendable, held, awarded but unvested, and owed."""
+    """Balance of a user in micro-credits: spendable, held, unvested awards and royalties, and owed."""
 
     available: int
     held: int
@@ -116,7 +116,9 @@ def balance(user: User) -> Balance:
         held=Sum("pending_microcredits", default=0),
     )
     unvested = Transfer.objects.filter(
-        to_account__owner=user, kind=TransferKind.AWARD, state=TransferState.PENDING
+        to_account__owner=user,
+        kind__in=[TransferKind.AWARD, TransferKind.ROYALTY],
+        state=TransferState.PENDING,
     ).aggregate(total=Sum("amount_microcredits", default=0))
     owed = Account.objects.filter(owner=user, kind=AccountKind.RECEIVABLE).aggregate(
         total=Sum("posted_microcredits", default=0)

@@ -25,7 +25,9 @@ from gainshare.ledger.models import Account, Entry, Hold, Transfer
 MAX_MICROCREDITS = 10**18
 """Maximum of all credits ever issued (10^12 credits), so that no balance can overflow 64 bits."""
 
-TWO_PHASE = frozenset({TransferKind.RESERVATION, TransferKind.AWARD, TransferKind.USAGE})
+TWO_PHASE = frozenset(
+    {TransferKind.RESERVATION, TransferKind.AWARD, TransferKind.USAGE, TransferKind.ROYALTY}
+)
 """Kinds that start pending; all others are posted at once."""
 
 Terms = Mapping[str, int | str | None]

@@ -94,7 +94,6 @@ def changed(world: World, path: str, text: str | None) -> Tree:
         ("model/serving/metering/usage.py", "FREE = True\n"),  # counts tokens
         ("model/serving/metering.py", "FREE = True\n"),  # would be loaded in its place
         ("model/command_errors.py", None),
-        ("model/notes.txt", "not code\n"),
     ],
 )
 def test_a_tip_whose_protected_files_are_not_the_installed_ones_never_serves(

@@ -15,7 +15,8 @@ from typing import Any
 import httpx
 
 from benchmarks.faults import FAULT_VARIABLE, FOLDER_VARIABLE
-from gainshare.capacity.agent.devices import Device, devices_in
+from gainshare.capacity.agent.canary_process import CanaryPlace
+from gainshare.capacity.agent.devices import Device, berth_of, devices_in
 from gainshare.capacity.hosts.nodes import order
 from gainshare.capacity.hosts.tokens import new_token, node_token
 from gainshare.capacity.models import DeviceClass, Host, Node
@@ -45,6 +46,8 @@ class AgentProcess:
     devices: int = 1
     level: str = ""
     options: Sequence[str] = ()
+    canary: Path | None = None
+    """A program in place of `python -m benchmarks.canary`."""
     process: subprocess.Popen[bytes] | None = None
     faults: list[str] = field(default_factory=list)
 
@@ -81,13 +84,25 @@ class AgentProcess:
         }
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "gainshare.capacity.agent", *own, *self.options],
+                [sys.executable, *self._program(), *own, *self.options],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
             )
         return self
+
+    def _program(self) -> list[str]:
+        if self.canary is None:
+            return ["-m", "gainshare.capacity.agent"]
+        return [
+            "-c",
+            "import sys\n"
+            "from gainshare.capacity.agent import canary_process\n"
+            "from gainshare.capacity.agent.__main__ import main\n"
+            f"canary_process.PROGRAM = ({str(self.canary)!r},)\n"
+            "sys.exit(main())",
+        ]
 
     def kill(self) -> None:
         assert self.process is not None
@@ -106,8 +121,8 @@ class AgentProcess:
         assert self.process is not None
         return self.process.poll() == -signal.SIGKILL and (self.folder / "faults" / fault).exists()
 
-    def device(self, number: int = 0) -> Device:
-        return Device(number, self.home / "devices" / str(number))
+    def device(self, number: int = 0, berth: int = 0) -> Device:
+        return berth_of(self.home, number, berth)
 
     def close(self) -> None:
         """End the agent and all that it started."""
@@ -118,6 +133,8 @@ class AgentProcess:
             while device.lock.exists() and not device.is_free() and time.monotonic() < deadline:
                 device.kill()
                 time.sleep(0.05)
+        if (self.home / "canary").exists():
+            CanaryPlace(self.home / "canary").clear()
 
 
 def make_agent(url: str, folder: Path, *, devices: int = 1, **more: Any) -> tuple[AgentProcess, Host]:
@@ -170,7 +187,8 @@ def ask(node: Node, path: str, **body: Any) -> httpx.Response:
 
 def sandboxes(device: Device) -> set[str]:
     """The sandboxes that have processes on a device now, by the folder that each has mounted. Two would be two nodes."""
-    mark = f"{device.folder.parent.parent.parent.name}/agent/devices/{device.number}/node/"
+    mark = f"/agent/{str(device.folder).partition('/agent/')[2]}/node/"
+    mark = f"{str(device.folder).partition('/agent/')[0].rpartition('/')[2]}{mark}"
     found: set[str] = set()
     for path in Path("/proc").glob("[0-9]*/mountinfo"):
         with suppress(OSError):

@@ -120,7 +120,7 @@ def test_an_order_that_cannot_be_carried_out_says_why(agent: AgentProcess) -> No
         ("../../etc", "", "no name of a model"),
         ("--upstream=http://x", "", "no name of a model"),
         ("unknown-model", "", "has no model 'unknown-model'"),
-        (MODEL, "ab" * 32, "installed tree only"),
+        (MODEL, "../../etc", "no hash of a tree"),
     ):
         gone = reached(place(model, tree=tree), NodeState.ENDED, 60)
         assert said in gone.end_reason

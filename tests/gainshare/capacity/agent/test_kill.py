@@ -32,6 +32,7 @@ from tests.gainshare.capacity.agent.agent_world import (
     reached,
     sandboxes,
 )
+from tests.gainshare.capacity.agent.test_kill_deployed import BERTH_POINTS, CANARY_POINTS, TREE_POINTS
 from tests.gainshare.capacity.pool_world import MODEL, again
 from tests.gainshare.gateway.gateway_stack import free_port, own_database
 
@@ -76,7 +77,8 @@ def test_every_fault_point_of_the_pools_nodes_is_in_these_lists() -> None:
     ):
         for file in (ROOT / folder).glob("*.py"):
             found |= set(re.findall(r'fault_point\("([a-z_.]+)"\)', file.read_text()))
-    assert found == {*AGENT_POINTS, *NODE_POINTS, *WEB_POINTS, *SERVICE_POINTS}
+    deployed = {*TREE_POINTS, *BERTH_POINTS, *CANARY_POINTS}
+    assert found == {*AGENT_POINTS, *NODE_POINTS, *WEB_POINTS, *SERVICE_POINTS, *deployed}
 
 
 @dataclass

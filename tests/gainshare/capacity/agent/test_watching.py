@@ -1,18 +1,30 @@
 """Pure parts of the agent: a node's state by its answers, its load from hostile figures, orders that are refused."""
 
+import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
+from benchmarks.confined_node.memory import default_memory_bytes
+from benchmarks.sandbox.levels import GIB
 from gainshare.capacity.agent.devices import Device, devices_in
 from gainshare.capacity.agent.options import AgentOptions, parse_options
 from gainshare.capacity.agent.probing import load_from
 from gainshare.capacity.agent.protocol import HUNG, MAX_REQUESTS, READY, STARTING, Load, NodeOrder
 from gainshare.capacity.agent.records import Record, read_record, write_private, write_record
-from gainshare.capacity.agent.starting import Refused, check_order, command, environment, free_port
+from gainshare.capacity.agent.starting import (
+    Refused,
+    check_order,
+    command,
+    environment,
+    free_port,
+    node_memory_gib,
+    remove_state,
+)
 from gainshare.capacity.agent.watching import Probe, Watch
 
 OPTIONS = AgentOptions("http://site", Path("token"), Path("folder"))
@@ -88,8 +100,12 @@ def test_known_models_and_the_built_in_one_are_taken_with_the_installed_tree_onl
     (tmp_path / "known").mkdir()
     check_order(order_of("known"), tmp_path)
     check_order(order_of("tiny"), None)
+    check_order(order_of("tiny", "ab" * 32), tmp_path)
     with pytest.raises(Refused, match="installed tree only"):
-        check_order(order_of("tiny", "ab" * 32), tmp_path)
+        check_order(order_of("tiny", "ab" * 32), tmp_path, "none")
+    for tree in ("../installed", "installed", "AB" * 32, "ab" * 33):
+        with pytest.raises(Refused, match="no hash"):
+            check_order(order_of("tiny", tree), tmp_path)
 
 
 def test_the_token_is_on_no_command_line_and_in_no_repr(tmp_path: Path) -> None:
@@ -101,11 +117,9 @@ def test_the_token_is_on_no_command_line_and_in_no_repr(tmp_path: Path) -> None:
 
 def test_each_device_sees_one_gpu(tmp_path: Path) -> None:
     cuda = AgentOptions("http://site", Path("t"), tmp_path, devices=2, kind="cuda")
-    assert environment(Device(1, tmp_path), cuda, {})["CUDA_VISIBLE_DEVICES"] == "1"
-    assert (
-        environment(Device(1, tmp_path), cuda, {"CUDA_VISIBLE_DEVICES": "4,6"})["CUDA_VISIBLE_DEVICES"] == "6"
-    )
-    assert "CUDA_VISIBLE_DEVICES" not in environment(Device(1, tmp_path), OPTIONS, {})
+    assert environment(1, cuda, {})["CUDA_VISIBLE_DEVICES"] == "1"
+    assert environment(1, cuda, {"CUDA_VISIBLE_DEVICES": "4,6"})["CUDA_VISIBLE_DEVICES"] == "6"
+    assert "CUDA_VISIBLE_DEVICES" not in environment(1, OPTIONS, {})
 
 
 def test_a_range_of_ports_without_a_free_one_is_said(free_tcp: int) -> None:
@@ -124,9 +138,13 @@ def free_tcp() -> Any:
 
 def test_a_record_is_read_as_it_was_written_and_a_damaged_one_not_at_all(tmp_path: Path) -> None:
     file = tmp_path / "record.json"
-    record = Record(uuid4(), "tiny", 8200)
+    record = Record(uuid4(), "tiny", 8200, "ab" * 32)
     write_record(file, record)
     assert read_record(file) == record
+    file.write_text(
+        json.dumps({"node": str(record.node), "model": "tiny", "port": 1})
+    )  # before there were trees
+    assert read_record(file) == Record(record.node, "tiny", 1)
     for damaged in ("", "{", "[]", '{"node": "x"}', "null"):
         file.write_text(damaged)
         assert read_record(file) is None
@@ -148,7 +166,29 @@ def test_a_lock_is_held_until_its_last_descriptor_is_closed(tmp_path: Path) -> N
 def test_devices_of_an_earlier_start_are_known(tmp_path: Path) -> None:
     (tmp_path / "devices/5").mkdir(parents=True)
     (tmp_path / "devices/x").mkdir()
-    assert [device.number for device in devices_in(tmp_path, 2)] == [0, 1, 5]
+    found = devices_in(tmp_path, 2)
+    assert [device.key for device in found] == [(number, berth) for number in (0, 1, 5) for berth in (0, 1)]
+    assert found[0].folder == tmp_path / "devices/0"  # where agents before two berths had their node
+    assert len({device.folder for device in found}) == len({device.seat for device in found}) == 6
+
+
+def test_two_nodes_on_each_device_and_a_canary_fit_into_memory() -> None:
+    for devices in (1, 2, 8):
+        options = AgentOptions("http://site", Path("t"), Path("f"), devices=devices)
+        one_bytes = node_memory_gib(options) * GIB
+        assert one_bytes * max(2 * devices, devices + 2) <= default_memory_bytes() * 1.001
+    assert node_memory_gib(AgentOptions("http://site", Path("t"), Path("f"), memory_gib=3.0)) == 3.0
+
+
+def test_only_installed_code_finds_what_installed_code_kept(tmp_path: Path) -> None:
+    """A deployed tree could leave code, or what users asked, for the next node."""
+    device = Device(0, tmp_path)
+    for before, after, is_kept in (("", "", True), ("", "a", False), ("a", "", False), ("a", "a", False)):
+        (device.node / "state").mkdir(parents=True)
+        write_record(device.record, Record(uuid4(), "tiny", 8200, before))
+        remove_state(order_of("tiny", after), device)
+        assert device.node.exists() == is_kept
+        shutil.rmtree(device.node, ignore_errors=True)
 
 
 @pytest.mark.parametrize(

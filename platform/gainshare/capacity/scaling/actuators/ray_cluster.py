@@ -20,9 +20,19 @@ from django.utils import timezone
 
 from benchmarks.faults import fault_point
 from gainshare.capacity.hosts.tokens import new_token
-from gainshare.capacity.models import LIVE, DeviceClass, EngineHost, Host, Node, ScalingState, ServedModel
+from gainshare.capacity.models import (
+    LIVE,
+    DeviceClass,
+    EngineHost,
+    Host,
+    Node,
+    NodeState,
+    ScalingState,
+    ServedModel,
+)
 from gainshare.capacity.scaling.actuators.interface import Outcome
 from gainshare.capacity.scaling.actuators.local import LocalActuator
+from gainshare.capacity.scaling.actuators.ray_failures import failure_of, paused_until
 from gainshare.capacity.scaling.records import note, state_of
 
 PROGRAM = "gainshare.capacity.scaling.actuators.ray_program"
@@ -30,8 +40,9 @@ NAMESPACE = "gainshare"
 ASK_S = 15  # seconds between two looks at an unchanged cluster
 ASK_PENDING_S = 4  # the same while a machine for an actor is still looked for
 PROGRAM_S = 120  # most seconds for one talk with the cluster
-UNSEEN_S = 300  # an actor whose agent was not heard for so long is replaced
 PREFIX = "ray-"
+
+Actors = Mapping[str, Mapping[str, Any]]  # as `ray_program` prints them
 
 
 class RayActuator:
@@ -43,9 +54,7 @@ class RayActuator:
         for device_class in DeviceClass.objects.filter(name__in=list(wanted)):
             _want_hosts(served, device_class, wanted[device_class.name])
         outcome = LocalActuator().carry_out(served, wanted, reason)
-        waiting = hosts_of(served).filter(host__last_seen_at=None).count()
-        starting = f"the Ray cluster has still to start {waiting} of the hosts" if waiting else ""
-        return Outcome(outcome.actions, starting or outcome.problem)
+        return Outcome(outcome.actions, _problem(served, wanted) or outcome.problem)
 
     def settle(self, served: ServedModel, now: datetime) -> None:
         if not _is_due(served, now):
@@ -86,7 +95,7 @@ def told_to(served: ServedModel, now: datetime) -> dict[str, Any]:
     }
 
 
-def talk(told: dict[str, Any]) -> dict[str, dict[str, str]]:
+def talk(told: dict[str, Any]) -> Actors:
     """The cluster's actors by name, after it was told. Raises RayFailed."""
     try:
         done = subprocess.run(
@@ -102,13 +111,11 @@ def talk(told: dict[str, Any]) -> dict[str, dict[str, str]]:
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
         raise RayFailed(f"the Ray cluster at {told['address']} cannot be used: {lines[-1]}")
-    actors: dict[str, dict[str, str]] = json.loads(done.stdout.splitlines()[-1])["actors"]
+    actors: Actors = json.loads(done.stdout.splitlines()[-1])["actors"]
     return actors
 
 
-def heard(
-    served: ServedModel, now: datetime, told: dict[str, Any], actors: Mapping[str, Mapping[str, str]]
-) -> list[str]:
+def heard(served: ServedModel, now: datetime, told: dict[str, Any], actors: Actors) -> list[str]:
     """Note what the cluster has, and give back hosts whose agent is no more. Returns actors that are not wanted."""
     started = [one["name"] for one in told["start"] if one["name"] in actors]
     EngineHost.objects.filter(served=served, host__name__in=started).update(started_at=now)
@@ -117,17 +124,27 @@ def heard(
     _note_addresses(served, actors)
     failures = []
     for one in hosts_of(served).filter(started_at__isnull=False):
-        if failure := _failure_of(one, actors.get(one.host.name), now):
-            Host.objects.filter(pk=one.pk, revoked_at=None).update(revoked_at=now)
+        if failure := failure_of(one, actors.get(one.host.name), now):
+            _give_up(one, failure, now)
             failures.append(f"{one.host.name}: {failure}")
     note(served.pk, engine_failure="; ".join(failures))
     state_of(served)
     ScalingState.objects.filter(served=served).update(settled_at=now)
-    known = set(EngineHost.objects.filter(host__name__in=list(actors)).values_list("host__name", flat=True))
+    # An actor of a host that was gone is none of ours: a late start of a killed worker may have brought it back.
+    there = EngineHost.objects.filter(host__name__in=list(actors), gone_at=None)
+    known = set(there.values_list("host__name", flat=True))
     return [name for name in actors if name.startswith(PREFIX) and name not in known]
 
 
-def _note_addresses(served: ServedModel, actors: Mapping[str, Mapping[str, str]]) -> None:
+def _give_up(one: EngineHost, failure: str, now: datetime) -> None:
+    """Revoke a host, and end its nodes: no agent will say what became of them."""
+    Host.objects.filter(pk=one.pk, revoked_at=None).update(revoked_at=now, problem=failure)
+    Node.objects.filter(host=one.pk, state__in=LIVE).update(
+        state=NodeState.ENDED, ended_at=now, end_reason=f"its host was given up: {failure}", holds_device=True
+    )
+
+
+def _note_addresses(served: ServedModel, actors: Actors) -> None:
     """Nodes are reached where Ray says that the actor is: the cluster, and not its agent, is trusted with that."""
     for one in hosts_of(served).filter(host__allowed_address=""):
         if address := actors.get(one.host.name, {}).get("address"):
@@ -149,18 +166,6 @@ def _is_due(served: ServedModel, now: datetime) -> bool:
     return mine.exists() and (last is None or now - last >= every)
 
 
-def _failure_of(one: EngineHost, actor: Mapping[str, str] | None, now: datetime) -> str:
-    """Why the host has to be replaced; empty: it has not."""
-    if actor is None:
-        return "its actor is gone"
-    if actor["state"] == "ended":
-        return f"its agent ended: {actor['said'].strip()[-160:]}"
-    since = one.host.last_seen_at or one.started_at
-    if actor["state"] == "alive" and since is not None and now - since > timedelta(seconds=UNSEEN_S):
-        return f"its agent was not heard for {UNSEEN_S} s"
-    return ""
-
-
 def _start_of(host: Host, token: str) -> dict[str, Any]:
     return {
         "name": host.name,
@@ -172,12 +177,26 @@ def _start_of(host: Host, token: str) -> dict[str, Any]:
     }
 
 
+def _problem(served: ServedModel, wanted: Mapping[str, int]) -> str:
+    """Why hosts that are wanted are not there yet; empty: they are."""
+    if waiting := hosts_of(served).filter(host__last_seen_at=None).count():
+        return f"the Ray cluster has still to start {waiting} of the hosts"
+    for device_class in DeviceClass.objects.filter(
+        name__in=[name for name, count in wanted.items() if count]
+    ):
+        if until := paused_until(served, device_class, timezone.now()):
+            return f"the latest hosts of {device_class} failed; next try at {until:%H:%M:%S} UTC"
+    return ""
+
+
 def _want_hosts(served: ServedModel, device_class: DeviceClass, wanted: int) -> None:
     """Make the missing hosts of a class, and give back those above the count that have no node."""
     hosts = list(hosts_of(served).filter(host__device_class=device_class).order_by("-host__created_at"))
     staying = [one for one in hosts if one.host.leaves_at is None]
-    for _ in range(wanted - len(staying)):
-        _make_host(served, device_class)
+    missing = wanted - len(staying)
+    if missing > 0 and not paused_until(served, device_class, timezone.now()):
+        for _ in range(missing):
+            _make_host(served, device_class)
     holding = Node.objects.filter(
         Q(state__in=LIVE) | Q(holds_device=True), host__in=[one.pk for one in hosts]
     )

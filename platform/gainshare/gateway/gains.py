@@ -1,0 +1,105 @@
+"""What the deployments of a model save, and whose gains made it: read from `capacity` and from who is named in settings.
+
+The platform knows nothing of bounties, so the function that lists the shares is named by `settings.GAIN_SHARES`.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, cast
+from uuid import UUID
+
+from django.conf import settings
+from django.utils.module_loading import import_string
+
+from benchmarks.sharing.royalties import royalty_ppm
+from benchmarks.sharing.savings import PRICED_LINES, Placed, Served, placed
+from gainshare.capacity.models import Deployment, DeploymentState
+from gainshare.capacity.models.deployments import HAS_SERVED
+
+
+@dataclass(frozen=True, slots=True)
+class GainShare:
+    """One gain's part of what a deployment saves on one line, and of that its maker's share, while it runs."""
+
+    deployment: UUID
+    line: str
+    gain: str
+    submission: UUID
+    person: str
+    saving_ppm: int
+    share_ppm: int
+    starts_at: datetime
+    ends_at: datetime
+    ended_at: datetime | None = None
+    is_reversed: bool = False
+
+    def runs_at(self, at: datetime) -> bool:
+        return self.starts_at <= at < min(self.ends_at, self.ended_at or self.ends_at)
+
+    @property
+    def royalty_ppm(self) -> int:
+        return royalty_ppm(self.saving_ppm, self.share_ppm)
+
+
+def gain_shares(model: str) -> list[GainShare]:
+    """Every share in what the model's deployments save, in the order in which the gains were booked."""
+    rows = cast(Callable[[str], list[GainShare]], import_string(settings.GAIN_SHARES))
+    return rows(model)
+
+
+def savings_of(model: str, shares: Iterable[GainShare] | None = None) -> list[Placed]:
+    """Every deployment of the model that served, with what it saves. Those that were taken back no longer count."""
+    rows = list(Deployment.objects.filter(model=model, state__in=HAS_SERVED, serving_at__isnull=False))
+    reversed_at = _reversed_at(gain_shares(model) if shares is None else shares)
+    return placed(_served(row, _lost_at(row, rows, reversed_at.get(row.pk))) for row in rows)
+
+
+def bounds_of(deployment: Deployment) -> tuple[dict[str, int], str | None]:
+    """The canary's lower bounds by line, and the tree they are beside; None: the best tree at that time."""
+    if deployment.is_first or deployment.is_rollback:
+        return {}, None
+    result: dict[str, Any] = deployment.result
+    if result.get("best"):
+        return _bounds(result["best"]), None
+    before = deployment.before
+    return _bounds(result.get("served") or {}), before.tree if before is not None else ""
+
+
+def _bounds(lines: dict[str, Any]) -> dict[str, int]:
+    return {line: int(lines[line]["bound_log_ppm"]) for line in PRICED_LINES if line in lines}
+
+
+def _served(row: Deployment, lost_at: datetime | None) -> Served:
+    bounds, beside = bounds_of(row)
+    assert row.serving_at is not None
+    return Served(str(row.pk), row.tree, row.serving_at, bounds, beside, lost_at)
+
+
+def _lost_at(row: Deployment, rows: Iterable[Deployment], reversed_at: datetime | None) -> datetime | None:
+    """When its tree was rolled back, under this deployment or one that put it back later, or its gains reversed."""
+    assert row.serving_at is not None
+    times = [
+        each.ended_at
+        for each in rows
+        if each.tree == row.tree
+        and each.state == DeploymentState.ROLLED_BACK
+        and each.ended_at is not None
+        and each.ended_at >= row.serving_at
+    ]
+    return min([*times, *([reversed_at] if reversed_at else [])], default=None)
+
+
+def _reversed_at(shares: Iterable[GainShare]) -> dict[UUID, datetime]:
+    """When the last gain of each deployment was reversed, of those whose gains all were."""
+    by_deployment: dict[UUID, list[GainShare]] = defaultdict(list)
+    for share in shares:
+        by_deployment[share.deployment].append(share)
+    return {
+        deployment: max(share.ended_at for share in found if share.ended_at is not None)
+        for deployment, found in by_deployment.items()
+        if all(share.is_reversed and share.ended_at is not None for share in found)
+    }

@@ -1,0 +1,176 @@
+"""Real nodes of the tiny model in real sandboxes: honest trees pass, and each attack ends as it must."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from benchmarks.canary.comparison import CANDIDATE, PARTNER, SIDES, Comparison
+from benchmarks.canary.lines import timed_calls
+from benchmarks.canary.node import NodeFailed, NodeSetup, Patience
+from benchmarks.canary.order import Plan, Shape
+from benchmarks.canary.planted import counter
+from benchmarks.canary.tokens import tokenizer_of
+from benchmarks.canary.verdict import FROZEN_NS, counted_reason, different_reasons
+from benchmarks.canary.work import Work
+from benchmarks.pairs.cores import choose_cores
+from benchmarks.pairs.seeds import Seeds
+from benchmarks.sandbox import SandboxLevel, levels_here
+from benchmarks.sandbox.accounting.placement import accounting
+from benchmarks.sandbox.levels import GIB
+from tests.benchmarks.canary import trees
+from tests.benchmarks.canary.trees import Change, built_tree, changed_tree
+
+pytestmark = [pytest.mark.sandbox, pytest.mark.slow, pytest.mark.timeout(900)]
+
+LEVEL = next(
+    (one for one, problem in levels_here().items() if problem is None and one is not SandboxLevel.NONE), None
+)
+PLAN = Plan((Shape(120, 12),), (1, 7), pairs=2)
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if LEVEL is None:
+        pytest.skip("no sandbox works on this machine")
+    return built_tree(tmp_path_factory.mktemp("trees") / "installed")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """Everyone may pass through the folders above: as root, nodes have users of their own."""
+    for path in (tmp_path, *tmp_path.parents[:3]):
+        if path.stat().st_uid == os.getuid() and path != Path("/tmp"):
+            path.chmod(path.stat().st_mode | 0o711)
+    yield tmp_path
+
+
+def clocked(
+    tree: Path, candidate: Path, folder: Path, *, rounds: int = 0, patience: Patience | None = None
+) -> Comparison:
+    """Both trees through so many rounds after the first, which clocks nothing."""
+    assert LEVEL is not None
+    setup = NodeSetup(
+        "tiny", None, LEVEL, "cpu", 3 * GIB, choose_cores().measuring, patience=patience or Patience()
+    )
+    tokenizer = tokenizer_of(None, "tiny")
+    work = Work(PLAN, Seeds.fresh()[1], counter(tokenizer), rounds=rounds)
+    found = Comparison(
+        "served",
+        {CANDIDATE: candidate, PARTNER: tree},
+        folder / "nodes",
+        (12, 13),
+        setup,
+        work,
+        tokenizer,
+        on_progress=lambda text: None,
+    )
+    found.run()
+    return found
+
+
+def differences(found: Comparison) -> list[str]:
+    return list(different_reasons({"beside": "served", "rounds": found.rounds}, {"quality_margin_ppm": None}))
+
+
+def attacked(tree: Path, folder: Path, changes: list[Change], **more: object) -> Comparison:
+    return clocked(tree, changed_tree(tree, folder / "changed", changes), folder, **more)  # type: ignore[arg-type]
+
+
+def test_an_equal_tree_gives_equal_answers_and_leaks_nothing(tree: Path, folder: Path) -> None:
+    found = clocked(tree, tree, folder, rounds=1)
+    assert found.event is None and differences(found) == [] and found.leaks.planted == 4
+    calls = list(timed_calls({"rounds": found.rounds}))
+    assert {(call["pair"], call["case"], call["batch"]) for call in calls} == {
+        (pair, case, batch)
+        for pair in (0, 1)
+        for case, batch in (("prefill", 1), ("decode", 1), ("decode", 7))
+    }
+    last = found.rounds[-1]
+    for side in SIDES:
+        assert last["load_ns"][side] > 100_000_000 and last["peak_memory_bytes"][side] > 50 << 20
+        assert last["cpu_while_frozen_ns"][side] <= FROZEN_NS
+    assert counted_reason({"rounds": found.rounds}) is None
+    assert not list((folder / "nodes").rglob("http.sock")), "what a node ran in is gone"
+
+
+def test_a_tree_that_answers_differently_at_seven_at_once_only_is_found(tree: Path, folder: Path) -> None:
+    found = attacked(tree, folder, trees.DIFFERENT_AT_SEVEN)
+    assert found.event is None
+    wrong = [
+        call for call in found.rounds[0]["calls"] if call["answers"][CANDIDATE] != call["answers"][PARTNER]
+    ]
+    assert {call["batch"] for call in wrong} == {7}
+    assert "of 7 answers at once (mixed, round 0)" in differences(found)[0]
+
+
+def test_a_tree_that_writes_prompts_into_its_scratch_folder_is_caught(tree: Path, folder: Path) -> None:
+    found = attacked(tree, folder, trees.WRITES_TO_SCRATCH)
+    assert found.event is not None and found.event["kind"] == "leak" and found.event["stage"] == "files"
+    assert differences(found) == [], "its answers are right"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("changes", "rounds", "stage"),
+    [
+        (trees.WRITES_IDS, 0, "files"),
+        (trees.PRINTS, 0, "log"),
+        (trees.REMEMBERS, 0, "planted"),
+        (trees.TELLS_IN_THE_NEXT_PROCESS, 1, "planted"),
+    ],
+    ids=["ids in its state", "prints", "remembers", "tells in the next process"],
+)
+def test_a_tree_that_keeps_prompts_is_caught(
+    tree: Path, folder: Path, changes: list[Change], rounds: int, stage: str
+) -> None:
+    found = attacked(tree, folder, changes, rounds=rounds)
+    assert found.event is not None and found.event["kind"] == "leak", found.event
+    assert found.event["stage"] == stage and len(found.rounds) == rounds + 1, found.event
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("changes", "kind", "words"),
+    [
+        (trees.HANGS, "timeout", "did not end in time"),
+        (trees.DIES, "crash", "status 0"),
+        (trees.ENDLESS, "too_large", "bytes"),
+        (trees.DOES_NOT_START, "crash", "status 7"),
+        (trees.FLOODS, "too_large", "printed more than"),
+    ],
+    ids=["hangs", "dies", "endless", "does not start", "floods"],
+)
+def test_a_tree_that_fails_is_refused_and_says_how(
+    tree: Path, folder: Path, changes: list[Change], kind: str, words: str
+) -> None:
+    found = attacked(tree, folder, changes, patience=Patience(call_s=20))
+    assert found.event is not None and found.event["kind"] == kind, found.event
+    assert words in found.event["detail"]
+
+
+@pytest.mark.long
+def test_a_failure_of_the_served_tree_says_nothing_of_the_candidate(tree: Path, folder: Path) -> None:
+    broken = changed_tree(tree, folder / "changed", trees.DIES)
+    with pytest.raises(NodeFailed) as caught:
+        clocked(broken, tree, folder)
+    assert caught.value.side == PARTNER
+
+
+@pytest.mark.long
+def test_a_tree_that_lies_in_its_counters_is_found(tree: Path, folder: Path) -> None:
+    found = attacked(tree, folder, trees.LIES)
+    assert found.event is None and differences(found) == []
+    assert "its counters say" in (counted_reason({"rounds": found.rounds}) or "")
+
+
+@pytest.mark.long
+def test_a_tree_that_would_work_while_frozen_cannot(tree: Path, folder: Path) -> None:
+    """In a cgroup nothing of it runs; where processes are stopped one by one, what runs all the same is counted."""
+    found = attacked(tree, folder, trees.BUSY_WHEN_IDLE, rounds=1)
+    assert found.event is None
+    if accounting() != "polled":
+        assert found.rounds[-1]["cpu_while_frozen_ns"][CANDIDATE] <= FROZEN_NS
