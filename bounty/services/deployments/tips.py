@@ -98,7 +98,7 @@ def _ask_by_setting(setting: AutomaticDeploy) -> None:
     if (lacking := lacks_acceptances(merged)) is not None:
         raise WrongState(
             f"The merge of submission {lacking.pk} has fewer than {DEPLOY_ACCEPTANCES} acceptances, so the tip is not "
-            "deployed by itself. Another maintainer can accept it, or a maintainer can deploy the tip."
+            "deployed by itself. A maintainer can deploy it; bounties that ask for two reviewers get tips that are."
         )
     _ask(lineage, setting.model, actor=None, reason=f"{lineage.name} deploys its tip by itself")
     AutomaticDeploy.objects.filter(pk=setting.pk).update(asked_tree=lineage.tip_id, problem="")

@@ -137,8 +137,9 @@ def test_one_acceptance_is_not_enough_and_the_lineage_says_so(world: World) -> N
     assert deploy_due() == 0
     setting = AutomaticDeploy.objects.get()
     assert str(merged.pk) in setting.problem and "2 acceptances" in setting.problem
-    review(actor=make_user("rosa", "maintainer"), submission_id=merged.pk, decision="accept")
-    assert deploy_due() == 1
+    assert deploy_tip(actor=world.mira, name=world.lineage.name, model=MODEL).tree == merged.candidate_tree_id
+    serve(str(merged.candidate_tree_id))
+    assert deploy_due() == 1  # it serves: there is nothing left to say
     assert AutomaticDeploy.objects.get().problem == ""
 
 
