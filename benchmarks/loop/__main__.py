@@ -46,7 +46,7 @@ def _measure(parts: tuple[str, ...], *, quick: bool) -> list[Row]:
         folder.chmod(0o711)  # the database's own user passes through
         try:
             env = {**os.environ, "GAINSHARE_HOME": str(folder / "home")}
-            rows.append(gateway_row(env, port=_free_port(), requests=20 if quick else 100))
+            rows.append(gateway_row(env, port=free_port(), requests=20 if quick else 100))
         finally:
             shutil.rmtree(folder, ignore_errors=True)
     if "judging" in parts:
@@ -54,7 +54,7 @@ def _measure(parts: tuple[str, ...], *, quick: bool) -> list[Row]:
     return rows
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

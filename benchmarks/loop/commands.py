@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -25,9 +25,11 @@ def gainshare(*arguments: str, env: Mapping[str, str], may_fail: bool = False) -
 
 
 @contextmanager
-def local_stack(*, model: str, port: int, env: Mapping[str, str]) -> Iterator[dict[str, Any]]:
-    """A whole local stack for the time of the block; gives its state."""
-    gainshare("up", "--detach", "--model", model, "--port", str(port), env=env)
+def local_stack(
+    *, model: str, port: int, env: Mapping[str, str], options: Sequence[str] = ()
+) -> Iterator[dict[str, Any]]:
+    """A whole local stack for the time of the block, with further `options` of `gainshare up`; gives its state."""
+    gainshare("up", "--detach", "--model", model, "--port", str(port), *options, env=env)
     try:
         yield gainshare("status", env=env)
     finally:

@@ -29,7 +29,7 @@ def gateway_row(env: Mapping[str, str], *, port: int, requests: int) -> Row:
         site, node = state["url"], state["node_url"]
         key = Path(state["files"]["admin_key"]).read_text().strip()
         token = Path(state["files"]["node_token"]).read_text().strip()
-        _grant(site, key)
+        grant(site, key)
         with httpx.Client(timeout=30) as by_gateway, httpx.Client(timeout=30) as by_node:
             for _ in range(5):  # connections, caches and code paths warm on both sides
                 _first_token_ms(by_gateway, site, key)
@@ -48,7 +48,7 @@ def gateway_row(env: Mapping[str, str], *, port: int, requests: int) -> Row:
     return Row("gateway adds before the first token", median, "ms", "<= 10 ms", median <= TARGET_MS, how)
 
 
-def _grant(site: str, key: str) -> None:
+def grant(site: str, key: str) -> None:
     """Fund the treasury and give the key's owner credits to spend."""
     auth = {"Authorization": f"Bearer {key}"}
     with httpx.Client(base_url=f"{site}/api/v1/", headers=auth, timeout=30) as http:
