@@ -1,7 +1,7 @@
 """Merged trees on a real elastic stack under load: served without a failed request, refused, or rolled back.
 
-The short form deploys one tree, asks for the one before by its name, and rolls back. The long ones deploy trees that are
-fast in no suite's way: slow in service, different in a batch of seven, and slow from a moment on.
+One tree is deployed, the one before asked for by its name, and put back. Others are slow in service, different in a batch
+of seven, or slow from a moment on. `make demo` deploys a gain on every run; these need minutes for each tree.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tests.acceptance.elastic_stack import MODEL, Pool
 from tests.acceptance.running_stack import ROOT, Stack, wait_for
 from tests.benchmarks.canary.trees import DIFFERENT_AT_SEVEN, SLOWER, Change, executor
 
-pytestmark = [pytest.mark.stack, pytest.mark.sandbox]
+pytestmark = [pytest.mark.stack, pytest.mark.sandbox, pytest.mark.long]
 
 UNDER_WAY = ("requested", "canary", "starting")
 EXPERTS = "model/layers/moe/experts.py"
@@ -128,7 +128,6 @@ def assert_nothing_failed(load: Load) -> None:
     assert load.of_kind(FAILED) == [] and load.of_kind(CUT) == []
 
 
-@pytest.mark.measures
 @pytest.mark.timeout(1800)
 def test_a_tree_is_served_and_rolled_back_without_a_failed_request(
     deployments: Deployments, load: Load
@@ -158,7 +157,6 @@ def test_a_tree_is_served_and_rolled_back_without_a_failed_request(
     assert_nothing_failed(load)
 
 
-@pytest.mark.long
 @pytest.mark.timeout(3600)
 def test_what_is_slow_in_service_or_answers_differently_never_serves(
     deployments: Deployments, load: Load
@@ -176,7 +174,6 @@ def test_what_is_slow_in_service_or_answers_differently_never_serves(
     assert_nothing_failed(load)
 
 
-@pytest.mark.long
 @pytest.mark.timeout(3600)
 def test_a_tree_that_is_slow_from_a_moment_on_is_rolled_back_by_itself(
     deployments: Deployments, load: Load
