@@ -1,41 +1,197 @@
-"""The verdict of a canary, recomputed from its document's samples and events. Pure."""
+"""The verdict of a canary, recomputed from its document's samples and events. Pure.
+
+Read docs/reference/canary.md for the rules. A document comes from a host that may lie about its figures, but not about
+what follows from them.
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
 from typing import Any
 
+from benchmarks.canary.lines import (
+    CANDIDATE,
+    LEAST_ROUNDS,
+    PARTNER,
+    batch_times,
+    line_bounds,
+    round_ratios,
+    whole_pairs,
+    worse,
+)
+from benchmarks.canary.order import LINES
+from benchmarks.canary.results import BatchTime, CanaryVerdict, LineResult
+from benchmarks.statistics.confirm import LEAST_PAIRS
 
-@dataclass(frozen=True, slots=True)
-class LineResult:
-    """One line of the candidate beside another tree, in millionths of a nat: above zero is cheaper.
+__all__ = ["BatchTime", "CanaryVerdict", "LineResult", "decide"]
 
-    `bound_log_ppm` is the one-sided 95 % lower bound of all pairs, `estimate_log_ppm` their median.
+SERVED, BEST = "served", "best"
+FROZEN_NS = 20_000_000  # two ticks of the clock that counts CPU time where nothing better does; or 2 % of the clocked time
+COUNTED_SHARE = 20  # counters and clock may differ by one part in so many,
+COUNTED_SLACK_MS = 25  # and by so much of each request: HTTP, and milliseconds that are rounded down
+LEAK = "leak"
+EVENT_WORDS = {
+    LEAK: "it leaks one account's prompt",
+    "crash": "its node ended or broke a connection",
+    "timeout": "its node did not answer in time",
+    "malformed": "its node gave an answer that no node gives",
+    "too_large": "its node gave more than can be looked at",
+    "resource_limit": "its node reached a limit of its sandbox",
+    "unsteerable": "its node could not be frozen or ended",
+}
+
+
+def decide(document: dict[str, Any]) -> CanaryVerdict:
+    """The verdict of a validated document: refused for the first reason that holds, else passed."""
+    comparisons = {one["beside"]: one for one in document["comparisons"]}
+    why = _why_refused(document, comparisons)
+    order = document["order"]
+    lines = {name: _lines(one, order["plan"]) for name, one in comparisons.items()}
+    served = comparisons.get(SERVED)
+    is_whole = served is not None and _too_few(served, order["plan"]) is None
+    best = lines.get(SERVED, {}) if order["best"] == order["served"] else lines.get(BEST, {})
+    return CanaryVerdict(
+        passed=why is None,
+        why=why or _why_passed(lines[SERVED]),
+        served=lines.get(SERVED, {}),
+        best=best,
+        batch_times=batch_times(served, order["plan"]["batches"]) if served and is_whole else (),
+    )
+
+
+def _why_refused(document: dict[str, Any], comparisons: dict[str, dict[str, Any]]) -> str | None:
+    order = document["order"]
+    batches = order["plan"]["batches"]
+    wanted = [SERVED] if order["best"] == order["served"] else [SERVED, BEST]
+    found = [comparisons[name] for name in wanted if name in comparisons]
+    reasons = [
+        *_event_reasons(document["events"]),
+        *(reason for one in found for reason in _frozen_reasons(one)),
+        *(reason for one in found for reason in _different_reasons(one, order["plan"])),
+        *_repeated_reasons(comparisons),
+    ]
+    if reasons:
+        return reasons[0]
+    for name in wanted:
+        one = comparisons.get(name)
+        if one is None:
+            return f"it was not clocked beside the {name} tree: run the canary again"
+        if few := _too_few(one, order["plan"]):
+            return f"beside the {name} tree {few}: run the canary again"
+    for one in found:
+        if counted := _counted_reason(one):
+            return counted
+    # What is slower than the best tree is no reason against what is not slower than the served one.
+    slower = worse(line_bounds(comparisons[SERVED], batches))
+    return slower and f"worse than the tree that is served now, {slower}"
+
+
+def _event_reasons(events: list[dict[str, str]]) -> Iterator[str]:
+    """A leak first: it is the gravest."""
+    for event in sorted(events, key=lambda one: one["kind"] != LEAK):
+        yield f"{EVENT_WORDS[event['kind']]} ({event['stage']}): {event['detail']}"
+
+
+def _frozen_reasons(comparison: dict[str, Any]) -> Iterator[str]:
+    for one in comparison["rounds"]:
+        limit = max(FROZEN_NS, one["timed_ns"] // 50)
+        for side in (CANDIDATE, PARTNER):
+            if one["cpu_while_frozen_ns"][side] > limit:
+                whose = "its node" if side == CANDIDATE else "the other tree's node"
+                used = one["cpu_while_frozen_ns"][side] // 1_000_000
+                yield f"{whose} used {used} ms of processor time while it was frozen, in round {one['number']}"
+
+
+def _different_reasons(comparison: dict[str, Any], plan: dict[str, Any]) -> Iterator[str]:
+    """Answers beside the served tree must be equal, unless the gain was judged by the quality route."""
+    if comparison["beside"] != SERVED or plan["quality_margin_ppm"] is not None:
+        return
+    for one in comparison["rounds"]:
+        for call in one["calls"]:
+            ours, theirs = call["answers"][CANDIDATE], call["answers"][PARTNER]
+            wrong = sum(mine != other for mine, other in zip(ours, theirs, strict=True))
+            if wrong:
+                yield (
+                    f"it answers differently from the tree that is served now: {wrong} of {call['batch']} answers at "
+                    f"once ({call['case']}, round {one['number']}), under greedy decoding"
+                )
+
+
+def _repeated_reasons(comparisons: dict[str, dict[str, Any]]) -> Iterator[str]:
+    """Beside the best tree it gets the same requests in fresh processes, and must give the answers that it gave before."""
+    if SERVED not in comparisons or BEST not in comparisons:
+        return
+    for before, after in zip(comparisons[SERVED]["rounds"], comparisons[BEST]["rounds"], strict=False):
+        for first, second in zip(before["calls"], after["calls"], strict=False):
+            if first["answers"][CANDIDATE] != second["answers"][CANDIDATE]:
+                yield (
+                    f"asked the same once more, it answered differently ({first['case']}, round {before['number']}), "
+                    "under greedy decoding"
+                )
+
+
+def _too_few(comparison: dict[str, Any], plan: dict[str, Any]) -> str | None:
+    """Every pair of the plan is needed: no one chooses among them."""
+    batches = plan["batches"]
+    pairs, rounds = whole_pairs(comparison, batches), len(round_ratios(comparison, "load_ns"))
+    if pairs < max(LEAST_PAIRS, plan["pairs"]):
+        return f"too few pairs were clocked, {pairs}: {max(LEAST_PAIRS, plan['pairs'])} are needed"
+    if rounds < LEAST_ROUNDS:
+        return f"too few rounds were clocked, {rounds}: {LEAST_ROUNDS} are needed"
+    cases = {(call["case"], call["batch"]) for one in comparison["rounds"] for call in one["calls"]}
+    if not {("planted", 1), ("probe", 1), *(("mixed", batch) for batch in batches)} <= cases:
+        return "not every kind of request was compared"
+    return None
+
+
+def _counted_reason(comparison: dict[str, Any]) -> str | None:
+    """Counters and clock of one request, from sent to last byte: medians by case and batch.
+
+    What keeps both nodes' answers from the clock, as a busy machine, is no fault of the candidate's.
     """
+    kinds = {
+        (call["case"], call["batch"]) for one in comparison["rounds"] for call in one["calls"] if call["ns"]
+    }
+    for case, batch in sorted(kinds):
+        gaps = {side: _gap(comparison, case, batch, side) for side in (CANDIDATE, PARTNER)}
+        gap, clocked, counted = gaps[CANDIDATE]
+        allowed = clocked // COUNTED_SHARE + COUNTED_SLACK_MS * batch * batch
+        if gap > allowed + gaps[PARTNER][0]:
+            return (
+                f"its counters say {counted} ms where the clock says {clocked} ms ({case}, {batch} at once, sum of the "
+                "requests, median): they must agree within 5 %"
+            )
+    return None
 
-    bound_log_ppm: int
-    estimate_log_ppm: int
-    pairs: int
+
+def _gap(comparison: dict[str, Any], case: str, batch: int, side: str) -> tuple[int, int, int]:
+    """Difference, clock and counters in milliseconds."""
+    calls = [
+        call
+        for one in comparison["rounds"]
+        for call in one["calls"]
+        if call["ns"] and (call["case"], call["batch"]) == (case, batch)
+    ]
+    clocked = _middle([call["clocked_ms"][side] for call in calls])
+    counted = _middle([call["counted_ms"][side] for call in calls])
+    return abs(clocked - counted), clocked, counted
 
 
-@dataclass(frozen=True, slots=True)
-class BatchTime:
-    """How long one token of an answer took at so many answers at once, in nanoseconds: of the candidate, and of the served tree."""
-
-    batch: int
-    candidate_ns: int
-    served_ns: int
+def _middle(values: list[int]) -> int:
+    return sorted(values)[len(values) // 2]
 
 
-@dataclass(frozen=True, slots=True)
-class CanaryVerdict:
-    """`passed` and why. `served` and `best` are lines by name, beside the tree served and the tree that prices rest on."""
+def _lines(comparison: dict[str, Any], plan: dict[str, Any]) -> dict[str, LineResult]:
+    """The lines, where they have bounds; none of a canary that ended early."""
+    if _too_few(comparison, plan) is not None:
+        return {}
+    bounds = line_bounds(comparison, plan["batches"])
+    return {name: bounds[name].result for name in LINES}
 
-    passed: bool
-    why: str
-    served: dict[str, LineResult] = field(default_factory=dict)
-    best: dict[str, LineResult] = field(default_factory=dict)
-    batch_times: tuple[BatchTime, ...] = ()
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+def _why_passed(lines: dict[str, LineResult]) -> str:
+    """Passed, with the lines that are certainly cheaper."""
+    gains = [name for name in LINES if lines[name].bound_log_ppm > 0]
+    if not gains:
+        return "no change: answers are equal and no line is certainly cheaper or worse than allowed"
+    return f"answers are equal, no line is worse than allowed, and certainly cheaper: {', '.join(gains)}"

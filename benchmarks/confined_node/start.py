@@ -33,7 +33,7 @@ class NodeOrder:
     """`arguments` are the node's own, but not where it listens. `readable` are folders that it reads, at their own paths.
 
     `models` is the local store of models, seen inside as the store of its home. `device` is what it may compute on.
-    `seat` tells the nodes of one machine apart.
+    `seat` tells the nodes of one machine apart. `cores` are those that it may use, None for all.
     """
 
     folders: NodeFolders
@@ -45,6 +45,7 @@ class NodeOrder:
     device: str = CPU
     seat: int = 0
     env: Mapping[str, str] = field(default_factory=dict)
+    cores: tuple[int, ...] | None = None
 
 
 def start(order: NodeOrder) -> Sample:
@@ -70,6 +71,7 @@ def start(order: NodeOrder) -> Sample:
             scratch_bytes=min(SCRATCH_BYTES, order.memory_bytes),
             file_bytes=order.memory_bytes,
             wall_s=FOR_EVER_S,
+            cores=order.cores,
         ),
         env=env,
         slot=node_slot(order.seat),

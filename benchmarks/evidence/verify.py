@@ -73,7 +73,7 @@ def verify_evidence(
     by exactly this installation's judge and policy; without, a difference is only reported.
     """
     try:
-        _check_envelope(sealed)
+        check_envelope(sealed)
         document, signature = sealed["document"], sealed["signature"]
         validate(document)
         found = digest(document)
@@ -83,14 +83,14 @@ def verify_evidence(
         return _unreadable(str(error))
     checks = [
         Check("schema", True, document["schema"]),
-        _equal("digest", sealed["digest"], found),
+        equal("digest", sealed["digest"], found),
         Check(
             "signature",
             verify(signature["public_key"], signature["value"], message),
             "Ed25519 over the canonical document",
         ),
-        *_key_checks(signature, trusted_keys),
-        _given("nonce", document["run"]["nonce"], nonce),
+        *key_checks(signature, trusted_keys),
+        given("nonce", document["run"]["nonce"], nonce),
         Check(
             "commitment_opens",
             commitments.opens(
@@ -98,7 +98,7 @@ def verify_evidence(
             ),
             "the revealed secrets and the nonce are what was committed to",
         ),
-        _given("commitment_posted", document["commitment"], commitment),
+        given("commitment_posted", document["commitment"], commitment),
         *_rule_checks(document, require_installed_harness),
         *_noise_checks(document),
         *_continued_checks(document),
@@ -115,7 +115,7 @@ def _unreadable(detail: str) -> VerificationReport:
     return VerificationReport(False, (Check("schema", False, detail),), verdict, None, False)
 
 
-def _check_envelope(sealed: Any) -> None:
+def check_envelope(sealed: Any) -> None:
     if not isinstance(sealed, dict) or sealed.keys() != {"document", "digest", "signature"}:
         raise EvidenceError("sealed evidence has exactly document, digest and signature")
     signature = sealed["signature"]
@@ -127,24 +127,24 @@ def _check_envelope(sealed: Any) -> None:
         raise EvidenceError(f"the signature's algorithm is not {ALGORITHM}")
 
 
-def _equal(name: str, stated: str, computed: str) -> Check:
+def equal(name: str, stated: str, computed: str) -> Check:
     return Check(
         name, stated == computed, computed if stated == computed else f"{stated} stated, {computed} computed"
     )
 
 
-def _given(name: str, stated: str, expected: str | None) -> Check:
+def given(name: str, stated: str, expected: str | None) -> Check:
     if expected is None:
         return Check(name, True, _NOT_GIVEN.format(name), is_checked=False)
     return Check(name, stated == expected, stated if stated == expected else f"{stated}, expected {expected}")
 
 
-def _key_checks(signature: dict[str, str], trusted: Mapping[str, str] | None) -> list[Check]:
+def key_checks(signature: dict[str, str], trusted: Mapping[str, str] | None) -> list[Check]:
     try:
         name = key_id(signature["public_key"])
     except ValueError:
         return [Check("key_id", False, "the public key is malformed")]
-    checks = [_equal("key_id", signature["key_id"], name)]
+    checks = [equal("key_id", signature["key_id"], name)]
     if trusted is None:
         checks.append(Check("key_trusted", True, _NOT_GIVEN.format("a list of keys"), is_checked=False))
     else:
@@ -189,7 +189,7 @@ def _noise_checks(document: dict[str, Any]) -> list[Check]:
     if document["schema"] != SCHEMA:
         return []
     stated, computed = document["environment"]["noise_floor_log_ppm"], noise_floor_log_ppm(document)
-    return [_equal("noise_floor", f"{stated} log_ppm", f"{computed} log_ppm")]
+    return [equal("noise_floor", f"{stated} log_ppm", f"{computed} log_ppm")]
 
 
 def _continued_checks(document: dict[str, Any]) -> list[Check]:

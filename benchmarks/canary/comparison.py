@@ -1,0 +1,201 @@
+"""The candidate beside one other tree: rounds of two fresh nodes, clocked by turns, one of them frozen at any time.
+
+Round 0 prepares what a node keeps on disk, and is not clocked. State folders stay from round to round, so each
+process is the next one for the words that were planted before.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from benchmarks.canary.answers import Answer
+from benchmarks.canary.exchange import Exchanged
+from benchmarks.canary.leaks import Leaks
+from benchmarks.canary.node import CanaryNode, NodeFailed, NodeSetup
+from benchmarks.canary.work import TIMED, Call, Work
+from benchmarks.pairs.cores import CacheScrubber
+from model.serving.api.tokenizer import Tokenizer
+
+CANDIDATE, PARTNER = "candidate", "partner"
+SIDES = (CANDIDATE, PARTNER)
+MOST_CONTEXT = 1 << 30
+
+
+class Comparison:
+    """`rounds` and `events` grow while it runs, in the document's form; an event ends it.
+
+    `beside` names the partner's tree: "served" or "best". `seats` are two, and which side has which is drawn.
+    """
+
+    def __init__(
+        self,
+        beside: str,
+        trees: Mapping[str, Path],
+        folder: Path,
+        seats: tuple[int, int],
+        setup: NodeSetup,
+        work: Work,
+        tokenizer: Tokenizer,
+        *,
+        on_progress: Callable[[str], None],
+    ) -> None:
+        self.beside = beside
+        self.rounds: list[dict[str, Any]] = []
+        self.event: dict[str, str] | None = None
+        self.leaks = Leaks(tokenizer)
+        self._trees, self._folder, self._setup, self._work = dict(trees), folder, setup, work
+        drawn = work.sides(beside, "seats").sample(seats, 2)
+        self._seats = dict(zip(SIDES, drawn, strict=True))
+        self._scrubber = CacheScrubber(setup.core)
+        self._on_progress = on_progress
+        self._nodes: dict[str, CanaryNode] = {}
+
+    def run(self) -> None:
+        """All rounds, or up to the candidate's failure. Raises NodeFailed for the partner's."""
+        for number in range(self._work.rounds + 1):
+            self._on_progress(f"beside {self.beside}, round {number} of {self._work.rounds}")
+            self.rounds.append(self._empty(number))
+            try:
+                with self._nodes_ended():
+                    self._round(number)
+                for side in SIDES:
+                    self.leaks.check_log(self._nodes[side])
+            except NodeFailed as failure:
+                if failure.side != CANDIDATE:
+                    raise
+                self.event = {
+                    "beside": self.beside,
+                    "kind": failure.kind,
+                    "stage": failure.stage,
+                    "detail": failure.detail,
+                }
+                return
+
+    @staticmethod
+    def _empty(number: int) -> dict[str, Any]:
+        zeros = dict.fromkeys(SIDES, 0)
+        return {
+            "number": number,
+            "load_ns": dict(zeros),
+            "peak_memory_bytes": dict(zeros),
+            "cpu_while_frozen_ns": dict(zeros),
+            "timed_ns": 0,
+            "calls": [],
+        }
+
+    def _round(self, number: int) -> None:
+        self._start(number)
+        if number == 0:
+            self._work.fit(self._max_context())
+        for side in SIDES:
+            self.leaks.remember_files(self._nodes[side])
+        planted = self._work.planted(number)
+        for call in planted:
+            self._ask(call)
+            self.leaks.plant(call)
+        for call in self._work.mixed(number):
+            self._ask(call)
+        for pair in self._work.pairs_of(number):
+            for call in self._work.timed(pair):
+                self._ask(call)
+        for call in self._work.probes(number, planted):
+            self._ask(call)
+        for side in SIDES:
+            self._last()["peak_memory_bytes"][side] = self._nodes[side].peak_memory_bytes()
+            self.leaks.check_files(self._nodes[side])
+
+    # -- nodes ------------------------------------------------------------------------------------------
+
+    def _start(self, number: int) -> None:
+        """One after the other, the other frozen meanwhile; each answers a first request."""
+        call, answers = self._work.first(number), {}
+        names = self._work.sides(self.beside, "start", number).sample(SIDES, 2)
+        for side in names:
+            node = self._nodes[side] = CanaryNode(
+                side, self._trees[side], self._folder / side, self._seats[side], self._setup
+            )
+            answers[side], self._last()["load_ns"][side] = node.first_answer(call.asks[0])
+            self._account_frozen()
+        self._record(call, names, {side: [answers[side]] for side in SIDES}, {})
+
+    def _max_context(self) -> int:
+        """The model's context as the partner says it: it decides lengths only. Raises NodeFailed."""
+        stated = self._nodes[PARTNER].describe().get("max_context")
+        if type(stated) is not int or not 0 < stated <= MOST_CONTEXT:
+            raise NodeFailed("malformed", PARTNER, "start", "it does not say the model's context")
+        return stated
+
+    @contextmanager
+    def _nodes_ended(self) -> Iterator[None]:
+        """End both nodes after the block, and remove what only a running node needs; a block's failure goes first."""
+        self._nodes = {}
+        try:
+            yield
+        except BaseException:
+            for node in self._nodes.values():
+                with suppress(NodeFailed):
+                    node.close()
+            raise
+        for node in self._nodes.values():
+            node.close()
+            shutil.rmtree(node.folders.run, ignore_errors=True)
+
+    def _account_frozen(self) -> None:
+        for side, node in self._nodes.items():
+            self._last()["cpu_while_frozen_ns"][side] += node.take_cpu_while_frozen_ns()
+
+    # -- calls ------------------------------------------------------------------------------------------
+
+    def _ask(self, call: Call) -> None:
+        """One call of both nodes by turns, in random order, then the comparison while both are frozen."""
+        place = len(self._last()["calls"])
+        names = self._work.sides(self.beside, self._last()["number"], place).sample(SIDES, 2)
+        answers: dict[str, list[Answer]] = {}
+        done: dict[str, Exchanged] = {}
+        for side in names:
+            self._scrubber.scrub()
+            self._account_frozen()
+            answers[side], done[side] = self._nodes[side].call(call.asks, call.case)
+        self._account_frozen()
+        self._record(call, names, answers, done)
+
+    def _record(
+        self,
+        call: Call,
+        names: list[str],
+        answers: Mapping[str, list[Answer]],
+        done: Mapping[str, Exchanged],
+    ) -> None:
+        """Into the document first, so that what is raised then can be checked there."""
+        if call.case in TIMED:
+            self._last()["timed_ns"] += sum(one.ns for one in done.values())
+        self._last()["calls"].append(
+            {
+                "case": call.case,
+                "batch": call.batch,
+                "pair": call.pair,
+                "output_tokens": call.asks[0].output_tokens if call.case in TIMED else None,
+                "order": names,
+                "ns": {side: done[side].ns for side in SIDES} if done else None,
+                "clocked_ms": {
+                    side: sum(reply.ns for reply in done[side].replies) // 1_000_000 for side in SIDES
+                }
+                if done
+                else None,
+                "counted_ms": {side: sum(one.counted_ms for one in answers[side]) for side in SIDES},
+                "answers": {side: [one.digest() for one in answers[side]] for side in SIDES},
+            }
+        )
+        for side in SIDES:
+            self.leaks.check_answers(side, call, answers[side])
+            for ask, answer in zip(call.asks, answers[side], strict=True):
+                if answer.completion_tokens != ask.output_tokens:
+                    detail = f"{answer.completion_tokens} tokens where {ask.output_tokens} were asked for"
+                    raise NodeFailed("malformed", side, call.case, detail)
+
+    def _last(self) -> dict[str, Any]:
+        return self.rounds[-1]

@@ -1,0 +1,145 @@
+"""Statistics of a canary: each pair's log ratio of every line, its bounds, and what counts as worse. Pure.
+
+A lower bound says what is certainly saved, and prices rest on it. An upper bound below a tolerance says that the
+candidate is certainly worse by more than that, and refuses it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from benchmarks.canary.order import DECODE, LOAD, MEMORY, PREFILL
+from benchmarks.canary.results import BatchTime, LineResult
+from benchmarks.statistics.confirm import LEAST_PAIRS, bound_rank, confirmation_bound
+from benchmarks.statistics.median import median
+from benchmarks.statistics.serial import serial_correlation
+from benchmarks.statistics.units import floor_ppm, log_ppb, nats
+
+CANDIDATE, PARTNER = "candidate", "partner"
+#: How much worse a line may be at most, in millionths of a nat: 2 %, of the lines that a process alone decides 5 %.
+TOLERANCE_PPM = {PREFILL: 20_000, DECODE: 20_000, LOAD: 50_000, MEMORY: 50_000}
+ROUND_FIELDS = ("load_ns", "peak_memory_bytes")
+LEAST_ROUNDS = 5  # load and memory have one value a round: all five above the median by chance is 1 in 32
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """A line's result, and the upper bound that the lower one is the mirror of."""
+
+    result: LineResult
+    upper_log_ppm: int
+
+
+def bounds_of(ratios_ppb: Sequence[int]) -> Bounds:
+    """One-sided 95 % bounds of the median log ratio, in the order measured. Raises ValueError for fewer than 5 values."""
+    ratios = [nats(value) for value in ratios_ppb]
+    mirrored = [-value for value in ratios]
+    lower, middle = _lower(ratios)
+    return Bounds(LineResult(lower, middle, len(ratios)), -_lower(mirrored)[0])
+
+
+def _lower(ratios: Sequence[float]) -> tuple[int, int]:
+    """Bound and median, rounded down."""
+    if len(ratios) >= LEAST_PAIRS:
+        result = confirmation_bound(ratios)
+        return result.bound_log_ppm, result.estimate_log_ppm
+    ordered = sorted(ratios)
+    rank = bound_rank(len(ratios), serial_correlation(ratios))
+    return floor_ppm(ordered[rank - 1]), floor_ppm(median(ordered))
+
+
+def saved_ppb(partner: int, candidate: int) -> int:
+    """ln(partner / candidate) in billionths of a nat: above zero for a candidate that takes less."""
+    return log_ppb(Fraction(partner, candidate))
+
+
+def timed_calls(comparison: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The clocked calls in the order of their pairs."""
+    for one in comparison["rounds"]:
+        yield from (call for call in one["calls"] if call["pair"] is not None)
+
+
+def pair_ratios(comparison: dict[str, Any], batches: Sequence[int]) -> dict[str, dict[int, list[int]]]:
+    """Log ratios by line and batch, one for each whole pair in the order measured; prefill's batch is 1."""
+    found: dict[int, dict[tuple[str, int], int]] = defaultdict(dict)
+    for call in timed_calls(comparison):
+        ratio = saved_ppb(call["ns"][PARTNER], call["ns"][CANDIDATE])
+        found[call["pair"]][call["case"], call["batch"]] = ratio
+    wanted = [(PREFILL, 1), *((DECODE, batch) for batch in batches)]
+    lines: dict[str, dict[int, list[int]]] = {PREFILL: {1: []}, DECODE: {batch: [] for batch in batches}}
+    for pair in sorted(found):
+        if all(one in found[pair] for one in wanted):
+            for case, batch in wanted:
+                lines[case][batch].append(found[pair][case, batch])
+    return lines
+
+
+def round_ratios(comparison: dict[str, Any], field: str) -> list[int]:
+    """Log ratios of what each clocked round has one value of, whole rounds only."""
+    return [
+        saved_ppb(one[field][PARTNER], one[field][CANDIDATE])
+        for one in comparison["rounds"]
+        if one["number"] and all(one[name][side] for name in ROUND_FIELDS for side in (CANDIDATE, PARTNER))
+    ]
+
+
+def line_bounds(comparison: dict[str, Any], batches: Sequence[int]) -> dict[str, Bounds]:
+    """Bounds by the name that a reason calls them: the four lines, and decode at each batch.
+
+    Decode of a pair is the mean of its batches' logs. Raises ValueError for too few values.
+    """
+    ratios = pair_ratios(comparison, batches)
+    decode = ratios[DECODE]
+    mean = [sum(values) // len(values) for values in zip(*decode.values(), strict=True)]
+    return {
+        PREFILL: bounds_of(ratios[PREFILL][1]),
+        DECODE: bounds_of(mean),
+        **{f"{DECODE} at {batch} at once": bounds_of(values) for batch, values in decode.items()},
+        MEMORY: bounds_of(round_ratios(comparison, "peak_memory_bytes")),
+        LOAD: bounds_of(round_ratios(comparison, "load_ns")),
+    }
+
+
+def whole_pairs(comparison: dict[str, Any], batches: Sequence[int]) -> int:
+    """How many pairs have all their calls."""
+    return len(pair_ratios(comparison, batches)[PREFILL][1])
+
+
+def worse(bounds: dict[str, Bounds]) -> str | None:
+    """The first line that is certainly worse than it may be, in words; None where there is none."""
+    for name, line in bounds.items():
+        tolerance = TOLERANCE_PPM[name.split()[0]]
+        if line.upper_log_ppm < -tolerance:
+            what = {MEMORY: "more memory", LOAD: "longer to load"}.get(name, "more time")
+            return (
+                f"{name}: it takes {what}, {_percent(-line.result.estimate_log_ppm)} by the median of "
+                f"{line.result.pairs} pairs and at least {_percent(-line.upper_log_ppm)} with 95 % confidence; "
+                f"{_percent(tolerance)} is allowed"
+            )
+    return None
+
+
+def _percent(ppm: int) -> str:
+    """Millionths of a nat as a percentage with one digit."""
+    return f"{ppm // 10_000}.{ppm % 10_000 // 1_000} %"
+
+
+def batch_times(comparison: dict[str, Any], batches: Sequence[int]) -> tuple[BatchTime, ...]:
+    """Median nanoseconds per token of an answer at each batch."""
+    return tuple(
+        BatchTime(batch, *(_token_ns(comparison, batch, side) for side in (CANDIDATE, PARTNER)))
+        for batch in batches
+    )
+
+
+def _token_ns(comparison: dict[str, Any], batch: int, side: str) -> int:
+    times = sorted(
+        call["ns"][side] // call["output_tokens"]
+        for call in timed_calls(comparison)
+        if (call["case"], call["batch"]) == (DECODE, batch)
+    )
+    return times[len(times) // 2]

@@ -1,0 +1,133 @@
+"""Texts, calls and planted words of a canary."""
+
+from __future__ import annotations
+
+import base64
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.canary.order import Plan, Shape
+from benchmarks.canary.planted import counter, inner_ids, secret_of
+from benchmarks.canary.texts import made_up_word, sentence, text
+from benchmarks.canary.tokens import tokenizer_of
+from benchmarks.canary.work import MOST_OUTPUT, MOST_PROMPT, Call, Work
+from benchmarks.pairs.seeds import Seeds
+
+TOKENIZER = tokenizer_of(None, "tiny")
+COUNT = counter(TOKENIZER)
+PLAN = Plan((Shape(200, 24), Shape(5, 1), Shape(100_000, 100_000)), (1, 4, 7), 30)
+
+
+def work(seed: int = 1, *, plan: Plan = PLAN, max_context: int = 512) -> Work:
+    made = Work(plan, Seeds(bytes([seed]) * 32), COUNT)
+    made.fit(max_context)
+    return made
+
+
+@pytest.mark.parametrize("tokens", [24, 48, 333])
+def test_a_text_has_nearly_so_many_tokens_and_never_more(tokens: int) -> None:
+    for seed in range(20):
+        made = text(random.Random(seed), tokens, COUNT)
+        assert tokens * 3 // 4 - 10 <= COUNT(made) <= tokens
+
+
+def test_a_secret_is_in_its_text_once_and_whole() -> None:
+    for seed in range(50):
+        order = random.Random(seed)
+        word = made_up_word(order)
+        made = text(order, 60, COUNT, secret=word)
+        assert made.split().count(word) == 1 and COUNT(made) <= 60
+
+
+def test_a_secret_without_room_is_an_error() -> None:
+    with pytest.raises(ValueError, match="longer prompts"):
+        text(random.Random(1), 8, COUNT, secret="a" * 16)
+
+
+def test_made_up_words_are_in_texts_without_secrets_too() -> None:
+    """So a planted word cannot be told from others."""
+    words = " ".join(sentence(random.Random(seed)) for seed in range(50)).lower().replace(".", "").split()
+    assert any(len(word) == 16 for word in words)
+
+
+def test_a_model_of_no_store_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--models"):
+        tokenizer_of(None, "smollm2")
+    with pytest.raises(ValueError, match="tokenizer.json"):
+        tokenizer_of(tmp_path, "smollm2")
+
+
+def every_call(made: Work) -> list[Call]:
+    calls = []
+    for number in range(6):
+        planted = made.planted(number)
+        calls += [made.first(number), *planted, *made.mixed(number)]
+        calls += [call for pair in made.pairs_of(number) for call in made.timed(pair)]
+        calls += made.probes(number, planted)
+    return calls
+
+
+def test_each_pair_is_clocked_once_at_every_batch() -> None:
+    calls = [call for call in every_call(work()) if call.pair is not None]
+    found = sorted((call.pair, call.case, call.batch) for call in calls if call.pair is not None)
+    wanted = [(pair, "decode", batch) for pair in range(30) for batch in (1, 4, 7)]
+    assert found == sorted(wanted + [(pair, "prefill", 1) for pair in range(30)])
+
+
+def test_prompts_and_owners_are_never_used_again_but_for_the_repeated_one() -> None:
+    calls = every_call(work())
+    asks = [ask for call in calls if call.case not in ("repeated", "probe") for ask in call.asks]
+    assert len({ask.prompt for ask in asks}) == len(asks)
+    everyone = [ask.owner for call in calls for ask in call.asks]
+    assert len(set(everyone)) == len(everyone)
+    repeated = [call for call in calls if call.case == "repeated"]
+    assert all(call.asks[0].prompt in {ask.prompt for ask in asks} for call in repeated)
+
+
+def test_every_request_fits_the_context() -> None:
+    for call in every_call(work(max_context=256)):
+        for ask in call.asks:
+            assert COUNT(ask.prompt) + ask.output_tokens + 30 <= 256
+            assert 1 <= ask.output_tokens <= MOST_OUTPUT and COUNT(ask.prompt) <= MOST_PROMPT
+
+
+def test_a_context_without_room_is_an_error() -> None:
+    with pytest.raises(ValueError, match="too short"):
+        work(max_context=100)
+
+
+def test_the_same_secret_gives_the_same_calls_and_another_one_others() -> None:
+    assert every_call(work(3)) == every_call(work(3))
+    assert work(3).timed(0)[0].asks != work(4).timed(0)[0].asks
+
+
+def forms(word: str) -> dict[str, bytes]:
+    ids = inner_ids(word, TOKENIZER)
+    return {
+        "text": f"x{word}y".encode(),
+        "upper case": word.upper().encode(),
+        "backwards": word[::-1].encode(),
+        "hex": word.encode().hex().upper().encode(),
+        "utf-16": word.encode("utf-16"),
+        **{f"base64 at {n}": base64.b64encode(b"?" * n + word.encode() + b"!" * n) for n in range(5)},
+        "a list of ids": str(list(ids)).encode(),
+        "ids as JSON": str(list(ids)).replace(" ", "").encode(),
+        "ids as int32": np.array(ids, np.int32).tobytes(),
+        "ids as int64": np.array(ids, np.int64).tobytes(),
+    }
+
+
+@pytest.mark.parametrize("name", list(forms("bagadaharalamana")))
+def test_a_planted_word_is_found_in_every_form(name: str) -> None:
+    for seed in range(20):
+        word = made_up_word(random.Random(seed))
+        assert secret_of(word, TOKENIZER).found_in(b"before " + forms(word)[name] + b" after")
+
+
+def test_a_planted_word_is_not_found_elsewhere() -> None:
+    secret = secret_of(made_up_word(random.Random(1)), TOKENIZER)
+    others = " ".join(sentence(random.Random(seed)) for seed in range(1_000)).encode()
+    assert not secret.found_in(others) and not secret.found_in(random.Random(2).randbytes(1 << 20))

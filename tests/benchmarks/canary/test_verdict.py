@@ -1,0 +1,168 @@
+"""The verdict of a canary follows from its samples and events, and from nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from benchmarks.canary.order import LINES, CanaryOrder, Plan
+from benchmarks.canary.verdict import CanaryVerdict, decide
+from tests.benchmarks.canary.documents import BEST, comparison, document, order
+
+
+def verdict(asked: CanaryOrder | None = None, **given: Any) -> CanaryVerdict:
+    return decide(document(asked, **given))
+
+
+def test_an_equal_tree_passes_as_no_change() -> None:
+    found = verdict()
+    assert found.passed and found.why.startswith("no change")
+    assert set(found.served) == set(LINES) and found.best == found.served
+    assert all(line.bound_log_ppm <= 0 <= 20_000 + line.estimate_log_ppm for line in found.served.values())
+
+
+def test_a_gain_is_named_with_its_lower_bound() -> None:
+    """10 % less time to decode is 105,361 millionths of a nat."""
+    found = verdict(factor=lambda line, batch: 0.9 if line == "decode" else 1.0)
+    assert found.passed and found.why.endswith("certainly cheaper: decode")
+    assert 95_000 < found.served["decode"].bound_log_ppm < 105_361
+    assert found.served["decode"].pairs == 30 and found.served["memory"].pairs == 5
+
+
+def test_times_of_a_token_are_the_medians_at_each_batch() -> None:
+    found = verdict(factor=lambda line, batch: 2.0 if (line, batch) == ("decode", 7) else 1.0)
+    times = {one.batch: one for one in found.batch_times}
+    assert set(times) == {1, 4, 7}
+    assert times[7].served_ns == pytest.approx(7 * 30_000_000, rel=0.02)
+    assert times[7].candidate_ns == pytest.approx(14 * 30_000_000, rel=0.02)
+
+
+@pytest.mark.parametrize("line", ["prefill", "decode", "memory", "load"])
+def test_what_is_certainly_worse_is_refused_with_its_line(line: str) -> None:
+    found = verdict(factor=lambda name, batch: 1.2 if name == line else 1.0)
+    assert not found.passed and f"now, {line}" in found.why, found.why
+    assert found.served[line].estimate_log_ppm < -150_000
+
+
+def test_one_slow_batch_is_refused_though_decode_as_a_whole_is_faster() -> None:
+    found = verdict(factor=lambda line, batch: {1: 0.7, 4: 0.7, 7: 1.1}[batch] if line == "decode" else 1.0)
+    assert found.served["decode"].bound_log_ppm > 0
+    assert not found.passed and "decode at 7 at once" in found.why, found.why
+
+
+def test_what_is_a_little_slower_passes_and_saves_nothing() -> None:
+    found = verdict(factor=lambda line, batch: 1.005)
+    assert found.passed and all(line.bound_log_ppm <= 0 for line in found.served.values())
+
+
+def test_a_different_answer_is_refused_even_where_it_is_faster() -> None:
+    one = comparison("served", 1, order().plan, lambda line, batch: 0.5)
+    mixed = next(call for call in one["rounds"][3]["calls"] if call["case"] == "mixed")
+    mixed["answers"]["candidate"][6] = "f" * 64
+    found = verdict(comparisons=[one])
+    assert not found.passed and "answers differently" in found.why and "1 of 7" in found.why
+
+
+def test_a_leak_is_the_first_reason() -> None:
+    leak = {"beside": "served", "kind": "leak", "stage": "log", "detail": "it printed it"}
+    found = verdict(events=[{**leak, "kind": "crash"}, leak])
+    assert not found.passed and found.why.startswith("it leaks one account's prompt")
+
+
+def test_work_while_frozen_is_refused() -> None:
+    one = comparison("served", 1, order().plan)
+    one["rounds"][2]["cpu_while_frozen_ns"]["candidate"] = 21_000_000
+    found = verdict(comparisons=[one])
+    assert not found.passed and "21 ms of processor time while it was frozen, in round 2" in found.why
+
+
+def test_counters_that_lie_are_refused() -> None:
+    one = comparison("served", 1, order().plan)
+    for call in (call for each in one["rounds"] for call in each["calls"] if call["case"] == "decode"):
+        call["counted_ms"]["candidate"] //= 2
+    found = verdict(comparisons=[one])
+    assert not found.passed and "its counters say" in found.why and "within 5 %" in found.why
+
+
+def test_counters_that_a_busy_machine_delays_on_both_sides_decide_nothing() -> None:
+    one = comparison("served", 1, order().plan)
+    for call in (call for each in one["rounds"] for call in each["calls"] if call["case"] == "decode"):
+        for side in call["counted_ms"]:
+            call["counted_ms"][side] = call["counted_ms"][side] * 8 // 10
+    assert verdict(comparisons=[one]).passed
+
+
+@pytest.mark.parametrize(("planned", "clocked"), [(23, 23), (30, 29), (60, 59)])
+def test_too_few_pairs_pass_nothing(planned: int, clocked: int) -> None:
+    asked = order(pairs=planned)
+    one = comparison("served", 1, asked.plan)
+    for each in one["rounds"]:
+        each["calls"] = [call for call in each["calls"] if (call["pair"] or 0) < clocked]
+    found = verdict(asked, comparisons=[one])
+    assert not found.passed and f"too few pairs were clocked, {clocked}" in found.why
+    assert found.served == {} and found.batch_times == ()
+
+
+def test_a_canary_without_mixed_batches_passes_nothing() -> None:
+    one = comparison("served", 1, order().plan)
+    for each in one["rounds"]:
+        each["calls"] = [call for call in each["calls"] if (call["case"], call["batch"]) != ("mixed", 4)]
+    assert "not every kind" in verdict(comparisons=[one]).why
+
+
+def test_prices_rest_on_the_best_tree() -> None:
+    """Faster than the served tree and slower than the best: passed, and nothing is saved against the best."""
+    asked = order(best=BEST)
+    both = [
+        comparison("served", 1, asked.plan, lambda line, batch: 0.8),
+        comparison("best", 2, asked.plan, lambda line, batch: 1.3),
+    ]
+    found = verdict(asked, comparisons=both)
+    assert found.passed and found.served["decode"].bound_log_ppm > 0 > found.best["decode"].bound_log_ppm
+
+
+def test_the_best_tree_must_have_been_clocked_where_it_is_another_one() -> None:
+    asked = order(best=BEST)
+    found = verdict(asked, comparisons=[comparison("served", 1, asked.plan)])
+    assert not found.passed and "not clocked beside the best tree" in found.why and found.best == {}
+
+
+def test_who_answers_the_same_request_differently_beside_the_best_tree_is_refused() -> None:
+    """A tree that is honest beside the served tree and fast and wrong afterwards."""
+    asked = order(best=BEST)
+    both = [comparison("served", 1, asked.plan), comparison("best", 2, asked.plan)]
+    both[1]["rounds"][4]["calls"][5]["answers"]["candidate"][0] = "e" * 64
+    found = verdict(asked, comparisons=both)
+    assert not found.passed and "asked the same once more" in found.why
+
+
+def test_false_alarms_are_rare_and_slower_trees_are_found() -> None:
+    """2 % noise of a value, so 2.8 % of a pair: no alarm in 200 equal trees; 6 % slower is found in 95 of 100, at least."""
+    plan = Plan(order().plan.shapes, (1,), 30)
+    asked = replace(order(), plan=plan)
+
+    def refused(seed: int, factor: float) -> bool:
+        one = comparison(
+            "served",
+            seed,
+            plan,
+            lambda line, batch: factor if line in ("prefill", "decode") else 1.0,
+            noise=0.02,
+        )
+        return "worse than the tree" in verdict(asked, comparisons=[one]).why
+
+    assert sum(refused(seed, 1.0) for seed in range(200)) == 0
+    assert sum(refused(seed, 1.06) for seed in range(100)) >= 95
+
+
+def test_a_lower_bound_is_too_high_in_one_of_twenty_at_most() -> None:
+    """Of equal trees, by the exact ranks; 300 of them, with room for chance."""
+    plan = Plan(order().plan.shapes, (1,), 30)
+    asked = replace(order(), plan=plan)
+    found = [
+        verdict(asked, comparisons=[comparison("served", seed, plan, noise=0.03)]) for seed in range(300)
+    ]
+    for line in ("prefill", "decode", "memory"):
+        assert sum(one.served[line].bound_log_ppm > 0 for one in found) <= 25, line
