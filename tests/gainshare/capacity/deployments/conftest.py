@@ -10,5 +10,5 @@ from tests.gainshare.capacity.deployments import deployments_world
 
 @pytest.fixture(autouse=True)
 def arranged(settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
-    deployments_world.arrange(settings, monkeypatch, tmp_path)
+    deployments_world.arrange(settings, tmp_path)
     monkeypatch.setattr(deployments_world, "LENGTHS", [])

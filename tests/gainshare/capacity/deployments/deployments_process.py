@@ -13,20 +13,18 @@ django.setup()
 
 from django.conf import settings  # noqa: E402 - Django is set up first
 
-from benchmarks.canary import verdict as canaries_verdict  # noqa: E402
 from gainshare.capacity.deployments.evidence import take_document  # noqa: E402
 from gainshare.capacity.deployments.handover import advance  # noqa: E402
 from gainshare.capacity.deployments.heard import heard  # noqa: E402
 from gainshare.capacity.deployments.keys import register_key  # noqa: E402
 from gainshare.capacity.deployments.rollback import roll_back  # noqa: E402
 from gainshare.capacity.models import Host  # noqa: E402
-from tests.gainshare.capacity.deployments.deployments_world import MODEL, ask, decide  # noqa: E402
+from tests.gainshare.capacity.deployments.deployments_world import MODEL, ask  # noqa: E402
 
 if __name__ == "__main__":
     what, argument = sys.argv[1], json.loads(sys.argv[2])
     settings.BLOB_ROOT = Path(os.environ["TEST_BLOBS"])
     settings.RECENT_LENGTHS = "tests.gainshare.capacity.deployments.deployments_world.recent_lengths"
-    canaries_verdict.decide = decide
     if what == "ask":
         ask(argument)
     elif what == "advance":

@@ -1,19 +1,16 @@
 """A served model with hosts that can try a tree, and short words for what happens to a deployment."""
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from django.utils import timezone
 from pytest_django import Settings
 from rest_framework.test import APIClient
 
-from benchmarks.canary import verdict as canaries_verdict
+from benchmarks.canary.document import build_document, seal
 from benchmarks.canary.order import CanaryOrder
-from benchmarks.canary.verdict import BatchTime, CanaryVerdict, LineResult
-from benchmarks.evidence.document import seal_form
 from benchmarks.evidence.signing import generate_key, public_key
 from gainshare.capacity.deployments.canaries import order_for
 from gainshare.capacity.deployments.evidence import take_document
@@ -22,9 +19,11 @@ from gainshare.capacity.deployments.requests import request_deployment
 from gainshare.capacity.hosts import nodes as life_cycle
 from gainshare.capacity.hosts.tokens import new_token
 from gainshare.capacity.models import Deployment, DeviceClass, Host, Node, NodeState, ServedModel
+from tests.benchmarks.canary.documents import Factor, comparison
 from tests.gainshare.capacity.pool_world import MODEL, make_class, make_host, make_user
 
 OLD, NEW, NEWER = "0a" * 32, "1b" * 32, "2c" * 32
+INSTALLED = "ff" * 32  # as a host names what it has installed
 LENGTHS: list[tuple[int, int, int]] = []
 
 
@@ -34,23 +33,10 @@ def recent_lengths(model: str) -> list[tuple[int, int, int]]:
     return LENGTHS
 
 
-def decide(document: dict[str, Any]) -> CanaryVerdict:
-    """Stands for the canary's rules, which have tests of their own: the verdict that a test wrote into the document."""
-    said = document["finding"]
-    return CanaryVerdict(
-        passed=said["passed"],
-        why=said["why"],
-        served={line: LineResult(**row) for line, row in said["served"].items()},
-        best={line: LineResult(**row) for line, row in said["best"].items()},
-        batch_times=tuple(BatchTime(**row) for row in said["batch_times"]),
-    )
-
-
-def arrange(settings: Settings, monkeypatch: pytest.MonkeyPatch, folder: Any) -> None:
+def arrange(settings: Settings, folder: Any) -> None:
     """Settings of these tests: functions that belong to other rooms are named by string."""
     settings.BLOB_ROOT = folder / "blobs"
     settings.RECENT_LENGTHS = f"{__name__}.recent_lengths"
-    monkeypatch.setattr(canaries_verdict, "decide", decide, raising=False)
 
 
 @dataclass
@@ -138,37 +124,46 @@ def ask(tree: str = NEW, **more: Any) -> Deployment:
     )
 
 
-def line(bound: int) -> dict[str, int]:
-    return {"bound_log_ppm": bound, "estimate_log_ppm": bound + 10_000, "pairs": 30}
+def sealed(
+    order: CanaryOrder, key: Ed25519PrivateKey, *, decode: float = 0.9, best: float | None = None
+) -> dict[str, Any]:
+    """A host's document: decoding takes `decode` times what it takes with the served tree, and `best` with the best one."""
+    factors = {"served": decode} if order.best == order.served else {"served": decode, "best": best or decode}
+    comparisons = [
+        comparison(beside, seed, order.plan, _decodes_in(factor))
+        for seed, (beside, factor) in enumerate(factors.items())
+    ]
+    when = datetime(2026, 1, 2, tzinfo=UTC)
+    document = build_document(
+        order,
+        hashes={name: getattr(order, name) or INSTALLED for name in ("served", "candidate", "best")},
+        environment={"cpu": "one"},
+        sandbox={"level": "bubblewrap", "counted_by": {"cpu": "cgroup-v1", "memory": "cgroup-v1"}, "core": 1},
+        device="cpu",
+        memory_bytes=1 << 30,
+        arguments=[],
+        secret="c" * 64,
+        comparisons=comparisons,
+        planted=12,
+        events=[],
+        started_at=when,
+        finished_at=when,
+    )
+    return seal(document, key)
 
 
-def finding(*, passed: bool = True, why: str = "", decode: int = 50_000) -> dict[str, Any]:
-    """What a document's verdict shall be."""
-    lines = {"prefill": line(-2_000), "decode": line(decode), "memory": line(-100)}
-    times = [{"batch": batch, "candidate_ns": ns, "served_ns": ns + 10_000_000} for batch, ns in ((1, 40_000_000), (4, 100_000_000))]  # fmt: skip
-    return {"passed": passed, "why": why, "served": lines, "best": lines, "batch_times": times}
+def _decodes_in(factor: float) -> Factor:
+    return lambda line, batch: factor if line == "decode" else 1.0
 
 
-def sealed(order: CanaryOrder, key: Ed25519PrivateKey, **found: Any) -> dict[str, Any]:
-    document = {"schema": "gainshare.canary/1", "order": order.to_json(), "finding": finding(**found)}
-    return seal_form(_plain(document), key)
-
-
-def _plain(value: Any) -> Any:
-    """Tuples as lists, as after JSON."""
-    if isinstance(value, dict):
-        return {name: _plain(one) for name, one in value.items()}
-    return [_plain(one) for one in value] if isinstance(value, list | tuple) else value
-
-
-def canary(at: Machine, deployment: Deployment, **found: Any) -> Deployment:
+def canary(at: Machine, deployment: Deployment, **found: float) -> Deployment:
     """The machine runs the deployment's canary, with this finding."""
     order = at.order()
     assert order.id == deployment.pk
     return take_document(host=at.row, deployment_id=deployment.pk, sealed=sealed(order, at.key, **found))
 
 
-def deploy(at: Machine, tree: str = NEW, **found: Any) -> Deployment:
+def deploy(at: Machine, tree: str = NEW, **found: float) -> Deployment:
     """A whole deployment to its end: canary, successors, switch."""
     deployment = canary(at, ask(tree), **found)
     make_ready(*live(tree))

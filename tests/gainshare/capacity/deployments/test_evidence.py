@@ -57,7 +57,8 @@ def test_a_passed_canary_is_stored_and_starts_successors(at: Machine, deployment
     taken = post(at, deployment, document)
     assert (taken.state, taken.why) == (DeploymentState.STARTING, "")
     assert taken.judged_at == taken.starting_at is not None
-    assert taken.result["best"]["decode"]["bound_log_ppm"] == 50_000
+    assert 90_000 < taken.result["best"]["decode"]["bound_log_ppm"] < 120_000
+    assert [row["batch"] for row in taken.result["batch_times"]] == [1, 4, 7]
     assert parse(BlobStore(live_settings.BLOB_ROOT).get(taken.evidence_blob)) == document
     (successor,) = live(deployment.tree)
     assert (successor.device, successor.berth) == (0, 1)
@@ -65,8 +66,8 @@ def test_a_passed_canary_is_stored_and_starts_successors(at: Machine, deployment
 
 
 def test_a_refused_one_says_why_and_the_old_tree_goes_on(at: Machine, deployment: Deployment) -> None:
-    taken = canary(at, deployment, passed=False, why="decode is 3 % slower at batch 4")
-    assert (taken.state, taken.why) == (DeploymentState.REFUSED, "decode is 3 % slower at batch 4")
+    taken = canary(at, deployment, decode=1.2)
+    assert taken.state == DeploymentState.REFUSED and "decode" in taken.why
     assert taken.evidence_blob and taken.ended_at is not None
     assert live(deployment.tree) == []
     assert ask().pk != deployment.pk
@@ -76,7 +77,7 @@ def test_the_same_document_again_changes_nothing_and_another_one_is_refused(
     at: Machine, deployment: Deployment
 ) -> None:
     order = at.order()
-    document = sealed(order, at.key, passed=False, why="slower")
+    document = sealed(order, at.key, decode=1.2)
     first = post(at, deployment, document)
     second = post(at, deployment, document)
     assert (second.state, second.judged_at) == (first.state, first.judged_at)
@@ -94,7 +95,7 @@ def test_a_host_decides_no_other_hosts_canary(at: Machine, deployment: Deploymen
 
 
 def test_a_document_signed_with_another_key_is_refused(at: Machine, deployment: Deployment) -> None:
-    with pytest.raises(BadEvidence, match="key that this host registered"):
+    with pytest.raises(BadEvidence, match="key"):
         post(at, deployment, sealed(at.order(), generate_key()))
     Host.objects.update(public_key="")
     with pytest.raises(BadEvidence):
@@ -116,14 +117,14 @@ def test_a_renewed_token_needs_its_key_again(at: Machine, deployment: Deployment
 def test_a_document_about_another_order_is_refused(
     at: Machine, deployment: Deployment, changed: dict[str, str]
 ) -> None:
-    with pytest.raises(BadEvidence, match="another order"):
+    with pytest.raises(BadEvidence, match=r"order|nonce|tree"):
         post(at, deployment, sealed(replace(at.order(), **changed), at.key))  # type: ignore[arg-type]
 
 
 def test_fewer_pairs_or_other_shapes_than_asked_are_refused(at: Machine, deployment: Deployment) -> None:
     order = at.order()
     for plan in (replace(order.plan, pairs=1), replace(order.plan, shapes=order.plan.shapes[:1])):
-        with pytest.raises(BadEvidence, match="another order"):
+        with pytest.raises(BadEvidence, match=r"order|nonce|tree"):
             post(at, deployment, sealed(replace(order, plan=plan), at.key))
 
 
@@ -133,30 +134,33 @@ def test_an_old_document_is_no_answer_to_a_new_try(at: Machine, deployment: Depl
     with pytest.raises(NotThisCanary):
         post(at, deployment, old)  # it waits for a host
     at.order()
-    with pytest.raises(BadEvidence, match="another order"):
+    with pytest.raises(BadEvidence, match=r"order|nonce|tree"):
         post(at, deployment, old)
     assert again(deployment).state == DeploymentState.CANARY
 
 
 def test_a_changed_document_is_refused(at: Machine, deployment: Deployment) -> None:
-    document = sealed(at.order(), at.key, passed=False, why="slower")
+    document = sealed(at.order(), at.key, decode=1.2)
     changed = deepcopy(document)
-    changed["document"]["finding"]["passed"] = True
+    changed["document"]["verdict"]["passed"] = True
     with pytest.raises(BadEvidence, match="digest"):
         post(at, deployment, changed)
 
     changed["digest"] = digest(changed["document"])
-    with pytest.raises(BadEvidence, match="signed"):
+    with pytest.raises(BadEvidence, match="signature"):
         post(at, deployment, changed)
 
 
-def test_a_verdict_that_cannot_be_recomputed_is_refused_and_nothing_is_stored(
+def test_a_verdict_other_than_the_samples_is_refused_and_nothing_is_stored(
     at: Machine, deployment: Deployment
 ) -> None:
-
-    document = sealed(at.order(), at.key)["document"]
-    with pytest.raises(BadEvidence, match="form"):
-        post(at, deployment, seal_form({**document, "finding": {}}, at.key))
+    document = sealed(at.order(), at.key, decode=1.2)["document"]
+    assert not document["verdict"]["passed"]
+    document["verdict"]["passed"] = True
+    with pytest.raises(BadEvidence, match="verdict"):
+        post(at, deployment, seal_form(document, at.key))
+    with pytest.raises(BadEvidence, match="schema"):
+        post(at, deployment, seal_form({**document, "more": 1}, at.key))
     assert again(deployment).evidence_blob == "" and not list(
         BlobStore(live_settings.BLOB_ROOT).put_before(2**40)
     )
@@ -174,7 +178,7 @@ def test_something_else_is_refused(at: Machine, deployment: Deployment, wrong: A
 @pytest.mark.django_db(transaction=True)
 def test_two_documents_at_one_moment_decide_once(at: Machine, deployment: Deployment) -> None:
     order = at.order()
-    bad, good = sealed(order, at.key, passed=False, why="slower"), sealed(order, at.key)
+    bad, good = sealed(order, at.key, decode=1.2), sealed(order, at.key)
 
     def send(document: Any) -> str:
         try:

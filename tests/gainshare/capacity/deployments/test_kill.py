@@ -4,16 +4,18 @@ import json
 import signal
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
 from django.conf import settings as live_settings
+from django.utils import timezone
 
 from benchmarks.patch.trees import BlobStore
 from gainshare.capacity.deployments.canaries import expected_order
-from gainshare.capacity.models import Deployment, DeploymentState, NodeState
+from gainshare.capacity.models import Deployment, DeploymentState, Host, NodeState
 from gainshare.capacity.routing.exchange import EPOCH, exchange
 from gainshare.capacity.routing.outbox import Outbox
 from tests.gainshare.capacity.deployments.deployments_world import (
@@ -36,7 +38,10 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow]
 
 @pytest.fixture
 def at() -> Machine:
-    return a_pool()
+    made = a_pool()
+    # Processes take their time to start; the agent is heard meanwhile.
+    Host.objects.update(last_seen_at=timezone.now() + timedelta(hours=1))
+    return made
 
 
 def in_process(what: str, argument: Any = None, *, fault: str = "none", folder: Path) -> int:
@@ -145,7 +150,7 @@ def test_a_deployment_that_is_given_up(at: Machine, tmp_path: Path) -> None:
 def test_a_key(at: Machine, tmp_path: Path) -> None:
     ready_node(at.host)
     key = at.row.public_key
-    type(at.host).objects.update(public_key="")
+    Host.objects.update(public_key="")
     said = {"host": str(at.host.pk), "key": key}
     killed_then_repeated("key", said, fault="deployments.key.registered", folder=tmp_path)
     assert at.row.public_key == key

@@ -29,6 +29,7 @@ from tests.gainshare.capacity.deployments.deployments_world import (
 pytestmark = pytest.mark.django_db
 
 MINUTES_AGO = 9  # the switch
+CLOCKED = {1: 40_000_000, 4: 100_000_000}  # by the canary: nanoseconds a token, by batch size
 
 
 @pytest.fixture
@@ -44,7 +45,12 @@ def pair(at: Machine) -> tuple[Node, Node]:
     (new,) = live(NEW)
     make_ready(new)
     advance(MODEL)
-    Deployment.objects.update(serving_at=ago(minutes=MINUTES_AGO), starting_at=ago(minutes=10))
+    times = [
+        {"batch": batch, "candidate_ns": ns, "served_ns": ns + 10_000_000} for batch, ns in CLOCKED.items()
+    ]
+    Deployment.objects.update(
+        serving_at=ago(minutes=MINUTES_AGO), starting_at=ago(minutes=10), result={"batch_times": times}
+    )
     for minute in range(MINUTES_AGO + 1, 30):
         window(old, ago(minutes=minute), requests=60, tokens=600, token_ms=55)
     return old, new
@@ -166,7 +172,7 @@ def test_a_model_chooses_its_limits(pair: tuple[Node, Node]) -> None:
     ServedModel.objects.update(rolls_back_slower_percent=None)
     minutes(pair[1], token_ms=600)
     assert reason() == ""
-    window(pair[1], ago(minutes=8), failures=6)
+    window(pair[1], ago(minutes=8), failures=60)
     assert reason()
     ServedModel.objects.update(rolls_back_on_failures=False)
     assert reason() == ""
