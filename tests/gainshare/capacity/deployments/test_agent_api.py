@@ -162,7 +162,7 @@ def test_a_whole_deployment_over_rest(at: Machine) -> None:
     assert again(deployment).state == DeploymentState.SERVING  # by the heartbeat itself
     assert [node.state for node in live()] == [NodeState.DRAINING, NodeState.READY]
     beat(at, *reports[1:])
-    assert [node.tree for node in live()] == [NEW] and not live()[0].berth == 0
+    assert [node.tree for node in live()] == [NEW] and live()[0].berth == 1
 
 
 def test_an_agent_says_that_its_canary_failed(at: Machine) -> None:
