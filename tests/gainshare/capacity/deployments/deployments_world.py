@@ -22,6 +22,7 @@ from gainshare.capacity.models import Deployment, DeviceClass, Host, Node, NodeS
 from tests.benchmarks.canary.documents import Factor, comparison
 from tests.gainshare.capacity.pool_world import MODEL, make_class, make_host, make_user
 
+__all__ = ["MODEL"]
 OLD, NEW, NEWER = "0a" * 32, "1b" * 32, "2c" * 32
 INSTALLED = "ff" * 32  # as a host names what it has installed
 LENGTHS: list[tuple[int, int, int]] = []

@@ -62,10 +62,10 @@ def stored(folder: Path, text: str) -> Tree:
     return tree
 
 
-def beat(at: Machine, *devices: dict[str, Any], number: int = 1, **more: Any) -> Any:
+def beat(at: Machine, *devices: dict[str, Any], **more: Any) -> Any:
     body = {
         "agent": str(at.row.agent),
-        "beat": at.row.beat + number,
+        "beat": at.row.beat + 1,
         "n_devices": 2,
         "devices": list(devices),
         **more,

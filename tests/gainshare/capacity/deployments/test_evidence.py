@@ -29,7 +29,7 @@ from tests.gainshare.capacity.deployments.deployments_world import (
     ready_node,
     sealed,
 )
-from tests.gainshare.capacity.pool_world import User, race
+from tests.gainshare.capacity.pool_world import make_user, race
 
 pytestmark = pytest.mark.django_db
 
@@ -105,7 +105,7 @@ def test_a_document_signed_with_another_key_is_refused(at: Machine, deployment: 
 
 def test_a_renewed_token_needs_its_key_again(at: Machine, deployment: Deployment) -> None:
     document = sealed(at.order(), at.key)
-    renew_token(actor=User.objects.filter(role="maintainer")[0], name=at.host.name)
+    renew_token(actor=make_user(), name=at.host.name)
     assert at.row.public_key == ""
     with pytest.raises(BadEvidence):
         post(at, deployment, document)
@@ -166,7 +166,7 @@ def test_a_verdict_other_than_the_samples_is_refused_and_nothing_is_stored(
     )
 
 
-WRONG = [None, [], {}, "x", 7, {"document": 1, "digest": "", "signature": {}}, {"document": {}, "digest": 1.5, "signature": 1}, {"document": {"schema": "x"}, "digest": "", "signature": {"algorithm": "none"}}]  # fmt: skip
+WRONG: list[Any] = [None, [], {}, "x", 7, {"document": 1, "digest": "", "signature": {}}, {"document": {}, "digest": 1.5, "signature": 1}, {"document": {"schema": "x"}, "digest": "", "signature": {"algorithm": "none"}}]  # fmt: skip
 
 
 @pytest.mark.parametrize("wrong", WRONG, ids=str)
