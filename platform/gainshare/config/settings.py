@@ -218,6 +218,7 @@ SPECTACULAR_SETTINGS = {
         "AwardRole": "bounty.models.awards.AwardRole",
         "AwardState": "bounty.models.awards.AwardState",
         "BountyState": "bounty.models.bounties.BountyState",
+        "DeploymentState": "gainshare.capacity.models.deployments.DeploymentState",
         "DisputeState": "bounty.models.disputes.DisputeState",
         "RepricingState": "bounty.models.repricings.RepricingState",
         "ReproductionState": "bounty.models.reproductions.ReproductionState",

@@ -18,7 +18,7 @@ from gainshare.accounts.schema import refused
 from gainshare.capacity.deployments.canaries import fail
 from gainshare.capacity.deployments.evidence import take_document
 from gainshare.capacity.deployments.keys import register_key
-from gainshare.capacity.deployments.serializers import CanaryIn, CanaryOut, KeyIn, KeyOut, ManifestOut
+from gainshare.capacity.deployments.serializers import CanaryIn, CanaryOut, KeyIn, KeyOut, TreeFilesOut
 from gainshare.capacity.deployments.trees import blob_for_agent, manifest_for_agent
 from gainshare.capacity.hosts.agent_api import HostTokenAuthentication, IsHost, SmallJSONParser
 from gainshare.capacity.models import Deployment, DeploymentState, Host
@@ -51,7 +51,7 @@ class AgentTree(OfHost):
     @extend_schema(
         operation_id="agent_tree",
         summary="Files of a deployed tree, for node agents",
-        responses={200: ManifestOut, **refused(403, 404)},
+        responses={200: TreeFilesOut, **refused(403, 404)},
     )
     def get(self, request: Request, tree: str) -> Response:
         return Response(manifest_for_agent(tree))

@@ -8,12 +8,10 @@ from uuid import UUID
 from django.conf import settings
 from django.utils import timezone
 
-from benchmarks.canary import verdict as canaries_verdict
-from benchmarks.canary.order import CanaryOrder
-from benchmarks.canary.verdict import CanaryVerdict
+from benchmarks.canary.results import CanaryVerdict
+from benchmarks.canary.verify import verify_canary
 from benchmarks.evidence.canonical import NotCanonical, canonical_bytes
-from benchmarks.evidence.document import digest, signed_bytes
-from benchmarks.evidence.signing import ALGORITHM, key_id, verify
+from benchmarks.evidence.signing import key_id
 from benchmarks.faults import fault_point
 from benchmarks.patch.trees import BlobStore, sha256_hex
 from benchmarks.sandbox.readable import readable
@@ -37,26 +35,13 @@ def take_document(*, host: Host, deployment_id: UUID, sealed: Any) -> Deployment
         return deployment
     if deployment.state != DeploymentState.CANARY:
         raise Decided("This canary is decided, or its deployment has ended. Drop it.")
-    document = _checked(sealed, host)
-    if order_of(document) != expected_order(deployment):
-        raise BadEvidence(
-            "The document is about another order: its id, model, trees, nonce or plan are not those of this canary."
-        )
-    verdict = _verdict(document)
+    verdict = _verified(sealed, deployment, host)
     blob = BlobStore(settings.BLOB_ROOT).put(data)
     fault_point("deployments.evidence.stored")
     _record(deployment, verdict, blob)
     fault_point("deployments.evidence.recorded")
     advance(deployment.model)
     return Deployment.objects.get(pk=deployment.pk)
-
-
-def order_of(document: dict[str, Any]) -> CanaryOrder:
-    """The order that a canary's document repeats. Raises BadEvidence."""
-    try:
-        return CanaryOrder.from_json(document["order"])
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise BadEvidence("The document does not repeat its order.") from None
 
 
 def _bytes(sealed: Any) -> bytes:
@@ -66,36 +51,17 @@ def _bytes(sealed: Any) -> bytes:
         raise BadEvidence(f"The document has no canonical form: {error}.") from None
 
 
-def _checked(sealed: Any, host: Host) -> dict[str, Any]:
-    """The document in its seal, after its digest and its signature by the host's own key."""
-    try:
-        document, said = sealed["document"], sealed["signature"]
-        if not isinstance(document, dict) or set(sealed) != {"document", "digest", "signature"}:
-            raise TypeError
-        is_named = sealed["digest"] == digest(document)
-        signed = signed_bytes(document)
-        is_ours = (said["algorithm"], said["public_key"]) == (ALGORITHM, host.public_key)
-        is_ours = is_ours and said["key_id"] == key_id(host.public_key)
-        is_signed = is_ours and verify(host.public_key, said["value"], signed)
-    except (KeyError, TypeError, ValueError):
-        raise BadEvidence("This is no sealed document: it needs document, digest and signature.") from None
-    if not is_named:
-        raise BadEvidence("The digest is not that of the document.")
-    if not host.public_key or not is_signed:
-        raise BadEvidence(
-            "The document is not signed with the key that this host registered.", code="bad_signature"
-        )
-    return document
-
-
-def _verdict(document: dict[str, Any]) -> CanaryVerdict:
-    """Recompute the verdict. What the document itself says of it does not matter."""
-    try:
-        return canaries_verdict.decide(document)
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, ArithmeticError) as error:
-        raise BadEvidence(
-            f"The document does not have a canary's form: {readable(str(error))[:200]}"
-        ) from None
+def _verified(sealed: Any, deployment: Deployment, host: Host) -> CanaryVerdict:
+    """The verdict as recomputed from a document that answers this order and is signed by this host's key."""
+    if not host.public_key:
+        raise BadEvidence("This host has registered no key, so its document cannot be checked.")
+    order = expected_order(deployment)
+    trusted = {key_id(host.public_key): host.public_key}
+    report = verify_canary(sealed, trusted_keys=trusted, nonce=order.nonce, order=order)
+    wrong = [f"{check.name}: {readable(check.detail)[:200]}" for check in report.checks if not check.holds]
+    if wrong or not report.ok:
+        raise BadEvidence(f"The document does not hold: {'; '.join(wrong)}.")
+    return report.verdict
 
 
 def _record(deployment: Deployment, verdict: CanaryVerdict, blob: str) -> None:

@@ -21,8 +21,9 @@ def roll_back(*, model: str, actor: User | None, reason: str) -> Deployment:
     """Put back what served before the model's serving deployment, without a canary; return the new deployment.
 
     ``actor`` None is the platform itself; people must be maintainers. What is under way is ended as failed, because the
-    deployment that it was compared with goes; where no deployment serves yet, that is all. A rollback that is under way already is returned. A second rollback, after
-    the first one serves, goes one deployment further back. Raises NotAllowed, NothingBefore, DeploymentUnderWay.
+    deployment that it was compared with goes; where no deployment serves yet, that is all. A rollback that is under way
+    already is returned. A second rollback, after the first one serves, goes one deployment further back. Raises
+    NotAllowed, NothingBefore, DeploymentUnderWay.
     """
     if actor is not None and not actor.is_maintainer:
         raise NotAllowed("Only maintainers can roll a deployment back. Ask a maintainer to do it.")
@@ -30,8 +31,11 @@ def roll_back(*, model: str, actor: User | None, reason: str) -> Deployment:
         with transaction.atomic():
             made = _ask(model, actor, reason)
             fault_point("deployments.rollback.before_commit")
-    except IntegrityError:
-        raise DeploymentUnderWay("Another deployment was asked for in this moment. Try again.") from None
+    except IntegrityError:  # another process asked in the same moment
+        under_way = Deployment.objects.filter(model=model, state__in=UNDER_WAY, is_rollback=True).first()
+        if under_way is None:
+            raise DeploymentUnderWay("Another deployment was asked for in this moment. Try again.") from None
+        return under_way
     fault_point("deployments.rollback.committed")
     advance(model)
     return Deployment.objects.get(pk=made.pk)

@@ -82,13 +82,13 @@ class CanaryOut(serializers.Serializer[Any]):
     why = serializers.CharField()
 
 
-class ManifestEntryOut(serializers.Serializer[Any]):
+class TreeFileOut(serializers.Serializer[Any]):
     path = serializers.CharField()
     mode = serializers.IntegerField()
     blob = serializers.CharField(help_text="SHA-256 of the file's bytes.")
 
 
-class ManifestOut(serializers.Serializer[Any]):
+class TreeFilesOut(serializers.Serializer[Any]):
     """A tree's files."""
 
-    entries = ManifestEntryOut(many=True)
+    entries = TreeFileOut(many=True)

@@ -14,7 +14,7 @@ MOST_FAILURES = 2  # starts on one device that end before they were ready
 class Place:
     """A ready node of another tree, and the second berth of its device.
 
-    ``can_follow`` is off where its host is silent, leaving or revoked: no successor is possible there.
+    ``can_follow`` is off where its host is silent, leaving or revoked: no successor can be started there.
     """
 
     node: UUID
@@ -65,7 +65,7 @@ def next_step(
     if not places:
         is_shown = not is_first or n_ready > 0 or not is_wanted
         return Step(Move.SWITCH if is_shown else Move.WAIT)
-    followed = [place for place in places if place.can_follow]
+    followed = [place for place in places if place.can_follow or place.is_successor_ready]
     if followed and all(place.is_successor_ready for place in followed):
         return Step(Move.SWITCH)
     if waited_s > limit_s:
@@ -74,5 +74,7 @@ def next_step(
             Move.GIVE_UP,
             why=f"{ready} of {len(places)} nodes had a ready successor after {round(limit_s)} s",
         )
-    missing = (place.node for place in followed if place.is_berth_free and not place.has_successor)
+    missing = (
+        place.node for place in places if place.can_follow and place.is_berth_free and not place.has_successor
+    )
     return Step(Move.WAIT, order=tuple(missing))

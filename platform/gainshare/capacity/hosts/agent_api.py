@@ -145,34 +145,12 @@ class NodeOrderOut(serializers.Serializer[Any]):
     berth = serializers.IntegerField(help_text="0 or 1; the second one is for a successor beside a node.")
 
 
-class CanaryShapeOut(serializers.Serializer[Any]):
-    prompt_tokens = serializers.IntegerField()
-    output_tokens = serializers.IntegerField()
-
-
-class CanaryPlanOut(serializers.Serializer[Any]):
-    shapes = CanaryShapeOut(many=True)
-    batches = serializers.ListField(child=serializers.IntegerField())
-    pairs = serializers.IntegerField()
-    quality_margin_ppm = serializers.IntegerField(allow_null=True)
-
-
-class CanaryOrderOut(serializers.Serializer[Any]):
-    id = serializers.UUIDField()
-    model = serializers.CharField()
-    served = serializers.CharField(
-        allow_blank=True, help_text="Tree that answers now; empty: the installed one."
-    )
-    candidate = serializers.CharField()
-    best = serializers.CharField(allow_blank=True, help_text="Tree that prices rest on.")
-    nonce = serializers.CharField()
-    plan = CanaryPlanOut()
-
-
 class HeartbeatAnswer(serializers.Serializer[Any]):
     nodes = NodeOrderOut(many=True, help_text="All that the agent should run; it ends every other node.")
-    canary = CanaryOrderOut(
-        allow_null=True, help_text="The canary that it should run; it ends every other one."
+    canary = serializers.DictField(
+        allow_null=True,
+        help_text="The canary that it should run; it ends every other one. `benchmarks.canary.order.CanaryOrder`: id, "
+        "model, the trees served, candidate and best, nonce and plan.",
     )
     interval_s = serializers.FloatField(help_text="Seconds until the next heartbeat is due.")
 

@@ -99,6 +99,7 @@ def test_an_order_becomes_ready_serves_drains_and_ends(agent: Agent) -> None:
     (told,) = agent.nodes()
     assert told == {
         "node": str(node.pk), "device": 0, "model": MODEL, "tree": "", "token": node_token(node.pk), "is_draining": False,
+        "berth": 0,
     }  # fmt: skip
     agent.nodes(runs(node, "starting"))
     assert again(node).state == NodeState.STARTING
