@@ -164,7 +164,8 @@ class Canary:
         except SandboxError as error:
             return _failed(f"no sandbox can be started: {error}")
         finally:
-            await finished(self._place.clear)
+            with suppress(OSError, CanaryTaken):  # the next one does not begin before all of it is gone
+                await finished(self._place.clear)
             if process is not None:
                 process.reap()
 
