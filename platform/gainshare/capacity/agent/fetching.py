@@ -52,6 +52,6 @@ def _read(body: bytes, name: str, store: BlobStore) -> tuple[Tree, list[str]]:
     if tree.hash != name:
         raise TreeError("bad_manifest", f"The site sent a manifest of another tree, {tree.hash[:12]}.")
     installed = shipped_tree(store)
-    check_deployable(load_policy(), tree, installed)
+    check_deployable(tree, installed, load_policy())
     have = {entry.blob for entry in installed.entries}
     return tree, sorted({entry.blob for entry in tree.entries} - have)
