@@ -7,6 +7,7 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import UUID
 
 import httpx
 import pytest
@@ -47,7 +48,7 @@ def answers(site: FakeSite, device: int = 0, berth: int = 0) -> int:
     return httpx.post(url, json=body, headers=headers, timeout=60, trust_env=False).status_code
 
 
-def ready(site: FakeSite, agent: AgentProcess, node: object) -> None:
+def ready(site: FakeSite, agent: AgentProcess, node: UUID) -> None:
     eventually(lambda: site.is_ready(node) or str(node) in site.ended, f"{node}: {agent.said}")
     assert str(node) not in site.ended, site.ended
 
