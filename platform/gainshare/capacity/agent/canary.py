@@ -13,7 +13,6 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 from benchmarks.canary.order import CanaryOrder
 from benchmarks.faults import fault_point
@@ -122,7 +121,7 @@ class Canary:
         return self._place.folder / RESULT
 
     async def _carry_out(self, order: CanaryOrder) -> None:
-        body = self._stored(order.id)
+        body = self._stored(order)
         while body is None:
             try:
                 body = await self._try(order)
@@ -130,7 +129,7 @@ class Canary:
                 self._progress = f"cannot be begun: {error}"
                 await asyncio.sleep(AGAIN_S)
         with suppress(OSError):  # a full disk: then an agent that is killed measures again
-            write_private(self._result, json.dumps({"id": str(order.id), "body": body}))
+            write_private(self._result, json.dumps({"order": order.to_json(), "body": body}))
         fault_point("agent.canary.after_document")
         await self._post(order, body)
         fault_point("agent.canary.after_post")
@@ -165,7 +164,8 @@ class Canary:
         except SandboxError as error:
             return _failed(f"no sandbox can be started: {error}")
         finally:
-            await finished(self._place.clear)
+            with suppress(OSError, CanaryTaken):  # the next one does not begin before all of it is gone
+                await finished(self._place.clear)
             if process is not None:
                 process.reap()
 
@@ -190,11 +190,11 @@ class Canary:
                 )
                 return
 
-    def _stored(self, order: UUID) -> dict[str, Any] | None:
-        """What an earlier try of this order found."""
+    def _stored(self, order: CanaryOrder) -> dict[str, Any] | None:
+        """What an earlier agent found for this very order: one that is begun again has another nonce."""
         with suppress(OSError, ValueError, KeyError, TypeError):
             stored = json.loads(self._result.read_bytes())
-            if stored["id"] == str(order):
+            if CanaryOrder.from_json(stored["order"]) == order:
                 return dict(stored["body"])
         return None
 

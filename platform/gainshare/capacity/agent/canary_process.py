@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.canary.order import CanaryOrder
+from benchmarks.confined_node.folders import CANARY_SEATS
 from benchmarks.faults import fault_point
 from benchmarks.sandbox import best_level
 from benchmarks.sandbox.accounting.placement import sweep, usable_hierarchies
@@ -179,7 +180,8 @@ def canary_command(work: Path, trees: Path, key: Path, options: AgentOptions) ->
         "--output": str(work / DOCUMENT),
     }
     own = [word for name, value in given.items() if value for word in (name, value)]
-    return [sys.executable, *PROGRAM, *own]
+    seats = [str(seat) for seat in CANARY_SEATS[:2]]
+    return [sys.executable, *PROGRAM, *own, "--seats", *seats]
 
 
 def _free_frozen() -> None:

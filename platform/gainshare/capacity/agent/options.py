@@ -118,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
         "--memory-gib",
         type=above(0),
         help="limit of each node's memory (default: three quarters of the machine's, divided by what may run at once: two "
-        "nodes on each device, or one on each and the two of a canary)",
+        "nodes on each device, and the two of a canary)",
     )
     add("--start-s", type=above(0), default=600.0, help="end a node that is not ready after this time")
     add("--hung-s", type=above(0), default=5.0, help="report a node that answers nothing for this time")

@@ -101,10 +101,10 @@ def remove_state(order: NodeOrder, device: Device) -> None:
 def node_memory_gib(options: AgentOptions) -> float:
     """The limit of one node's memory, and of each of a canary's two.
 
-    Without an option three quarters of the machine are divided so that there is room for two nodes on each device, and
-    for a canary beside one on each.
+    Without an option three quarters of the machine are divided by what may run at once: two nodes on each device, and a
+    canary's two.
     """
-    most = max(BERTHS * options.devices, options.devices + 2)
+    most = BERTHS * options.devices + 2
     return options.memory_gib or default_memory_bytes() / GIB / most
 
 

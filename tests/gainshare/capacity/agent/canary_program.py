@@ -18,6 +18,7 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     for name in ("order", "trees", "folder", "key", "models", "level", "device", "memory-gib", "output"):
         parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--seats", nargs=2, type=int, required=True)
     given = vars(parser.parse_args())
     behave = json.loads((Path(given["models"]) / "behave.json").read_text())
     order = json.loads(Path(given["order"]).read_text())

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from benchmarks.canary.order import CanaryOrder
+from benchmarks.confined_node.folders import CANARY_SEATS
 from benchmarks.evidence.signing import load_key
 from gainshare.capacity.agent.protocol import MAX_CANARY_BYTES, MAX_TEXT
 from tests.gainshare.capacity.agent.agent_world import AgentProcess, eventually
@@ -63,7 +65,8 @@ def test_a_canary_reaches_the_site_once_it_is_done(
     assert isinstance(document, dict) and document["nonce"] == order.nonce
     assert CanaryOrder.from_json(document["order"]) == order
     given = document["given"]
-    assert load_key(Path(given["key"])) and given["device"] == "cpu" and float(given["memory-gib"]) > 0
+    assert set(given["seats"]) <= set(CANARY_SEATS)
+    assert load_key(Path(given["key"])) and given["device"] == "cpu" and float(given["memory_gib"]) > 0
     assert given["level"] in ("bubblewrap", "bubblewrap-user", "container")
     eventually(lambda: site.beats[-1]["canary"] is None, agent.said, 30)
     assert len(site.results) == len(pids(agent)) == 1
@@ -88,6 +91,23 @@ def test_a_site_that_fails_gets_the_document_again_and_it_is_not_measured_again(
     eventually(lambda: len(site.beats) > beats + 5, agent.said, 60)
     assert len(site.results) == known and len(pids(agent)) == 1
     assert all(one == site.results[0] for one in site.results)
+
+
+def test_a_canary_that_is_begun_again_is_measured_again(
+    site: FakeSite, agent: AgentProcess, trees: tuple[str, str]
+) -> None:
+    """The site repeats a failed try under the same id, with a nonce that the earlier document does not have."""
+    site.result_status, site.canary = 503, order_of(*trees)
+    agent.start()
+    eventually(lambda: site.results, agent.said, 120)
+    site.canary = again = replace(site.canary, nonce="cd" * 32)
+    agent.kill()
+    agent.start()
+    began(agent, 2)
+    site.result_status = 200
+    eventually(lambda: site.canary is None, agent.said, 120)
+    assert site.results[-1][1]["document"]["nonce"] == again.nonce
+    assert len(pids(agent)) == 2
 
 
 @pytest.mark.parametrize(

@@ -176,7 +176,7 @@ def test_two_nodes_on_each_device_and_a_canary_fit_into_memory() -> None:
     for devices in (1, 2, 8):
         options = AgentOptions("http://site", Path("t"), Path("f"), devices=devices)
         one_bytes = node_memory_gib(options) * GIB
-        assert one_bytes * max(2 * devices, devices + 2) <= default_memory_bytes() * 1.001
+        assert one_bytes * (2 * devices + 2) <= default_memory_bytes() * 1.001
     assert node_memory_gib(AgentOptions("http://site", Path("t"), Path("f"), memory_gib=3.0)) == 3.0
 
 
