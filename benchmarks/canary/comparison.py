@@ -14,6 +14,7 @@ from typing import Any
 
 from benchmarks.canary.answers import Answer
 from benchmarks.canary.exchange import Exchanged
+from benchmarks.canary.held_out import NoDistribution, loss_micro_nats
 from benchmarks.canary.leaks import Leaks
 from benchmarks.canary.node import CanaryNode, NodeFailed, NodeSetup
 from benchmarks.canary.work import TIMED, Call, Work
@@ -84,6 +85,8 @@ class Comparison:
             "peak_memory_bytes": dict(zeros),
             "cpu_while_frozen_ns": dict(zeros),
             "timed_ns": 0,
+            "held_out_tokens": 0,
+            "loss_micro_nats": dict(zeros),
             "calls": [],
         }
 
@@ -98,6 +101,8 @@ class Comparison:
             self._ask(call)
             self.leaks.plant(call)
         for call in self._work.mixed(number):
+            self._ask(call)
+        for call in self._work.held_out(number):
             self._ask(call)
         for pair in self._work.pairs_of(number):
             for call in self._work.timed(pair):
@@ -196,6 +201,20 @@ class Comparison:
                 if answer.completion_tokens != ask.output_tokens:
                     detail = f"{answer.completion_tokens} tokens where {ask.output_tokens} were asked for"
                     raise NodeFailed("malformed", side, call.case, detail)
+        self._score(call, answers)
+
+    def _score(self, call: Call, answers: Mapping[str, list[Answer]]) -> None:
+        """Add the loss of both sides at the call's targets."""
+        self._last()["held_out_tokens"] += len(call.targets)
+        for side in SIDES:
+            try:
+                losses = [
+                    loss_micro_nats(answer, target)
+                    for answer, target in zip(answers[side], call.targets, strict=False)
+                ]
+            except NoDistribution as error:
+                raise NodeFailed("malformed", side, call.case, str(error)) from None
+            self._last()["loss_micro_nats"][side] += sum(losses)
 
     def _last(self) -> dict[str, Any]:
         return self.rounds[-1]

@@ -15,7 +15,6 @@ from benchmarks.canary.comparison import CANDIDATE, PARTNER, Comparison
 from benchmarks.canary.document import build_document
 from benchmarks.canary.node import NodeFailed, NodeSetup
 from benchmarks.canary.order import CanaryOrder
-from benchmarks.canary.planted import counter
 from benchmarks.canary.tokens import tokenizer_of
 from benchmarks.canary.work import Work
 from benchmarks.confined_node.folders import make_readable
@@ -48,10 +47,6 @@ class Place:
 
 def measure(order: CanaryOrder, place: Place, setup: NodeSetup, *, say: Say) -> dict[str, Any]:
     """The canary's document with its verdict. Raises CannotMeasure."""
-    if order.plan.quality_margin_ppm is not None:
-        raise CannotMeasure(
-            "this canary compares answers for equality only: it cannot clock a gain of the quality route yet"
-        )
     started_at = datetime.now(UTC)
     names = {SERVED: order.served, CANDIDATE: order.candidate, BEST: order.best}
     folders = {name: _tree_folder(place.trees, tree) for name, tree in names.items()}
@@ -67,7 +62,7 @@ def measure(order: CanaryOrder, place: Place, setup: NodeSetup, *, say: Say) -> 
     with _work_folder(place.folder) as folder, ExitStack() as copies, judge_on(choose_cores().judge):
         code = {name: copies.enter_context(nameless_copy(tree)) for name, tree in folders.items()}
         try:
-            work = Work(order.plan, seeds, counter(tokenizer))
+            work = Work(order.plan, seeds, tokenizer)
             for beside in (SERVED, BEST) if order.best != order.served else (SERVED,):
                 trees = {CANDIDATE: code[CANDIDATE], PARTNER: code[beside]}
                 comparison = Comparison(

@@ -24,7 +24,7 @@ MOST_TOKENS = 1 << 24
 MOST_TEXT = 2_000
 SIDES = ("candidate", "partner")
 BESIDE = ("served", "best")
-CASES = ("first", "planted", "mixed", "repeated", "probe", PREFILL, DECODE)
+CASES = ("first", "planted", "mixed", "held_out", "repeated", "probe", PREFILL, DECODE)
 KINDS = ("leak", "crash", "timeout", "malformed", "too_large", "resource_limit", "unsteerable")
 _HEX_64 = re.compile(r"[0-9a-f]{64}")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -208,6 +208,8 @@ _ROUND = {
     "peak_memory_bytes": _sides(_integer(0, MOST_MEMORY)),
     "cpu_while_frozen_ns": _sides(_NS),
     "timed_ns": _NS,
+    "held_out_tokens": _integer(0, MOST_CALLS),
+    "loss_micro_nats": _sides(_NS),
     "calls": _List(_CALL, MOST_CALLS),
 }
 _ORDER = {

@@ -29,6 +29,7 @@ SERVED, BEST = "served", "best"
 FROZEN_NS = 20_000_000  # two ticks of the clock that counts CPU time where nothing better does; or 2 % of the clocked time
 COUNTED_SHARE = 20  # counters and clock may differ by one part in so many,
 COUNTED_SLACK_MS = 25  # and by so much of each request: HTTP, and milliseconds that are rounded down
+LEAST_HELD_OUT = 200  # tokens
 LEAK = "leak"
 EVENT_WORDS = {
     LEAK: "it leaks one account's prompt",
@@ -52,7 +53,7 @@ def decide(document: dict[str, Any]) -> CanaryVerdict:
     best = lines.get(SERVED, {}) if order["best"] == order["served"] else lines.get(BEST, {})
     return CanaryVerdict(
         passed=why is None,
-        why=why or _why_passed(lines[SERVED]),
+        why=why or _why_passed(lines[SERVED], order["plan"]["quality_margin_ppm"]),
         served=lines.get(SERVED, {}),
         best=best,
         batch_times=batch_times(served, order["plan"]["batches"]) if served and is_whole else (),
@@ -78,6 +79,8 @@ def _why_refused(document: dict[str, Any], comparisons: dict[str, dict[str, Any]
             return f"it was not clocked beside the {name} tree: run the canary again"
         if few := _too_few(one, order["plan"]):
             return f"beside the {name} tree {few}: run the canary again"
+    if lost := _lost_reason(comparisons[SERVED], order["plan"]["quality_margin_ppm"]):
+        return lost
     for one in found:
         if counted := counted_reason(one):
             return counted
@@ -128,6 +131,26 @@ def _repeated_reasons(comparisons: dict[str, dict[str, Any]]) -> Iterator[str]:
                     f"asked the same once more, it answered differently ({first['case']}, round {before['number']}), "
                     "under greedy decoding"
                 )
+
+
+def _lost_reason(comparison: dict[str, Any], margin_ppm: int | None) -> str | None:
+    """Held-out loss beside the served tree, of a gain that may change answers."""
+    if margin_ppm is None:
+        return None
+    tokens = sum(one["held_out_tokens"] for one in comparison["rounds"])
+    if tokens < LEAST_HELD_OUT:
+        return f"the loss of {tokens} held-out tokens is known, {LEAST_HELD_OUT} are needed: run the canary again"
+    lost = {
+        side: sum(one["loss_micro_nats"][side] for one in comparison["rounds"])
+        for side in (CANDIDATE, PARTNER)
+    }
+    if lost[CANDIDATE] * 1_000_000 <= lost[PARTNER] * (1_000_000 + margin_ppm):
+        return None
+    mean = {side: lost[side] // tokens for side in lost}
+    return (
+        f"its held-out loss is {mean[CANDIDATE]} millionths of a nat a token, the served tree's {mean[PARTNER]}: it may "
+        f"grow by {margin_ppm} millionths of that"
+    )
 
 
 def _too_few(comparison: dict[str, Any], plan: dict[str, Any]) -> str | None:
@@ -189,9 +212,10 @@ def _lines(comparison: dict[str, Any], plan: dict[str, Any]) -> dict[str, LineRe
     return {name: bounds[name].result for name in LINES}
 
 
-def _why_passed(lines: dict[str, LineResult]) -> str:
+def _why_passed(lines: dict[str, LineResult], margin_ppm: int | None) -> str:
     """Passed, with the lines that are certainly cheaper."""
     gains = [name for name in LINES if lines[name].bound_log_ppm > 0]
+    answers = "answers are equal" if margin_ppm is None else "held-out loss is within its margin"
     if not gains:
-        return "no change: answers are equal and no line is certainly cheaper or worse than allowed"
-    return f"answers are equal, no line is worse than allowed, and certainly cheaper: {', '.join(gains)}"
+        return f"no change: {answers}, and no line is certainly cheaper or worse than allowed"
+    return f"{answers}, no line is worse than allowed, and certainly cheaper: {', '.join(gains)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,6 @@ from benchmarks.canary.comparison import CANDIDATE, PARTNER, SIDES, Comparison
 from benchmarks.canary.lines import timed_calls
 from benchmarks.canary.node import NodeFailed, NodeSetup, Patience
 from benchmarks.canary.order import Plan, Shape
-from benchmarks.canary.planted import counter
 from benchmarks.canary.tokens import tokenizer_of
 from benchmarks.canary.verdict import FROZEN_NS, counted_reason, different_reasons
 from benchmarks.canary.work import Work
@@ -49,7 +49,13 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 
 
 def clocked(
-    tree: Path, candidate: Path, folder: Path, *, rounds: int = 0, patience: Patience | None = None
+    tree: Path,
+    candidate: Path,
+    folder: Path,
+    *,
+    rounds: int = 0,
+    patience: Patience | None = None,
+    plan: Plan = PLAN,
 ) -> Comparison:
     """Both trees through so many rounds after the first, which clocks nothing."""
     assert LEVEL is not None
@@ -57,7 +63,7 @@ def clocked(
         "tiny", None, LEVEL, "cpu", 3 * GIB, choose_cores().measuring, patience=patience or Patience()
     )
     tokenizer = tokenizer_of(None, "tiny")
-    work = Work(PLAN, Seeds.fresh()[1], counter(tokenizer), rounds=rounds)
+    work = Work(plan, Seeds.fresh()[1], tokenizer, rounds=rounds)
     found = Comparison(
         "served",
         {CANDIDATE: candidate, PARTNER: tree},
@@ -174,3 +180,14 @@ def test_a_tree_that_would_work_while_frozen_cannot(tree: Path, folder: Path) ->
     assert found.event is None
     if accounting() != "polled":
         assert found.rounds[-1]["cpu_while_frozen_ns"][CANDIDATE] <= FROZEN_NS
+
+
+@pytest.mark.long
+def test_held_out_loss_of_a_tree_that_answers_otherwise_is_found(tree: Path, folder: Path) -> None:
+    """Logits times -1 are the worst guesses there are; the served tree's are those of a random model, 5.5 nats."""
+    found = attacked(tree, folder, trees.GUESSES_BADLY, plan=replace(PLAN, quality_margin_ppm=10_000))
+    assert found.event is None
+    scored = found.rounds[0]
+    tokens, loss = scored["held_out_tokens"], scored["loss_micro_nats"]
+    assert tokens == 48 and 4_000_000 < loss[PARTNER] // tokens < 9_000_000
+    assert loss[CANDIDATE] > loss[PARTNER] * 105 // 100

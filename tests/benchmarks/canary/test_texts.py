@@ -22,7 +22,7 @@ PLAN = Plan((Shape(200, 24), Shape(5, 1), Shape(100_000, 100_000)), (1, 4, 7), 3
 
 
 def work(seed: int = 1, *, plan: Plan = PLAN, max_context: int = 512) -> Work:
-    made = Work(plan, Seeds(bytes([seed]) * 32), COUNT)
+    made = Work(plan, Seeds(bytes([seed]) * 32), TOKENIZER)
     made.fit(max_context)
     return made
 
