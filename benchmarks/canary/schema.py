@@ -53,6 +53,11 @@ def validate(document: Any, *, has_verdict: bool = True) -> None:
         raise EvidenceError("document.finished_at is before started_at")
 
 
+def validate_order(order: Any) -> None:
+    """Raise EvidenceError for an order whose document could not be valid."""
+    _fields(order, _ORDER, "order")
+
+
 def _call(call: dict[str, Any], plan: dict[str, Any], where: str) -> None:
     """What rules of one field alone cannot say."""
     is_timed = call["case"] in (PREFILL, DECODE)

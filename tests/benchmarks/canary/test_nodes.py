@@ -126,7 +126,7 @@ def test_a_tree_that_writes_prompts_into_its_scratch_folder_is_caught(tree: Path
         (trees.WRITES_IDS, 0, "files"),
         (trees.PRINTS, 0, "log"),
         (trees.REMEMBERS, 0, "planted"),
-        (trees.TELLS_IN_THE_NEXT_PROCESS, 1, "planted"),
+        (trees.TELLS_IN_THE_NEXT_PROCESS, 1, "first"),
     ],
     ids=["ids in its state", "prints", "remembers", "tells in the next process"],
 )
