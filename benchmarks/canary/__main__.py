@@ -32,7 +32,8 @@ from benchmarks.canary.table import table
 from benchmarks.commands import check_output, dying_of_signals
 from benchmarks.confined_node.folders import installed_tree
 from benchmarks.confined_node.memory import default_memory_bytes
-from benchmarks.evidence.canonical import canonical_bytes, parse
+from benchmarks.evidence.canonical import NotCanonical, canonical_bytes, parse
+from benchmarks.evidence.schema import EvidenceError
 from benchmarks.evidence.signing import KeyFileError, load_key
 from benchmarks.pairs.builds.build import LIBRARY, build_tree, has_native
 from benchmarks.pairs.cores import choose_cores
@@ -65,7 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
                 _compare(options)
             else:
                 _carry_out(options)
-        except (CannotMeasure, SandboxError, KeyFileError, OSError) as error:
+        except (CannotMeasure, SandboxError, KeyFileError, EvidenceError, NotCanonical, OSError) as error:
             _say(f"error: {error}")
             return NOT_CARRIED_OUT
     return 0

@@ -22,6 +22,7 @@ from benchmarks.canary.order import CanaryOrder, Plan, Shape
 from benchmarks.canary.verify import CanaryReport, verify_canary_bytes
 from benchmarks.confined_node.folders import node_uid
 from benchmarks.evidence.signing import generate_key, key_id, public_key, save_key
+from benchmarks.patch.policy import PolicyViolation, check_touched, load_policy
 from tests.benchmarks.canary import trees
 from tests.benchmarks.canary.documents import order
 from tests.benchmarks.canary.trees import built_tree, changed_tree
@@ -81,6 +82,19 @@ def test_without_options_it_says_which_are_needed() -> None:
     assert (
         done.returncode == WRONG and "--order, --trees, --folder, --key, --output are needed" in done.stderr
     )
+
+
+def test_it_runs_nothing_of_the_stack_that_a_patch_may_touch() -> None:
+    code = (
+        "import sys, benchmarks.canary.__main__\n"
+        "print(*(m.__file__ for name, m in sys.modules.items() if name.split('.')[0] == 'model'), sep='\\n')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    loaded = {Path(line).relative_to(ROOT).as_posix() for line in done.stdout.split()}
+    assert "model/serving/api/tokenizer.py" in loaded
+    for path in loaded:
+        with pytest.raises(PolicyViolation, match="is protected"):
+            check_touched(load_policy(), path)
 
 
 def plan_with(**changes: Any) -> str:
