@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks.canary.answers import Answer
 from benchmarks.canary.exchange import Exchanged
-from benchmarks.canary.held_out import NoDistribution, loss_micro_nats
+from benchmarks.canary.held_out import NoDistribution, loss_micro_nats, vocabulary_size
 from benchmarks.canary.leaks import Leaks
 from benchmarks.canary.node import CanaryNode, NodeFailed, NodeSetup
 from benchmarks.canary.work import TIMED, Call, Work
@@ -51,6 +51,7 @@ class Comparison:
         self._trees, self._folder, self._setup, self._work = dict(trees), folder, setup, work
         drawn = work.sides(beside, "seats").sample(seats, 2)
         self._seats = dict(zip(SIDES, drawn, strict=True))
+        self._vocabulary = vocabulary_size(tokenizer)
         self._scrubber = CacheScrubber(setup.core)
         self._on_progress = on_progress
         self._nodes: dict[str, CanaryNode] = {}
@@ -209,7 +210,7 @@ class Comparison:
         for side in SIDES:
             try:
                 losses = [
-                    loss_micro_nats(answer, target)
+                    loss_micro_nats(answer, target, self._vocabulary)
                     for answer, target in zip(answers[side], call.targets, strict=False)
                 ]
             except NoDistribution as error:

@@ -18,7 +18,7 @@ from model.serving.api.tokenizer import Tokenizer
 
 TEXT = Path(__file__).with_name("held_out.txt")
 TOP = 20  # alternatives that a node shows at most
-TAIL_TOKENS = 1 << 18  # over which what a node leaves to all other tokens is spread
+MOST_TOKENS = 1 << 18  # ids that are looked for in a tokenizer
 LEAST_TAIL = 1e-6
 CONTEXT = 64  # tokens before the one that is scored
 MICRO = 1_000_000
@@ -43,6 +43,11 @@ def positions(tokenizer: Tokenizer) -> list[Position]:
     return found
 
 
+def vocabulary_size(tokenizer: Tokenizer) -> int:
+    """How many tokens stand for text."""
+    return sum(bool(tokenizer.token_bytes(token)) for token in range(MOST_TOKENS))
+
+
 def drawn(found: Sequence[Position], order: random.Random, number: int, count: int) -> list[Position]:
     """`count` places of round `number`: no place is drawn in two rounds, as far as the text has enough."""
     shuffled = list(found)
@@ -51,13 +56,16 @@ def drawn(found: Sequence[Position], order: random.Random, number: int, count: i
     return shuffled[start : start + count]
 
 
-def loss_micro_nats(answer: Answer, target: str) -> int:
-    """-ln of what the answer's distribution gave to the token, in millionths of a nat. Raises NoDistribution."""
+def loss_micro_nats(answer: Answer, target: str, vocabulary: int) -> int:
+    """-ln of what the answer's distribution gave to the token, in millionths of a nat. Raises NoDistribution.
+
+    What it leaves to the tokens that it does not show is spread over them evenly.
+    """
     shown = distribution(answer.top)
     if target in shown:
         return math.ceil(-math.log(shown[target]) * MICRO)
     tail = max(LEAST_TAIL, 1 - math.fsum(shown.values()))
-    return math.ceil(-math.log(tail / TAIL_TOKENS) * MICRO)
+    return math.ceil(-math.log(tail / max(1, vocabulary - len(shown))) * MICRO)
 
 
 def distribution(top: Mapping[str, float]) -> dict[str, float]:

@@ -11,11 +11,11 @@ import pytest
 from benchmarks.canary.answers import Answer
 from benchmarks.canary.held_out import (
     CONTEXT,
-    TAIL_TOKENS,
     NoDistribution,
     drawn,
     loss_micro_nats,
     positions,
+    vocabulary_size,
 )
 from benchmarks.canary.order import Plan, Shape
 from benchmarks.canary.tokens import tokenizer_of
@@ -31,9 +31,9 @@ def answer(top: Mapping[str, float]) -> Answer:
 
 def test_the_loss_is_that_of_the_token_that_followed() -> None:
     shown = answer({"a": math.log(0.5), "b": math.log(0.25)})
-    assert loss_micro_nats(shown, "b") == pytest.approx(math.log(4) * 1e6, abs=1)
-    rest = math.log(0.25 / TAIL_TOKENS)
-    assert loss_micro_nats(shown, "c") == pytest.approx(-rest * 1e6, abs=1)
+    assert loss_micro_nats(shown, "b", 102) == pytest.approx(math.log(4) * 1e6, abs=1)
+    rest = math.log(0.25 / 100)
+    assert loss_micro_nats(shown, "c", 102) == pytest.approx(-rest * 1e6, abs=1)
 
 
 def test_no_other_distribution_scores_better_than_the_true_one() -> None:
@@ -42,7 +42,7 @@ def test_no_other_distribution_scores_better_than_the_true_one() -> None:
 
     def expected(shown: Mapping[str, float]) -> float:
         top = answer({token: math.log(value) for token, value in shown.items()})
-        return sum(true[token] * loss_micro_nats(top, token) for token in true)
+        return sum(true[token] * loss_micro_nats(top, token, 3) for token in true)
 
     order = random.Random(1)
     for _ in range(200):
@@ -65,7 +65,11 @@ def test_no_other_distribution_scores_better_than_the_true_one() -> None:
 )
 def test_what_is_no_distribution_is_refused(top: dict[str, float]) -> None:
     with pytest.raises(NoDistribution):
-        loss_micro_nats(answer(top), "a")
+        loss_micro_nats(answer(top), "a", 256)
+
+
+def test_a_vocabulary_is_what_stands_for_text() -> None:
+    assert vocabulary_size(TOKENIZER) == 256
 
 
 def test_a_place_has_its_context_and_the_token_after_it() -> None:
