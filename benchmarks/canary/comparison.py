@@ -7,7 +7,7 @@ process is the next one for the words that were planted before.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from model.serving.api.tokenizer import Tokenizer
 
 CANDIDATE, PARTNER = "candidate", "partner"
 SIDES = (CANDIDATE, PARTNER)
+SERVED = "served"
 MOST_CONTEXT = 1 << 30
 
 
@@ -93,7 +94,9 @@ class Comparison:
 
     def _round(self, number: int) -> None:
         self._start(number)
-        if number == 0:
+        # Lengths are chosen once, by the served tree: beside the best one the same is asked again.
+        is_choosing = number == 0 and self.beside == SERVED
+        if is_choosing:
             self._work.fit(self._max_context())
         for side in SIDES:
             self.leaks.remember_files(self._nodes[side])
@@ -101,8 +104,14 @@ class Comparison:
         for call in planted:
             self._ask(call)
             self.leaks.plant(call)
-        for call in self._work.mixed(number):
+        if is_choosing:
+            self._work.shorten_mixed(self._token_ns(planted))
+        mixed = list(self._work.mixed(number))
+        for call in mixed:
             self._ask(call)
+        if is_choosing:
+            step_ns = sum(self._token_ns([call]) for call in mixed)
+            self._work.shorten_timed(self._token_ns(planted), step_ns)
         for call in self._work.held_out(number):
             self._ask(call)
         for pair in self._work.pairs_of(number):
@@ -127,6 +136,17 @@ class Comparison:
             answers[side], self._last()["load_ns"][side] = node.first_answer(call.asks[0])
             self._account_frozen()
         self._record(call, names, {side: [answers[side]] for side in SIDES}, {})
+
+    def _token_ns(self, calls: Sequence[Call]) -> int:
+        """The least that the partner took for a token of such calls, in this round."""
+        case, batch = calls[0].case, calls[0].batch
+        most = max(ask.output_tokens for call in calls for ask in call.asks)
+        times = [
+            made["ns"][PARTNER]
+            for made in self._last()["calls"]
+            if (made["case"], made["batch"]) == (case, batch)
+        ]
+        return max(1, min(times) // most)
 
     def _max_context(self) -> int:
         """The model's context as the partner says it: it decides lengths only. Raises NodeFailed."""

@@ -16,13 +16,13 @@ from typing import Any
 
 import pytest
 
-from benchmarks.canary.__main__ import NOT_CARRIED_OUT, SEATS, WRONG
+from benchmarks.canary.__main__ import NOT_CARRIED_OUT, WRONG
 from benchmarks.canary.measure import tree_hash
 from benchmarks.canary.order import CanaryOrder, Plan, Shape
 from benchmarks.canary.verify import CanaryReport, verify_canary_bytes
-from benchmarks.confined_node.folders import node_uid
 from benchmarks.evidence.signing import generate_key, key_id, public_key, save_key
 from benchmarks.patch.policy import PolicyViolation, check_touched, load_policy
+from benchmarks.sandbox.accounting.processes import is_running, tree
 from tests.benchmarks.canary import trees
 from tests.benchmarks.canary.documents import order
 from tests.benchmarks.canary.trees import built_tree, changed_tree
@@ -189,23 +189,12 @@ def test_sigterm_ends_it_and_its_nodes_at_once(host: tuple[Command, CanaryOrder]
     for line in process.stderr:
         if "round 1" in line:
             break
+    nodes = [stat for stat in tree(process.pid) if stat.pid != process.pid]
+    assert nodes, "a node runs"
     begin = time.monotonic()
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
     assert process.returncode not in (0, NOT_CARRIED_OUT) and time.monotonic() - begin < 15
-    assert not command.output.exists() and living_nodes() == []
+    assert not command.output.exists()
+    assert not [stat for stat in nodes if is_running(stat.pid, stat.start_ticks)]
     assert not list((command.folder / "nodes").glob("canary-*"))
-
-
-def living_nodes() -> list[int]:
-    """Processes of the canary's users, as root; else none can be told apart."""
-    users = {node_uid(seat) for seat in SEATS} - {None}
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                if entry.stat().st_uid in users:
-                    found.append(int(entry.name))
-            except OSError:
-                continue
-    return found
