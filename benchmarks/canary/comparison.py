@@ -141,7 +141,7 @@ class Comparison:
         """The least that the partner took for a token of such calls, in this round."""
         case, batch = calls[0].case, calls[0].batch
         most = max(ask.output_tokens for call in calls for ask in call.asks)
-        times = [
+        times: list[int] = [
             made["ns"][PARTNER]
             for made in self._last()["calls"]
             if (made["case"], made["batch"]) == (case, batch)

@@ -22,7 +22,7 @@ from benchmarks.canary.order import CanaryOrder, Plan, Shape
 from benchmarks.canary.verify import CanaryReport, verify_canary_bytes
 from benchmarks.evidence.signing import generate_key, key_id, public_key, save_key
 from benchmarks.patch.policy import PolicyViolation, check_touched, load_policy
-from benchmarks.sandbox.accounting.processes import is_running, tree
+from benchmarks.sandbox.accounting.processes import ProcessStat, is_running, tree
 from tests.benchmarks.canary import trees
 from tests.benchmarks.canary.documents import order
 from tests.benchmarks.canary.trees import built_tree, changed_tree
@@ -189,8 +189,12 @@ def test_sigterm_ends_it_and_its_nodes_at_once(host: tuple[Command, CanaryOrder]
     for line in process.stderr:
         if "round 1" in line:
             break
-    nodes = [stat for stat in tree(process.pid) if stat.pid != process.pid]
-    assert nodes, "a node runs"
+    nodes: list[ProcessStat] = []
+    deadline = time.monotonic() + 300
+    while len(nodes) < 6 and time.monotonic() < deadline:  # two sandboxes, one of them frozen
+        time.sleep(0.1)
+        nodes = [stat for stat in tree(process.pid) if stat.pid != process.pid]
+    assert len(nodes) >= 6, nodes
     begin = time.monotonic()
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
