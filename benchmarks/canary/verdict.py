@@ -21,6 +21,7 @@ from benchmarks.canary.lines import (
 )
 from benchmarks.canary.order import LINES
 from benchmarks.canary.results import BatchTime, CanaryVerdict, LineResult
+from benchmarks.canary.schema import validate
 from benchmarks.statistics.confirm import LEAST_PAIRS
 
 __all__ = ["BatchTime", "CanaryVerdict", "LineResult", "decide"]
@@ -43,7 +44,8 @@ EVENT_WORDS = {
 
 
 def decide(document: dict[str, Any]) -> CanaryVerdict:
-    """The verdict of a validated document: refused for the first reason that holds, else passed."""
+    """The verdict: refused for the first reason that holds, else passed. Raises EvidenceError for another shape."""
+    validate(document, has_verdict="verdict" in document)
     comparisons = {one["beside"]: one for one in document["comparisons"]}
     why = _why_refused(document, comparisons)
     order = document["order"]
@@ -66,6 +68,7 @@ def _why_refused(document: dict[str, Any], comparisons: dict[str, dict[str, Any]
     wanted = [SERVED] if order["best"] == order["served"] else [SERVED, BEST]
     found = [comparisons[name] for name in wanted if name in comparisons]
     reasons = [
+        *_tree_reasons(order, document["trees"]),
         *_event_reasons(document["events"]),
         *(reason for one in found for reason in _frozen_reasons(one)),
         *(reason for one in found for reason in different_reasons(one, order["plan"])),
@@ -87,6 +90,13 @@ def _why_refused(document: dict[str, Any], comparisons: dict[str, dict[str, Any]
     # What is slower than the best tree is no reason against what is not slower than the served one.
     slower = worse(line_bounds(comparisons[SERVED], batches))
     return slower and f"worse than the tree that is served now, {slower}"
+
+
+def _tree_reasons(order: dict[str, Any], ran: dict[str, str]) -> Iterator[str]:
+    """What ran is what was ordered; the installed tree is ordered without a hash, and then only its host knows it."""
+    for name in (SERVED, CANDIDATE, BEST):
+        if order[name] not in ("", ran[name]):
+            yield f"the host clocked the tree {ran[name][:12]} as the {name} one, not {order[name][:12]}: run the canary again"
 
 
 def _event_reasons(events: list[dict[str, str]]) -> Iterator[str]:
