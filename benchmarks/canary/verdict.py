@@ -72,7 +72,7 @@ def _why_refused(document: dict[str, Any], comparisons: dict[str, dict[str, Any]
         *_event_reasons(document["events"]),
         *(reason for one in found for reason in _frozen_reasons(one)),
         *(reason for one in found for reason in different_reasons(one, order["plan"])),
-        *_repeated_reasons(comparisons),
+        *repeated_reasons(comparisons),
     ]
     if reasons:
         return reasons[0]
@@ -130,7 +130,7 @@ def different_reasons(comparison: dict[str, Any], plan: dict[str, Any]) -> Itera
                 )
 
 
-def _repeated_reasons(comparisons: dict[str, dict[str, Any]]) -> Iterator[str]:
+def repeated_reasons(comparisons: dict[str, dict[str, Any]]) -> Iterator[str]:
     """Beside the best tree it gets the same requests in fresh processes, and must give the answers that it gave before."""
     if SERVED not in comparisons or BEST not in comparisons:
         return
