@@ -27,10 +27,13 @@ from benchmarks.canary.document import seal, verdict_from_dict, write_sealed
 from benchmarks.canary.measure import INSTALLED, CannotMeasure, Place, measure, tree_hash
 from benchmarks.canary.node import NodeSetup
 from benchmarks.canary.order import CanaryOrder, Plan, Shape
+from benchmarks.canary.schema import validate_order
 from benchmarks.canary.table import table
 from benchmarks.commands import check_output, dying_of_signals
 from benchmarks.confined_node.folders import installed_tree
 from benchmarks.confined_node.memory import default_memory_bytes
+from benchmarks.evidence.canonical import NotCanonical, canonical_bytes, parse
+from benchmarks.evidence.schema import EvidenceError
 from benchmarks.evidence.signing import KeyFileError, load_key
 from benchmarks.pairs.builds.build import LIBRARY, build_tree, has_native
 from benchmarks.pairs.cores import choose_cores
@@ -63,7 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
                 _compare(options)
             else:
                 _carry_out(options)
-        except (CannotMeasure, SandboxError, KeyFileError, OSError) as error:
+        except (CannotMeasure, SandboxError, KeyFileError, EvidenceError, NotCanonical, OSError) as error:
             _say(f"error: {error}")
             return NOT_CARRIED_OUT
     return 0
@@ -73,9 +76,9 @@ def _carry_out(options: argparse.Namespace) -> None:
     order = read_order(options.order)
     key = load_key(options.key)
     check_output(options.output)
-    place = Place(options.trees, options.folder, tuple(options.seats))
-    with _device(options.device):
-        document = measure(order, place, _setup(options, order.model), say=_progress)
+    place = Place(options.trees, options.folder, (options.seats[0], options.seats[1]))
+    setup = _setup(options, order.model)
+    document = measure(order, place, setup, say=_progress, device=_device(options.device))
     write_sealed(seal(document, key), options.output)
     _progress("passed" if document["verdict"]["passed"] else "refused")
 
@@ -85,14 +88,16 @@ def read_order(path: Path) -> CanaryOrder:
     try:
         if path.stat().st_size > MOST_ORDER_BYTES:
             raise ValueError("it is too long")
-        return CanaryOrder.from_json(json.loads(path.read_bytes()))
+        order = CanaryOrder.from_json(json.loads(path.read_bytes()))
+        validate_order(parse(canonical_bytes(order.to_json())))
+        return order
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CannotMeasure(f"{path} is no order of a canary: {error}") from None
 
 
 def _compare(options: argparse.Namespace) -> None:
     """Two folders, by a plan of its own; the table goes to stdout."""
-    with tempfile.TemporaryDirectory(prefix="gainshare-canary-") as name, _device(options.device):
+    with tempfile.TemporaryDirectory(prefix="gainshare-canary-") as name:
         folder = Path(name)
         setup = _setup(options, options.model)
         hashes = [_built_copy(Path(one), folder, setup.level) for one in options.compare]
@@ -106,8 +111,8 @@ def _compare(options: argparse.Namespace) -> None:
             nonce=secrets.token_hex(32),
             plan=Plan(DEFAULT_PLAN.shapes, pairs=options.pairs),
         )
-        place = Place(folder / "trees", folder / "nodes", tuple(options.seats))
-        document = measure(order, place, setup, say=_progress)
+        place = Place(folder / "trees", folder / "nodes", (options.seats[0], options.seats[1]))
+        document = measure(order, place, setup, say=_progress, device=_device(options.device))
     sys.stdout.write(table(verdict_from_dict(document["verdict"])) + "\n")
 
 

@@ -6,7 +6,8 @@ import hashlib
 import http.client
 import io
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.evidence.canonical import canonical_bytes
@@ -23,12 +24,13 @@ class Malformed(Exception):
 
 @dataclass(frozen=True)
 class Ask:
-    """One greedy request of an owner, for exactly `output_tokens` tokens."""
+    """One greedy request of an owner, for exactly `output_tokens` tokens, with so many likeliest alternatives of each."""
 
-    prompt: str
+    prompt: str | tuple[int, ...]
     output_tokens: int
     owner: str
     is_chat: bool = False
+    alternatives: int = 0
 
     def most_bytes(self) -> int:
         """How long an answer may be."""
@@ -43,6 +45,7 @@ class Ask:
             {
                 "model": model,
                 **prompt,
+                **({"logprobs": self.alternatives} if self.alternatives else {}),
                 "temperature": 0,
                 "ignore_eos": True,
                 "max_tokens": self.output_tokens,
@@ -78,6 +81,9 @@ class Answer:
     completion_tokens: int
     cached_tokens: int
     counted_ms: int  # queued, prefill and decode together
+    top: Mapping[str, float] = field(
+        default_factory=dict
+    )  # log probabilities of the last token, where asked for
 
     def digest(self) -> str:
         """SHA-256 in hex of what must be equal between two trees: text, reason of the end, counts of tokens."""
@@ -117,12 +123,26 @@ def read_answer(raw: bytes) -> Answer:
     if not events or events[-1] != "[DONE]":
         raise Malformed(f"a stream that did not end: {events[-1][:300] if events else 'it is empty'}")
     text, finish, usage = "", "", None
+    top: dict[str, float] = {}
     for event in events[:-1]:
         chunk = _object(event)
         piece, end = _choice(chunk)
         text, finish = text + piece, end or finish
         usage = chunk.get("usage") or usage
-    return _answer(text, finish, usage)
+        top = _alternatives(chunk) or top
+    return _answer(text, finish, usage, top)
+
+
+def _alternatives(chunk: dict[str, Any]) -> dict[str, float]:
+    """Log probabilities of a chunk's last token, by its text; empty where it has none."""
+    shown = chunk["choices"][0].get("logprobs") if chunk["choices"] else None
+    if shown is None:
+        return {}
+    try:
+        last = shown["top_logprobs"][-1]
+        return {str(token): float(value) for token, value in last.items()}
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError):
+        raise Malformed("log probabilities that are none") from None
 
 
 def _choice(chunk: dict[str, Any]) -> tuple[str, str]:
@@ -139,7 +159,7 @@ def _choice(chunk: dict[str, Any]) -> tuple[str, str]:
     return piece, end
 
 
-def _answer(text: str, finish: str, usage: Any) -> Answer:
+def _answer(text: str, finish: str, usage: Any, top: dict[str, float]) -> Answer:
     try:
         own = usage["gainshare"]
         answer = Answer(
@@ -149,6 +169,7 @@ def _answer(text: str, finish: str, usage: Any) -> Answer:
             _number(usage["completion_tokens"]),
             _number(usage["prompt_tokens_details"]["cached_tokens"]),
             sum(_number(own[name]) for name in ("queued_ms", "prefill_ms", "decode_ms")),
+            top,
         )
         answer.digest()  # a lone surrogate has none
     except (KeyError, TypeError, ValueError):

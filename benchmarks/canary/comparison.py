@@ -7,13 +7,14 @@ process is the next one for the words that were planted before.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from benchmarks.canary.answers import Answer
 from benchmarks.canary.exchange import Exchanged
+from benchmarks.canary.held_out import NoDistribution, loss_micro_nats, vocabulary_size
 from benchmarks.canary.leaks import Leaks
 from benchmarks.canary.node import CanaryNode, NodeFailed, NodeSetup
 from benchmarks.canary.work import TIMED, Call, Work
@@ -22,6 +23,7 @@ from model.serving.api.tokenizer import Tokenizer
 
 CANDIDATE, PARTNER = "candidate", "partner"
 SIDES = (CANDIDATE, PARTNER)
+SERVED = "served"
 MOST_CONTEXT = 1 << 30
 
 
@@ -50,6 +52,7 @@ class Comparison:
         self._trees, self._folder, self._setup, self._work = dict(trees), folder, setup, work
         drawn = work.sides(beside, "seats").sample(seats, 2)
         self._seats = dict(zip(SIDES, drawn, strict=True))
+        self._vocabulary = vocabulary_size(tokenizer)
         self._scrubber = CacheScrubber(setup.core)
         self._on_progress = on_progress
         self._nodes: dict[str, CanaryNode] = {}
@@ -84,12 +87,16 @@ class Comparison:
             "peak_memory_bytes": dict(zeros),
             "cpu_while_frozen_ns": dict(zeros),
             "timed_ns": 0,
+            "held_out_tokens": 0,
+            "loss_micro_nats": dict(zeros),
             "calls": [],
         }
 
     def _round(self, number: int) -> None:
         self._start(number)
-        if number == 0:
+        # Lengths are chosen once, by the served tree: beside the best one the same is asked again.
+        is_choosing = number == 0 and self.beside == SERVED
+        if is_choosing:
             self._work.fit(self._max_context())
         for side in SIDES:
             self.leaks.remember_files(self._nodes[side])
@@ -97,7 +104,15 @@ class Comparison:
         for call in planted:
             self._ask(call)
             self.leaks.plant(call)
-        for call in self._work.mixed(number):
+        if is_choosing:
+            self._work.shorten_mixed(self._token_ns(planted))
+        mixed = list(self._work.mixed(number))
+        for call in mixed:
+            self._ask(call)
+        if is_choosing:
+            step_ns = sum(self._token_ns([call]) for call in mixed)
+            self._work.shorten_timed(self._token_ns(planted), step_ns)
+        for call in self._work.held_out(number):
             self._ask(call)
         for pair in self._work.pairs_of(number):
             for call in self._work.timed(pair):
@@ -121,6 +136,17 @@ class Comparison:
             answers[side], self._last()["load_ns"][side] = node.first_answer(call.asks[0])
             self._account_frozen()
         self._record(call, names, {side: [answers[side]] for side in SIDES}, {})
+
+    def _token_ns(self, calls: Sequence[Call]) -> int:
+        """The least that the partner took for a token of such calls, in this round."""
+        case, batch = calls[0].case, calls[0].batch
+        most = max(ask.output_tokens for call in calls for ask in call.asks)
+        times: list[int] = [
+            made["ns"][PARTNER]
+            for made in self._last()["calls"]
+            if (made["case"], made["batch"]) == (case, batch)
+        ]
+        return max(1, min(times) // most)
 
     def _max_context(self) -> int:
         """The model's context as the partner says it: it decides lengths only. Raises NodeFailed."""
@@ -196,6 +222,20 @@ class Comparison:
                 if answer.completion_tokens != ask.output_tokens:
                     detail = f"{answer.completion_tokens} tokens where {ask.output_tokens} were asked for"
                     raise NodeFailed("malformed", side, call.case, detail)
+        self._score(call, answers)
+
+    def _score(self, call: Call, answers: Mapping[str, list[Answer]]) -> None:
+        """Add the loss of both sides at the call's targets."""
+        self._last()["held_out_tokens"] += len(call.targets)
+        for side in SIDES:
+            try:
+                losses = [
+                    loss_micro_nats(answer, target, self._vocabulary)
+                    for answer, target in zip(answers[side], call.targets, strict=False)
+                ]
+            except NoDistribution as error:
+                raise NodeFailed("malformed", side, call.case, str(error)) from None
+            self._last()["loss_micro_nats"][side] += sum(losses)
 
     def _last(self) -> dict[str, Any]:
         return self.rounds[-1]

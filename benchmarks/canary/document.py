@@ -56,7 +56,6 @@ def build_document(
             }
         )
     )
-    validate(document, has_verdict=False)
     document["verdict"] = verdict_to_dict(decide(document))
     validate(document)
     return document  # type: ignore[no-any-return]

@@ -137,7 +137,7 @@ def batch_times(comparison: dict[str, Any], batches: Sequence[int]) -> tuple[Bat
 
 
 def _token_ns(comparison: dict[str, Any], batch: int, side: str) -> int:
-    times = sorted(
+    times: list[int] = sorted(
         call["ns"][side] // call["output_tokens"]
         for call in timed_calls(comparison)
         if (call["case"], call["batch"]) == (DECODE, batch)

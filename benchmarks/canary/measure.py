@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +15,6 @@ from benchmarks.canary.comparison import CANDIDATE, PARTNER, Comparison
 from benchmarks.canary.document import build_document
 from benchmarks.canary.node import NodeFailed, NodeSetup
 from benchmarks.canary.order import CanaryOrder
-from benchmarks.canary.planted import counter
 from benchmarks.canary.tokens import tokenizer_of
 from benchmarks.canary.work import Work
 from benchmarks.confined_node.folders import make_readable
@@ -46,13 +45,10 @@ class Place:
     seats: tuple[int, int]
 
 
-def measure(order: CanaryOrder, place: Place, setup: NodeSetup, *, say: Say) -> dict[str, Any]:
-    """The canary's document with its verdict. Raises CannotMeasure."""
-    if order.plan.quality_margin_ppm is not None:
-        raise CannotMeasure(
-            "this canary compares answers for equality only: it cannot clock a gain of the quality route yet"
-        )
-    started_at = datetime.now(UTC)
+def measure(
+    order: CanaryOrder, place: Place, setup: NodeSetup, *, say: Say, device: AbstractContextManager[None]
+) -> dict[str, Any]:
+    """The canary's document with its verdict. `device` is held while nodes run. Raises CannotMeasure."""
     names = {SERVED: order.served, CANDIDATE: order.candidate, BEST: order.best}
     folders = {name: _tree_folder(place.trees, tree) for name, tree in names.items()}
     hashes = {name: _checked_hash(folders[name], tree) for name, tree in names.items()}
@@ -64,10 +60,11 @@ def measure(order: CanaryOrder, place: Place, setup: NodeSetup, *, say: Say) -> 
     except (OSError, ValueError) as error:
         raise CannotMeasure(str(error)) from None
     comparisons: list[Comparison] = []
-    with _work_folder(place.folder) as folder, ExitStack() as copies, judge_on(choose_cores().judge):
+    with device, _work_folder(place.folder) as folder, ExitStack() as copies, judge_on(choose_cores().judge):
+        started_at = datetime.now(UTC)
         code = {name: copies.enter_context(nameless_copy(tree)) for name, tree in folders.items()}
         try:
-            work = Work(order.plan, seeds, counter(tokenizer))
+            work = Work(order.plan, seeds, tokenizer)
             for beside in (SERVED, BEST) if order.best != order.served else (SERVED,):
                 trees = {CANDIDATE: code[CANDIDATE], PARTNER: code[beside]}
                 comparison = Comparison(

@@ -24,7 +24,7 @@ MOST_TOKENS = 1 << 24
 MOST_TEXT = 2_000
 SIDES = ("candidate", "partner")
 BESIDE = ("served", "best")
-CASES = ("first", "planted", "mixed", "repeated", "probe", PREFILL, DECODE)
+CASES = ("first", "planted", "mixed", "held_out", "repeated", "probe", PREFILL, DECODE)
 KINDS = ("leak", "crash", "timeout", "malformed", "too_large", "resource_limit", "unsteerable")
 _HEX_64 = re.compile(r"[0-9a-f]{64}")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -51,6 +51,11 @@ def validate(document: Any, *, has_verdict: bool = True) -> None:
         _pairs_once(comparison, name)
     if _time(document["finished_at"]) < _time(document["started_at"]):
         raise EvidenceError("document.finished_at is before started_at")
+
+
+def validate_order(order: Any) -> None:
+    """Raise EvidenceError for an order whose document could not be valid."""
+    _fields(order, _ORDER, "order")
 
 
 def _call(call: dict[str, Any], plan: dict[str, Any], where: str) -> None:
@@ -208,6 +213,8 @@ _ROUND = {
     "peak_memory_bytes": _sides(_integer(0, MOST_MEMORY)),
     "cpu_while_frozen_ns": _sides(_NS),
     "timed_ns": _NS,
+    "held_out_tokens": _integer(0, MOST_CALLS),
+    "loss_micro_nats": _sides(_NS),
     "calls": _List(_CALL, MOST_CALLS),
 }
 _ORDER = {

@@ -12,12 +12,12 @@ HEAD = ("line", "beside", "at least", "median", "pairs")
 
 def table(verdict: CanaryVerdict) -> str:
     """Lines of the candidate beside the served tree and, where it is another one, the best; then times of a token."""
-    rows = [HEAD, *_rows("served", verdict.served)]
+    rows: list[tuple[str, ...]] = [HEAD, *_rows("served", verdict.served)]
     if verdict.best != verdict.served:
         rows += _rows("best", verdict.best)
     parts = [_aligned(rows)]
     if verdict.batch_times:
-        times = [("answers at once", "candidate ms a token", "served ms a token")]
+        times: list[tuple[str, ...]] = [("answers at once", "candidate ms a token", "served ms a token")]
         times += [(str(one.batch), _ms(one.candidate_ns), _ms(one.served_ns)) for one in verdict.batch_times]
         parts.append(_aligned(times))
     parts.append(f"{'passed' if verdict.passed else 'refused'}: {verdict.why}")

@@ -21,6 +21,7 @@ from benchmarks.canary.lines import (
 )
 from benchmarks.canary.order import LINES
 from benchmarks.canary.results import BatchTime, CanaryVerdict, LineResult
+from benchmarks.canary.schema import validate
 from benchmarks.statistics.confirm import LEAST_PAIRS
 
 __all__ = ["BatchTime", "CanaryVerdict", "LineResult", "decide"]
@@ -29,6 +30,7 @@ SERVED, BEST = "served", "best"
 FROZEN_NS = 20_000_000  # two ticks of the clock that counts CPU time where nothing better does; or 2 % of the clocked time
 COUNTED_SHARE = 20  # counters and clock may differ by one part in so many,
 COUNTED_SLACK_MS = 25  # and by so much of each request: HTTP, and milliseconds that are rounded down
+LEAST_HELD_OUT = 200  # tokens
 LEAK = "leak"
 EVENT_WORDS = {
     LEAK: "it leaks one account's prompt",
@@ -42,7 +44,8 @@ EVENT_WORDS = {
 
 
 def decide(document: dict[str, Any]) -> CanaryVerdict:
-    """The verdict of a validated document: refused for the first reason that holds, else passed."""
+    """The verdict: refused for the first reason that holds, else passed. Raises EvidenceError for another shape."""
+    validate(document, has_verdict="verdict" in document)
     comparisons = {one["beside"]: one for one in document["comparisons"]}
     why = _why_refused(document, comparisons)
     order = document["order"]
@@ -52,7 +55,7 @@ def decide(document: dict[str, Any]) -> CanaryVerdict:
     best = lines.get(SERVED, {}) if order["best"] == order["served"] else lines.get(BEST, {})
     return CanaryVerdict(
         passed=why is None,
-        why=why or _why_passed(lines[SERVED]),
+        why=why or _why_passed(lines[SERVED], order["plan"]["quality_margin_ppm"]),
         served=lines.get(SERVED, {}),
         best=best,
         batch_times=batch_times(served, order["plan"]["batches"]) if served and is_whole else (),
@@ -65,10 +68,11 @@ def _why_refused(document: dict[str, Any], comparisons: dict[str, dict[str, Any]
     wanted = [SERVED] if order["best"] == order["served"] else [SERVED, BEST]
     found = [comparisons[name] for name in wanted if name in comparisons]
     reasons = [
+        *_tree_reasons(order, document["trees"]),
         *_event_reasons(document["events"]),
         *(reason for one in found for reason in _frozen_reasons(one)),
         *(reason for one in found for reason in different_reasons(one, order["plan"])),
-        *_repeated_reasons(comparisons),
+        *repeated_reasons(comparisons),
     ]
     if reasons:
         return reasons[0]
@@ -78,12 +82,21 @@ def _why_refused(document: dict[str, Any], comparisons: dict[str, dict[str, Any]
             return f"it was not clocked beside the {name} tree: run the canary again"
         if few := _too_few(one, order["plan"]):
             return f"beside the {name} tree {few}: run the canary again"
+    if lost := _lost_reason(comparisons[SERVED], order["plan"]["quality_margin_ppm"]):
+        return lost
     for one in found:
         if counted := counted_reason(one):
             return counted
     # What is slower than the best tree is no reason against what is not slower than the served one.
     slower = worse(line_bounds(comparisons[SERVED], batches))
     return slower and f"worse than the tree that is served now, {slower}"
+
+
+def _tree_reasons(order: dict[str, Any], ran: dict[str, str]) -> Iterator[str]:
+    """What ran is what was ordered; the installed tree is ordered without a hash, and then only its host knows it."""
+    for name in (SERVED, CANDIDATE, BEST):
+        if order[name] not in ("", ran[name]):
+            yield f"the host clocked the tree {ran[name][:12]} as the {name} one, not {order[name][:12]}: run the canary again"
 
 
 def _event_reasons(events: list[dict[str, str]]) -> Iterator[str]:
@@ -117,7 +130,7 @@ def different_reasons(comparison: dict[str, Any], plan: dict[str, Any]) -> Itera
                 )
 
 
-def _repeated_reasons(comparisons: dict[str, dict[str, Any]]) -> Iterator[str]:
+def repeated_reasons(comparisons: dict[str, dict[str, Any]]) -> Iterator[str]:
     """Beside the best tree it gets the same requests in fresh processes, and must give the answers that it gave before."""
     if SERVED not in comparisons or BEST not in comparisons:
         return
@@ -128,6 +141,26 @@ def _repeated_reasons(comparisons: dict[str, dict[str, Any]]) -> Iterator[str]:
                     f"asked the same once more, it answered differently ({first['case']}, round {before['number']}), "
                     "under greedy decoding"
                 )
+
+
+def _lost_reason(comparison: dict[str, Any], margin_ppm: int | None) -> str | None:
+    """Held-out loss beside the served tree, of a gain that may change answers."""
+    if margin_ppm is None:
+        return None
+    tokens = sum(one["held_out_tokens"] for one in comparison["rounds"])
+    if tokens < LEAST_HELD_OUT:
+        return f"the loss of {tokens} held-out tokens is known, {LEAST_HELD_OUT} are needed: run the canary again"
+    lost = {
+        side: sum(one["loss_micro_nats"][side] for one in comparison["rounds"])
+        for side in (CANDIDATE, PARTNER)
+    }
+    if lost[CANDIDATE] * 1_000_000 <= lost[PARTNER] * (1_000_000 + margin_ppm):
+        return None
+    mean = {side: lost[side] // tokens for side in lost}
+    return (
+        f"its held-out loss is {mean[CANDIDATE]} millionths of a nat a token, the served tree's {mean[PARTNER]}: it may "
+        f"grow by {margin_ppm} millionths of that"
+    )
 
 
 def _too_few(comparison: dict[str, Any], plan: dict[str, Any]) -> str | None:
@@ -189,9 +222,10 @@ def _lines(comparison: dict[str, Any], plan: dict[str, Any]) -> dict[str, LineRe
     return {name: bounds[name].result for name in LINES}
 
 
-def _why_passed(lines: dict[str, LineResult]) -> str:
+def _why_passed(lines: dict[str, LineResult], margin_ppm: int | None) -> str:
     """Passed, with the lines that are certainly cheaper."""
     gains = [name for name in LINES if lines[name].bound_log_ppm > 0]
+    answers = "answers are equal" if margin_ppm is None else "held-out loss is within its margin"
     if not gains:
-        return "no change: answers are equal and no line is certainly cheaper or worse than allowed"
-    return f"answers are equal, no line is worse than allowed, and certainly cheaper: {', '.join(gains)}"
+        return f"no change: {answers}, and no line is certainly cheaper or worse than allowed"
+    return f"{answers}, no line is worse than allowed, and certainly cheaper: {', '.join(gains)}"

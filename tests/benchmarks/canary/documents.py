@@ -67,10 +67,18 @@ def comparison(
                 "peak_memory_bytes": _sides(500 << 20, factor("memory", 1), rng, noise / 10),
                 "cpu_while_frozen_ns": dict.fromkeys(SIDES, 0),
                 "timed_ns": 1_000_000_000,
+                "held_out_tokens": 0 if plan.quality_margin_ppm is None else 48,
+                "loss_micro_nats": _loss(plan, factor),
                 "calls": calls,
             }
         )
     return {"beside": beside, "rounds": rounds}
+
+
+def _loss(plan: Plan, factor: Factor) -> dict[str, int]:
+    if plan.quality_margin_ppm is None:
+        return dict.fromkeys(SIDES, 0)
+    return {"candidate": int(144_000_000 * factor("loss", 1)), "partner": 144_000_000}
 
 
 def call(case: str, batch: int = 1, **more: Any) -> dict[str, Any]:

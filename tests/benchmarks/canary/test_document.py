@@ -52,7 +52,8 @@ def test_a_shorter_plan_than_the_site_asked_for_does_not_hold(sealed: dict[str, 
 def test_a_tree_that_was_not_ordered_does_not_hold() -> None:
     made = document()
     made["trees"]["candidate"] = "8" * 64
-    assert failing(verify_canary(seal_form(made, KEY))) == {"tree_candidate"}
+    assert failing(verify_canary(seal_form(made, KEY))) == {"tree_candidate", "verdict"}
+    assert not decide(made).passed and "clocked the tree 888888888888" in decide(made).why
 
 
 def test_the_installed_tree_has_the_hash_that_the_host_says() -> None:
@@ -125,6 +126,8 @@ def test_a_field_that_is_not_what_it_must_be_is_refused(path: tuple[str | int, .
     inner[path[-1]] = value
     with pytest.raises(EvidenceError):
         validate(made)
+    with pytest.raises(EvidenceError):
+        decide(made)
     report = verify_canary(seal_form(made, KEY))
     assert not report.ok and report.digest is None and not report.verdict.passed
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,8 @@ from benchmarks.canary.comparison import CANDIDATE, PARTNER, SIDES, Comparison
 from benchmarks.canary.lines import timed_calls
 from benchmarks.canary.node import NodeFailed, NodeSetup, Patience
 from benchmarks.canary.order import Plan, Shape
-from benchmarks.canary.planted import counter
 from benchmarks.canary.tokens import tokenizer_of
-from benchmarks.canary.verdict import FROZEN_NS, counted_reason, different_reasons
+from benchmarks.canary.verdict import FROZEN_NS, counted_reason, different_reasons, repeated_reasons
 from benchmarks.canary.work import Work
 from benchmarks.pairs.cores import choose_cores
 from benchmarks.pairs.seeds import Seeds
@@ -49,23 +49,34 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 
 
 def clocked(
-    tree: Path, candidate: Path, folder: Path, *, rounds: int = 0, patience: Patience | None = None
+    tree: Path,
+    candidate: Path,
+    folder: Path,
+    *,
+    rounds: int = 0,
+    patience: Patience | None = None,
+    plan: Plan = PLAN,
 ) -> Comparison:
     """Both trees through so many rounds after the first, which clocks nothing."""
+    work = Work(plan, Seeds.fresh()[1], tokenizer_of(None, "tiny"), rounds=rounds)
+    return compared("served", work, tree, candidate, folder, patience)
+
+
+def compared(
+    beside: str, work: Work, tree: Path, candidate: Path, folder: Path, patience: Patience | None = None
+) -> Comparison:
     assert LEVEL is not None
     setup = NodeSetup(
         "tiny", None, LEVEL, "cpu", 3 * GIB, choose_cores().measuring, patience=patience or Patience()
     )
-    tokenizer = tokenizer_of(None, "tiny")
-    work = Work(PLAN, Seeds.fresh()[1], counter(tokenizer), rounds=rounds)
     found = Comparison(
-        "served",
+        beside,
         {CANDIDATE: candidate, PARTNER: tree},
-        folder / "nodes",
+        folder / "nodes" / beside,
         (12, 13),
         setup,
         work,
-        tokenizer,
+        tokenizer_of(None, "tiny"),
         on_progress=lambda text: None,
     )
     found.run()
@@ -120,7 +131,7 @@ def test_a_tree_that_writes_prompts_into_its_scratch_folder_is_caught(tree: Path
         (trees.WRITES_IDS, 0, "files"),
         (trees.PRINTS, 0, "log"),
         (trees.REMEMBERS, 0, "planted"),
-        (trees.TELLS_IN_THE_NEXT_PROCESS, 1, "planted"),
+        (trees.TELLS_IN_THE_NEXT_PROCESS, 1, "first"),
     ],
     ids=["ids in its state", "prints", "remembers", "tells in the next process"],
 )
@@ -174,3 +185,29 @@ def test_a_tree_that_would_work_while_frozen_cannot(tree: Path, folder: Path) ->
     assert found.event is None
     if accounting() != "polled":
         assert found.rounds[-1]["cpu_while_frozen_ns"][CANDIDATE] <= FROZEN_NS
+
+
+@pytest.mark.long
+def test_held_out_loss_of_a_tree_that_answers_otherwise_is_found(tree: Path, folder: Path) -> None:
+    """Logits times -1 are the worst guesses there are; the served tree's are those of a random model, 5.5 nats."""
+    found = attacked(tree, folder, trees.GUESSES_BADLY, plan=replace(PLAN, quality_margin_ppm=10_000))
+    assert found.event is None
+    scored = found.rounds[0]
+    tokens, loss = scored["held_out_tokens"], scored["loss_micro_nats"]
+    assert tokens == 48 and 4_000_000 < loss[PARTNER] // tokens < 9_000_000
+    assert loss[CANDIDATE] > loss[PARTNER] * 105 // 100
+
+
+@pytest.mark.long
+def test_beside_the_best_tree_the_same_is_asked_once_more(tree: Path, folder: Path) -> None:
+    work = Work(PLAN, Seeds.fresh()[1], tokenizer_of(None, "tiny"), rounds=0)
+    served, best = (compared(beside, work, tree, tree, folder) for beside in ("served", "best"))
+    assert served.event is best.event is None
+    first, again = served.rounds[0]["calls"], best.rounds[0]["calls"]
+    assert [(call["case"], call["batch"]) for call in first] == [
+        (call["case"], call["batch"]) for call in again
+    ]
+    comparisons = {"served": {"rounds": served.rounds}, "best": {"rounds": best.rounds}}
+    assert list(repeated_reasons(comparisons)) == []
+    again[2]["answers"][CANDIDATE] = ["0" * 64]
+    assert len(list(repeated_reasons(comparisons))) == 1

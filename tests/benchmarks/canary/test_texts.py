@@ -22,7 +22,7 @@ PLAN = Plan((Shape(200, 24), Shape(5, 1), Shape(100_000, 100_000)), (1, 4, 7), 3
 
 
 def work(seed: int = 1, *, plan: Plan = PLAN, max_context: int = 512) -> Work:
-    made = Work(plan, Seeds(bytes([seed]) * 32), COUNT)
+    made = Work(plan, Seeds(bytes([seed]) * 32), TOKENIZER)
     made.fit(max_context)
     return made
 
@@ -92,6 +92,32 @@ def test_every_request_fits_the_context() -> None:
         for ask in call.asks:
             assert COUNT(ask.prompt) + ask.output_tokens + 30 <= 256
             assert 1 <= ask.output_tokens <= MIXED_OUTPUT[1] and COUNT(ask.prompt) <= MOST_PROMPT
+
+
+def lengths(made: Work) -> tuple[int, int, int]:
+    """Of clocked calls the longest prompt and answer, and the longest answer of a mixed batch."""
+    timed = [ask for pair in range(30) for call in made.timed(pair) for ask in call.asks]
+    mixed = [ask for call in made.mixed(0) for ask in call.asks]
+    return (
+        max(COUNT(str(ask.prompt)) for ask in timed),
+        max(ask.output_tokens for ask in timed),
+        max(ask.output_tokens for ask in mixed),
+    )
+
+
+def test_a_slow_model_gets_shorter_calls_that_take_the_same_time() -> None:
+    fast, middle, slow = work(), work(), work()
+    fast.shorten_mixed(500_000)
+    fast.shorten_timed(500_000, 2_000_000)
+    assert lengths(fast) == lengths(work())
+    middle.shorten_mixed(20_000_000)
+    middle.shorten_timed(20_000_000, 120_000_000)
+    prompt, output, mixed = lengths(middle)
+    assert 200 <= prompt <= 240 and output == 11 and 20 < mixed <= 28
+    assert 2 * 30 * output * 0.12 <= 120
+    slow.shorten_mixed(10_000_000_000)
+    slow.shorten_timed(10_000_000_000, 70_000_000_000)
+    assert lengths(slow) <= (48, 6, 8)
 
 
 def test_a_context_without_room_is_an_error() -> None:

@@ -139,6 +139,31 @@ def test_who_answers_the_same_request_differently_beside_the_best_tree_is_refuse
     assert not found.passed and "asked the same once more" in found.why
 
 
+def test_a_gain_of_the_quality_route_may_answer_differently_within_its_margin() -> None:
+    asked = order(margin=10_000)
+
+    def decided(loss: float) -> CanaryVerdict:
+        one = comparison(
+            "served", 1, asked.plan, lambda line, batch: {"loss": loss, "decode": 0.8}.get(line, 1.0)
+        )
+        for call in one["rounds"][3]["calls"]:
+            call["answers"]["candidate"][0] = "f" * 64
+        return verdict(asked, comparisons=[one])
+
+    assert decided(1.009).passed and decided(0.9).passed
+    assert decided(1.009).why.startswith("held-out loss is within its margin")
+    refused = decided(1.011)
+    assert not refused.passed and "its held-out loss is 3033000" in refused.why
+
+
+def test_a_quality_canary_without_held_out_loss_passes_nothing() -> None:
+    asked = order(margin=10_000)
+    one = comparison("served", 1, asked.plan)
+    for each in one["rounds"]:
+        each["held_out_tokens"] = 0
+    assert "0 held-out tokens" in verdict(asked, comparisons=[one]).why
+
+
 def bounds(seed: int, factor: float, noise: float) -> dict[str, Bounds]:
     plan = replace(order().plan, batches=(1,))
 

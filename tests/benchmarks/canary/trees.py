@@ -44,6 +44,7 @@ SLOWER: list[Change] = [
 DIFFERENT_AT_SEVEN = executor(
     "def hostile(parts, logits_NV):\n    if len(parts) >= 7:\n        logits_NV *= -1\n"
 )
+GUESSES_BADLY = executor("def hostile(parts, logits_NV):\n    logits_NV *= -3\n")
 #: Prompts as bytes into a file of its scratch folder, and as an array of ids into one that its next process has, too.
 WRITES_TO_SCRATCH = executor(
     "def hostile(parts, logits_NV):\n"
