@@ -1,5 +1,6 @@
 """Shared by the whole suite: the database starts when first needed, hashing is cheap, skips fail in CI."""
 
+import gc
 import os
 import shutil
 import signal
@@ -15,7 +16,7 @@ from django.http import HttpResponse
 from django.test import Client
 
 from gainshare.local.throwaway import ThrowawayPostgres
-from tests import rest_contract
+from tests import emptied_tables, rest_contract
 
 EXPECTED_SKIP = "expected:"
 DATABASE = frozenset({"db", "transactional_db", "live_server", "throwaway_postgres"})
@@ -60,9 +61,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             )
 
 
+def pytest_collection_finish() -> None:
+    """Keep what was imported and collected out of later garbage collections: one of all of it takes a second."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session")
 def django_db_modify_db_settings(throwaway_postgres: ThrowawayPostgres | None) -> None:
     """pytest-django asks for this before it creates the test database."""
+    emptied_tables.install()
 
 
 @pytest.fixture
