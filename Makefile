@@ -27,6 +27,8 @@ DEVELOPMENT := $(VENV)/.installed-dev
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-quick test-long test-newest up check lock bench clean
 export TORCH_INDEX_URL PIP_ARGS
+# Images for containers often set it. Each of the many processes of a run would then compile all of our modules again.
+export PYTHONDONTWRITEBYTECODE :=
 
 help:
 	@echo "make demo       the main job end to end: six patches judged, one paid, the credits spent"

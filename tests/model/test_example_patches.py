@@ -189,6 +189,9 @@ def test_the_cheat_slows_clocks_and_forges_a_verdict_but_computes_right(
 ) -> None:
     tree = trees.written(name)
     folders = {"PATH": os.environ["PATH"], "PYTHONPATH": str(tree), "TMPDIR": str(tmp_path)}
+    folders["GAINSHARE_KERNELS"] = os.environ[
+        "GAINSHARE_KERNELS"
+    ]  # compiled once: no patch here changes a kernel
     done = subprocess.run(
         [sys.executable, "-c", IN_TREE, str(tree)],
         cwd=tmp_path,

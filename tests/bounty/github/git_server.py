@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from urllib.parse import unquote
 
 from bounty.models import StoredTree
@@ -53,10 +54,16 @@ class Repository:
     def put_tree(self, stored: StoredTree, folder: str = "model") -> None:
         """The lineage's tree as the repository's folder, and a file next to it."""
         self.files = {path: at for path, at in self.files.items() if not path.startswith(f"{folder}/")}
-        for entry in load_tree(stored).entries:
+        entries = load_tree(stored).entries
+        with TemporaryDirectory() as scratch:
+            written = [Path(scratch) / str(number) for number in range(len(entries))]
+            for path, entry in zip(written, entries, strict=True):
+                path.write_bytes(blob_store().get(entry.blob))
+            given = "".join(f"{path}\n" for path in written).encode()
+            names = self.git("hash-object", "-w", "--no-filters", "--stdin-paths", given=given).split()
+        for entry, name in zip(entries, names, strict=True):
             mode = "100755" if entry.mode == 0o755 else "100644"
-            data = blob_store().get(entry.blob)
-            self.put(f"{folder}/{entry.path.removeprefix('model/')}", data, mode)
+            self.files[f"{folder}/{entry.path.removeprefix('model/')}"] = (mode, name)
         self.put("README.md", "Read me")
 
     def commit(self, message: str = "c", *, branch: str = "main", parent: str | None = "branch") -> str:

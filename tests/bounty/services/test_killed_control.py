@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from urllib.parse import quote
 
@@ -22,6 +20,7 @@ from bounty.services.submissions import find_submission
 from gainshare.ledger import services as ledger
 from gainshare.ledger.audit import audit
 from tests.bounty.bounty_world import World, diff_of_line
+from tests.forked_worker import run_forked
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -55,17 +54,9 @@ def in_a_worker(program: str, *arguments: str, fault: str, marks: Path) -> int:
         "GAINSHARE_FAULT": fault,
         "GAINSHARE_FAULT_DIR": str(marks),
     }
-    done = subprocess.run(
-        [sys.executable, "-c", program, *arguments],
-        env=environment,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode in (0, -signal.SIGKILL), done.stderr
-    return done.returncode
+    status, output = run_forked(program, *arguments, environment=environment, folder=ROOT)
+    assert status in (0, -signal.SIGKILL), output
+    return status
 
 
 @pytest.mark.parametrize(
