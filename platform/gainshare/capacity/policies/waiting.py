@@ -28,7 +28,7 @@ def queued_share(rate: float, slots: int, ends_per_s: float, dispersion: float =
     if slots < 1 or rate >= ends_per_s:
         return 1.0
     offered = round(rate * slots / ends_per_s, 3)
-    return all_busy(slots, offered) ** (2 / (max(1.0, dispersion) + 1))
+    return math.pow(all_busy(slots, offered), 2 / (max(1.0, dispersion) + 1))
 
 
 def wait_p99_s(
