@@ -23,10 +23,11 @@ pytestmark = pytest.mark.slow
 SHORT, LONG = 400, 8_000  # tokens
 
 
-def described(load: Workload, **more: float) -> Device:
+def described(load: Workload, promised_token_s: float = 0.1) -> Device:
     return device(
-        load, RATES, name="standard", price=3_600_000, slots=4, cold_start_s=60.0, max_nodes=30, **more
-    )  # type: ignore[arg-type]
+        load, RATES, name="standard", price=3_600_000, slots=4, cold_start_s=60.0, max_nodes=30,
+        promised_token_s=promised_token_s,
+    )  # fmt: skip
 
 
 def test_the_facts_tell_how_long_prompts_are_read_and_how_unlike_they_are() -> None:
