@@ -8,9 +8,17 @@ from dataclasses import dataclass
 from gainshare.capacity.policies.backlog import FIRST_MARGIN, Backlog, learned_margin
 from gainshare.capacity.policies.demand import Demand, observe
 from gainshare.capacity.policies.limits import change, count, have, seconds, within
-from gainshare.capacity.policies.mix import Needs, cheapest, cost, expected_p99_s, suffices
+from gainshare.capacity.policies.mix import (
+    Needs,
+    cheapest,
+    cost,
+    expected_p99_s,
+    expected_slow_share,
+    suffices,
+)
 from gainshare.capacity.policies.observed import ClassFacts, Fleet, Load, Objective, Wanted
 from gainshare.capacity.policies.samples import number
+from gainshare.capacity.policies.waiting import LATE_SHARE
 
 TICK_S = 10.0
 ERRORS = 0.5  # standard errors of the present rate that the bound lies above it
@@ -93,13 +101,20 @@ def _measured(
     soon = needs(cold_s + TICK_S, backlog.rate(fleets, classes, cold_s))
     told = f"{count(soon.rate)} requests/s forecast in {seconds(cold_s)}"
     if not suffices(present, classes, soon):
-        without = seconds(expected_p99_s(present, classes, soon))
-        return _Plan(cheapest(classes, soon, least=present), f"{told}, p99 would be {without}")
+        return _Plan(cheapest(classes, soon, least=present), f"{told}, {_without(present, classes, soon)}")
     later = needs(2 * cold_s + TICK_S, 0.0)
     best = cheapest(classes, later)
     return _cheaper(fleets, classes, present, best, soon, later) or _Plan(
         present, f"{told}, p99 would be {seconds(expected_p99_s(present, classes, soon))}"
     )
+
+
+def _without(present: Mapping[str, int], classes: Sequence[ClassFacts], soon: Needs) -> str:
+    """What would become of the promises with the present nodes, in words."""
+    slow = expected_slow_share(present, classes, soon)
+    if LATE_SHARE < slow < 1 and expected_p99_s(present, classes, soon) <= soon.objective.first_token_p99_s:
+        return f"{100 * slow:.1f} % of the answers would wait for others' prompts"
+    return f"p99 would be {seconds(expected_p99_s(present, classes, soon))}"
 
 
 def _cheaper(

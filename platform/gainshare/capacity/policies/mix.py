@@ -7,7 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from gainshare.capacity.policies.observed import ClassFacts, Objective
-from gainshare.capacity.policies.waiting import first_token_p99_s, wait_p99_s
+from gainshare.capacity.policies.waiting import (
+    LATE_SHARE,
+    first_token_p99_s,
+    queued_share,
+    wait_p99_s,
+)
 
 NOTICE_S = 120.0  # that clouds give before they take a preemptible device
 
@@ -50,7 +55,57 @@ def expected_p99_s(nodes: Mapping[str, int], classes: Sequence[ClassFacts], need
     if not slots:
         return 0.0 if needs.rate <= 0 and not needs.used_slots else math.inf
     wait_s = wait_p99_s(needs.rate, slots, ends, needs.dispersion)
+    if (readers := _Readers.of(nodes, classes, needs)) is not None:
+        wait_s = max(wait_s, readers.wait_p99_s(needs))
     return first_token_p99_s(prompt, wait_s)
+
+
+@dataclass(frozen=True, slots=True)
+class _Readers:
+    """A mix as it reads prompts: one at a time on each node, whatever its slots, ``per_s`` in all.
+
+    ``alone_per_s`` is how many requests it answers where each has a node of its own.
+    """
+
+    nodes: int
+    per_s: float
+    alone_per_s: float
+    spread: float
+    held_up_share: float
+
+    @classmethod
+    def of(cls, nodes: Mapping[str, int], classes: Sequence[ClassFacts], needs: Needs) -> _Readers | None:
+        """None where a class's times are not known."""
+        used = [
+            (nodes[facts.name], facts)
+            for facts in classes
+            if nodes.get(facts.name, 0) and usable_slots(facts, needs.objective)
+        ]
+        if not used or any(facts.read_s <= 0 for _, facts in used):
+            return None
+        return cls(
+            sum(n for n, _ in used),
+            sum(n / facts.read_s for n, facts in used),
+            sum(n / max(facts.alone_s, facts.read_s) for n, facts in used),
+            max(facts.read_spread for _, facts in used),
+            max(facts.held_up_share for _, facts in used),
+        )
+
+    def wait_p99_s(self, needs: Needs) -> float:
+        return wait_p99_s(needs.rate, self.nodes, self.per_s, needs.dispersion, self.spread)
+
+    def together_share(self, needs: Needs) -> float:
+        """Share of requests that find no node idle."""
+        return queued_share(needs.rate, self.nodes, self.alone_per_s, needs.dispersion)
+
+
+def expected_slow_share(nodes: Mapping[str, int], classes: Sequence[ClassFacts], needs: Needs) -> float:
+    """Share of answers whose tokens would come too slowly.
+
+    A prompt that finds no node idle is read while an answer before it is written.
+    """
+    readers = _Readers.of(nodes, classes, needs)
+    return 0.0 if readers is None else readers.held_up_share * readers.together_share(needs)
 
 
 def suffices(nodes: Mapping[str, int], classes: Sequence[ClassFacts], needs: Needs) -> bool:
@@ -72,6 +127,8 @@ def _is_enough(nodes: Mapping[str, int], classes: Sequence[ClassFacts], needs: N
     # What a class needs for a long prompt alone no other node makes shorter.
     floor = max((facts.first_token_s for facts in classes if nodes.get(facts.name, 0)), default=0.0)
     promised = max(needs.objective.first_token_p99_s, floor)
+    if expected_slow_share(nodes, classes, needs) > LATE_SHARE:
+        return False
     return expected_p99_s(nodes, classes, needs) <= promised
 
 

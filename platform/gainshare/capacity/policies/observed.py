@@ -14,6 +14,11 @@ class ClassFacts:
     when all slots are used, as measured; 0 where nothing was measured yet. ``first_token_s`` is the 99th percentile of
     the time to the first token on a node that has nothing else to do, ``token_alone_s`` and ``token_full_s`` the time
     for each token with one slot used and with all of them; 0 where they are not known.
+
+    ``read_s`` is how long a node reads a prompt on average, one after the other, and ``read_spread`` the variance of that
+    time over the square of its mean. ``alone_s`` is the mean time of a whole request on an idle node, and
+    ``held_up_share`` the share of answers whose tokens take longer than promised where another prompt is read meanwhile.
+    With ``read_s`` 0 none of them is known.
     """
 
     name: str
@@ -26,6 +31,10 @@ class ClassFacts:
     first_token_s: float = 0.0
     token_alone_s: float = 0.0
     token_full_s: float = 0.0
+    read_s: float = 0.0
+    read_spread: float = 1.0
+    alone_s: float = 0.0
+    held_up_share: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""How long requests wait for a slot, by queueing theory: many slots, one queue, arrivals more or less bursty."""
+"""How long requests wait for a slot, by queueing theory: many slots, one queue, bursty arrivals, times that differ."""
 
 from __future__ import annotations
 
@@ -21,22 +21,34 @@ def all_busy(slots: int, offered: float) -> float:
     return blocked / (1 - (offered / slots) * (1 - blocked))
 
 
-def wait_p99_s(rate: float, slots: int, ends_per_s: float, dispersion: float = 1.0) -> float:
+def queued_share(rate: float, slots: int, ends_per_s: float, dispersion: float = 1.0) -> float:
+    """Share of requests that find all ``slots`` used. Bursts come together, so more of them wait than of a Poisson process."""
+    if rate <= 0:
+        return 0.0
+    if slots < 1 or rate >= ends_per_s:
+        return 1.0
+    offered = round(rate * slots / ends_per_s, 3)
+    return math.pow(all_busy(slots, offered), 2 / (max(1.0, dispersion) + 1))
+
+
+def wait_p99_s(
+    rate: float, slots: int, ends_per_s: float, dispersion: float = 1.0, spread: float = 1.0
+) -> float:
     """99th percentile of the wait for a slot; inf where more comes than can end.
 
     ``rate`` requests come in a second, ``ends_per_s`` end when all ``slots`` are used. ``dispersion`` is the variance of
-    the arrivals in a step over their mean, 1 for a Poisson process (Allen and Cunneen's approximation; an exponential tail).
+    the arrivals in a step over their mean, 1 for a Poisson process, and ``spread`` the variance of the times that
+    requests take over the square of their mean, 1 for exponential ones (Allen and Cunneen's approximation, which for one
+    slot and Poisson arrivals is Pollaczek and Khinchine's mean; an exponential tail).
     """
     if rate <= 0:
         return 0.0
     if slots < 1 or rate >= ends_per_s:
         return math.inf
-    offered = round(rate * slots / ends_per_s, 3)
-    spread = (max(1.0, dispersion) + 1) / 2
-    probability = all_busy(slots, offered) ** (1 / spread)
-    if probability <= LATE_SHARE:
+    share = queued_share(rate, slots, ends_per_s, dispersion)
+    if share <= LATE_SHARE:
         return 0.0
-    return math.log(probability / LATE_SHARE) / (ends_per_s - rate) * spread
+    return math.log(share / LATE_SHARE) / (ends_per_s - rate) * (max(1.0, dispersion) + spread) / 2
 
 
 def first_token_p99_s(prompt_p99_s: float, wait_s: float) -> float:

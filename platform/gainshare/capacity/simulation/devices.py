@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import numpy.typing as npt
 
 from gainshare.capacity.policies.observed import ClassFacts, Objective
 from gainshare.capacity.simulation.pool import Device
@@ -12,6 +13,7 @@ from gainshare.capacity.simulation.rates import Rates
 from gainshare.capacity.simulation.workload import Workload
 
 MEASURED_REQUESTS = 20_000
+QUANTILES = 400
 #: Where prompts alone take longer than promised, no fleet keeps the promise: then this many times what they take.
 ABOVE_ALONE = 1.25
 
@@ -27,6 +29,7 @@ def device(
     max_nodes: int,
     lifetime_s: float = math.inf,
     cache_blocks: int = 0,
+    promised_token_s: float = 0.1,
 ) -> Device:
     """A device with what a node of it does with the workload's requests when it is alone, and with all slots used.
 
@@ -38,7 +41,9 @@ def device(
     steps = np.ceil(prompts / rates.step_tokens)
     alone_s = read_s + steps * rates.token_s(0)
     # Answers get tokens also while a prompt is read: only the other steps are for them alone.
-    each_s = float(np.mean(alone_s)) + float(np.mean(outputs)) * rates.token_s(slots) / slots
+    mean_s = float(np.mean(alone_s))
+    each_s = mean_s + float(np.mean(outputs)) * rates.token_s(slots) / slots
+    promised_s = max(promised_token_s, ABOVE_ALONE * rates.token_s(1))
     facts = ClassFacts(
         name,
         price,
@@ -50,8 +55,25 @@ def device(
         float(np.percentile(alone_s, 99)),
         rates.token_s(1),
         rates.token_s(slots),
+        mean_s,
+        float(np.var(alone_s)) / mean_s**2,
+        mean_s + float(np.mean(outputs)) * rates.token_s(1),
+        _held_up_share(alone_s, outputs, promised_s - rates.token_s(1)),
     )
     return Device(facts, rates, lifetime_s, cache_blocks)
+
+
+def _held_up_share(
+    read_s: npt.NDArray[np.float64], outputs: npt.NDArray[np.int64], allowed_s: float
+) -> float:
+    """Share of answers whose tokens take over ``allowed_s`` more each where another prompt is read meanwhile.
+
+    Over all pairs of a prompt and an answer, each by QUANTILES quantiles.
+    """
+    middles = (np.arange(QUANTILES) + 0.5) / QUANTILES
+    reading, tokens = np.quantile(read_s, middles), np.quantile(outputs, middles) - 1
+    is_slow = (reading[:, None] > allowed_s * tokens[None, :]) & (tokens > 0)[None, :]
+    return float(np.mean(is_slow))
 
 
 def reachable(objective: Objective, *facts: ClassFacts) -> Objective:

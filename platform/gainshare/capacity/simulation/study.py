@@ -178,6 +178,7 @@ def _devices(
             max_nodes=one.max_nodes,
             lifetime_s=one.lifetime_s,
             cache_blocks=options.cache_tokens // max(1, workload.block_tokens) if options.with_routing else 0,
+            promised_token_s=options.token_s,
         )
         for one in classes
     ]

@@ -14,8 +14,17 @@ from hypothesis import strategies as st
 
 from gainshare.capacity.policies.backlog import LATE_TARGET, Backlog, learned_margin
 from gainshare.capacity.policies.forecast import IDLE_S, forecast
-from gainshare.capacity.policies.mix import Needs, cheapest, cost, suffices, usable_slots
+from gainshare.capacity.policies.mix import (
+    Needs,
+    cheapest,
+    cost,
+    expected_p99_s,
+    expected_slow_share,
+    suffices,
+    usable_slots,
+)
 from gainshare.capacity.policies.observed import ClassFacts, Fleet, Load, Objective
+from gainshare.capacity.policies.waiting import LATE_SHARE
 from tests.gainshare.capacity.policies.policy_worlds import NODE, SPOT, ask
 
 STEADY = 6 * 15  # steps of ten seconds
@@ -267,3 +276,37 @@ def test_the_time_of_day_is_learned() -> None:
     third = 2 * 86_400
     before = [call(third + minute * 60.0) for minute in range(8 * 60)]
     assert before[-1] > before[6 * 60 + 30]
+
+
+def test_prompts_of_unlike_lengths_need_more_nodes_than_like_ones() -> None:
+    even = dataclasses.replace(NODE, read_s=1.5, read_spread=1.0)
+    uneven = dataclasses.replace(even, read_spread=10.0)
+    few, more = (cheapest([facts], Needs(2.0, 1.0, Objective(5.0)))[NODE.name] for facts in (even, uneven))
+    assert few < more
+    assert (
+        cheapest([NODE], Needs(2.0, 1.0, Objective(5.0)))[NODE.name] <= few
+    )  # what is not known adds nothing
+
+
+def test_nodes_are_added_while_too_many_answers_would_wait_for_the_prompts_of_others() -> None:
+    one = dataclasses.replace(NODE, read_s=1.0, requests_per_s=0.9)
+    held = dataclasses.replace(one, held_up_share=0.2)
+    objective = Objective(60.0)
+    needs = Needs(2.0, 1.0, objective)
+    nodes = {facts.held_up_share: cheapest([facts], needs)[NODE.name] for facts in (one, held)}
+    assert nodes[0.2] > nodes[0.0]
+    assert expected_slow_share({NODE.name: nodes[0.2]}, [held], needs) <= LATE_SHARE
+    assert expected_slow_share({NODE.name: nodes[0.2] - 1}, [held], needs) > LATE_SHARE
+    found, reason = wants(Load(2, 0, steady(2)), {NODE.name: Fleet(4)}, held, objective=objective)
+    assert found[NODE.name] > 4
+    assert reason.endswith(
+        "2 requests/s forecast in 2 min, 3.6 % of the answers would wait for others' prompts"
+    )
+
+
+def test_a_mix_with_a_class_that_was_not_measured_waits_for_slots_alone() -> None:
+    measured = dataclasses.replace(NODE, read_s=1.0, read_spread=10.0, held_up_share=0.5)
+    needs = Needs(1.0, 1.0, Objective(5.0))
+    mix = {NODE.name: 2, SPOT.name: 2}
+    assert expected_slow_share(mix, [measured, SPOT], needs) == 0.0
+    assert expected_p99_s(mix, [measured, SPOT], needs) == expected_p99_s(mix, [NODE, SPOT], needs)

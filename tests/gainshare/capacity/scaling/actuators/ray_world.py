@@ -27,12 +27,21 @@ class RayCluster:
             f"--object-store-memory={MEMORY}",
         )  # fmt: skip
 
-    def add(self, resource: str) -> None:
-        """One more raylet with one unit of the resource."""
+    def add(self, resource: str, units: int = 1) -> int:
+        """One more raylet with so many units of the resource. Returns the raylet's process id."""
+        before = self._raylets()
         self._run(
             "start", f"--address={self.address}", "--node-ip-address=127.0.0.1", "--num-cpus=1",
-            f'--resources={{"{resource}": 1}}', f"--object-store-memory={MEMORY}",
+            f'--resources={{"{resource}": {units}}}', f"--object-store-memory={MEMORY}",
         )  # fmt: skip
+        (raylet,) = self._raylets() - before
+        return raylet
+
+    def _raylets(self) -> set[int]:
+        commands = {pid: Path(f"/proc/{pid}/cmdline") for pid in self.processes()}
+        return {
+            pid for pid, path in commands.items() if path.read_bytes().split(b"\0")[0].endswith(b"/raylet")
+        }
 
     def _run(self, *words: str) -> None:
         done = subprocess.run(
@@ -46,8 +55,8 @@ class RayCluster:
         assert done.returncode == 0, done.stdout + done.stderr
 
     def processes(self) -> list[int]:
-        """Every process of this cluster: their command lines or environments name its folder."""
-        mark = str(self.folder / "ray").encode()
+        """Every process of this cluster, its agents included: their command lines or environments name its folder."""
+        mark = str(self.folder).encode()
         found = []
         for path in Path("/proc").glob("[0-9]*"):
             try:

@@ -7,10 +7,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from django.conf import settings
 from django.utils import timezone
@@ -133,6 +135,85 @@ def test_nodes_come_and_go_on_a_real_cluster(cluster: RayCluster, tmp_path: Path
     until(served, lambda: not EngineHost.objects.filter(gone_at=None).exists(), "all hosts are given back")
     assert live() == []
     assert Host.objects.filter(revoked_at=None).count() == 0
+
+
+def start(names: list[str], cluster: RayCluster, *command: str) -> None:
+    """Actors whose agents are these commands."""
+    one = {"resource": "cpu-small", "gpus": 0, "url": "http://site", "command": list(command)}
+    talk(
+        {
+            **NOTHING,
+            "address": cluster.address,
+            "start": [{**one, "name": name, "token": name} for name in names],
+        }
+    )
+
+
+def eventually(condition: Callable[[], Any], what: str) -> Any:
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        if value := condition():
+            return value
+        time.sleep(0.5)
+    raise AssertionError(f"not within {PATIENCE_S} s: {what}")
+
+
+def agents_of(cluster: RayCluster) -> dict[str, psutil.Process]:
+    """The agents that run, by the token that each was given."""
+    found = {}
+    for pid in cluster.processes():
+        with suppress(psutil.Error):
+            words = psutil.Process(pid).cmdline()
+            if "--token-file" in words:
+                found[Path(words[words.index("--token-file") + 1]).read_text()] = psutil.Process(pid)
+    return found
+
+
+# `sh` with a child: an agent that lives as long as it is not told to end. What Ray's actor adds are its arguments.
+AGENT = ("sh", "-c", "trap 'kill $!; exit' TERM; sleep 1000 & wait", "agent")
+
+
+def test_agents_that_start_at_once_have_folders_of_their_own_and_end_with_their_actors(
+    cluster: RayCluster,
+) -> None:
+    start(["ray-a", "ray-b"], cluster, *AGENT)
+    eventually(lambda: actors(cluster) == {"ray-a": "alive", "ray-b": "alive"}, "both actors are alive")
+    agents = agents_of(cluster)
+    assert sorted(agents) == ["ray-a", "ray-b"]  # each has its own token, so neither took the other's folder
+
+    # The start is repeated, as after kill -9 of the worker: the agent of before has ended, and one has come.
+    start(["ray-a"], cluster, *AGENT)
+    eventually(lambda: actors(cluster) == {"ray-a": "alive", "ray-b": "alive"}, "both actors are alive again")
+    assert not agents["ray-a"].is_running()
+    assert agents["ray-b"].is_running()
+    agents = agents_of(cluster)
+    assert sorted(agents) == ["ray-a", "ray-b"]
+
+    # An actor that is killed takes its agent with it.
+    for agent in agents.values():
+        parent = agent.parent()
+        assert parent is not None
+        parent.kill()
+    eventually(lambda: not any(agent.is_running() for agent in agents.values()), "the agents have ended")
+    eventually(lambda: actors(cluster) == {}, "Ray lists the killed actors no more")
+
+
+def test_an_actor_is_gone_with_its_machine_and_another_one_waits_for_the_next(
+    cluster: RayCluster,
+) -> None:
+    lost = cluster.add("cpu-big")
+    one = {"resource": "cpu-big", "gpus": 0, "url": "http://site", "command": list(AGENT), "token": "t"}
+    told = {**NOTHING, "address": cluster.address}
+    talk({**told, "start": [{**one, "name": "ray-first"}]})
+    eventually(lambda: actors(cluster) == {"ray-first": "alive"}, "the actor is alive")
+    os.kill(lost, signal.SIGKILL)
+    eventually(lambda: actors(cluster) == {}, "the actor is gone with its raylet")
+    talk({**told, "start": [{**one, "name": "ray-next"}]})
+    assert actors(cluster) == {"ray-next": "pending"}
+    cluster.add("cpu-big")
+    eventually(lambda: actors(cluster) == {"ray-next": "alive"}, "the next machine takes the actor")
+    talk({**told, "stop": ["ray-next"]})
+    assert actors(cluster) == {}
 
 
 def test_a_cluster_that_cannot_be_reached_is_said(settings: Settings) -> None:
