@@ -7,10 +7,12 @@ from bounty.pages import (
     desk,
     home,
     how,
+    laws,
     lineages,
     repositories,
     reproductions,
     reversals,
+    royalties,
     runners,
     submissions,
     switches,
@@ -22,6 +24,7 @@ navigation.register(NavEntry("Bounties", "bounties", 10))
 navigation.register(NavEntry("To do", "desk", 5, Audience.MAINTAINERS))
 navigation.register(NavEntry("Lineages", "lineages", 20))
 navigation.register(NavEntry("Runners", "runners", 25))
+navigation.register(NavEntry("Royalties", "royalties", 26, Audience.SIGNED_IN))
 navigation.register(NavEntry("Guide", "how", 28))
 banners.register("stop", switches.stop_banners)
 banners.register("outdated", lineages.outdated_banners)
@@ -57,6 +60,8 @@ urlpatterns = [
     path("stop/<slug:name>/", switches.press, name="stop-press"),
     path("lineages/", lineages.lineage_list, name="lineages"),
     path("lineages/<slug:name>/", lineages.lineage_detail, name="lineage"),
+    path("royalties/", royalties.royalties, name="royalties"),
+    path("lineages/<slug:name>/law/", laws.change_law, name="lineage-law"),
     path("lineages/<slug:name>/release/", lineages.release, name="lineage-release"),
     path("lineages/<slug:name>/repository/", repositories.bind_repository, name="lineage-repository"),
     path("lineages/<slug:name>/repository/connect/", repositories.connect_repository, name="lineage-connect"),

@@ -24,6 +24,7 @@ from gainshare.cli.lineages import lineages
 from gainshare.cli.models import model
 from gainshare.cli.output import CliError, print_error
 from gainshare.cli.pool import pool
+from gainshare.cli.prices import prices
 from gainshare.cli.replay import replay
 from gainshare.cli.reproduce import reproduce
 from gainshare.cli.reversals import reversals
@@ -66,6 +67,7 @@ app.add_typer(hosts, name="hosts")
 app.command(context_settings=PASSED_ON)(agent)
 app.add_typer(lineages, name="lineages")
 app.add_typer(scale, name="scale")
+app.add_typer(prices, name="prices")
 app.add_typer(github, name="github")
 app.add_typer(reversals, name="reversals")
 app.command()(stop)

@@ -155,7 +155,7 @@ def test_a_reversal_within_the_window_takes_it_back(made: RoyaltyWorld) -> None:
 
 def test_nothing_is_paid_or_vests_while_awards_are_stopped(made: RoyaltyWorld) -> None:
     made.ask(made.cem, day=2.5, tree=tip(made), output=10_000)
-    stop(actor=made.world.mira, name=Switch.AWARDS, reason="looking into it")
+    stop(actor=made.world.mira, switch=Switch.AWARDS, reason="looking into it")
     settle_royalties()
     assert RoyaltyDay.objects.count() == 0 and made.royalties() == 0
 

@@ -161,5 +161,5 @@ def test_the_database_keeps_terms_and_laws(made: RoyaltyWorld, change: str) -> N
     set_law(actor=made.world.mira, lineage=made.world.lineage.name, share_ppm=9, days=9, reason="test")
     made.gain(made.world.ann)
     made.noted(1, 300_000)
-    with pytest.raises(IntegrityError, match="only be ended|append"), transaction.atomic():
+    with pytest.raises(IntegrityError, match=r"only be ended|append"), transaction.atomic():
         connection.cursor().execute(change)
