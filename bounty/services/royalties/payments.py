@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
 from datetime import datetime
+from uuid import UUID
 
-from django.db.models import OuterRef, QuerySet, Subquery, Sum
+from django.db.models import OuterRef, Q, QuerySet, Subquery, Sum
 
-from bounty.models import COUNTING, Award, RoyaltyPayment, RoyaltyTerm, Submission
+from bounty.models import Award, AwardRole, AwardState, RoyaltyPayment, RoyaltyTerm, Submission
 from gainshare.accounts.models import User
 from gainshare.ledger.kinds import TransferState
 from gainshare.ledger.models import Transfer
 
+MOST_GAINS = 100
+PAID = (AwardState.UNVESTED, AwardState.VESTED)
+
 
 @dataclass(frozen=True, slots=True)
 class GainPay:
-    """One gain's award, and its royalties so far, in micro-credits; `runs_until` is None once none of its terms runs."""
+    """One gain's award, and its royalties so far, in micro-credits.
+
+    `runs_until` is None while none of its terms runs; `was_served` says whether it ever had one.
+    """
 
     submission: Submission
     award_microcredits: int
     royalties_microcredits: int
+    was_served: bool
     runs_until: datetime | None
 
 
@@ -31,11 +40,12 @@ def payments_of(person: User) -> QuerySet[RoyaltyPayment]:
 
 
 def gains_of(person: User, now: datetime) -> list[GainPay]:
-    """The person's gains that have a term, the newest first."""
-    terms = RoyaltyTerm.objects.filter(person=person).select_related("submission__bounty")
-    by_gain: dict[Submission, list[RoyaltyTerm]] = {}
-    for term in terms.order_by("-starts_at", "pk"):
-        by_gain.setdefault(term.submission, []).append(term)
+    """The person's newest gains that were awarded or served, by when they were made."""
+    by_gain: dict[UUID, list[RoyaltyTerm]] = defaultdict(list)
+    for term in RoyaltyTerm.objects.filter(person=person):
+        by_gain[term.submission_id].append(term)
+    awarded = Award.objects.filter(submission__submitter=person, role=AwardRole.GAIN, state__in=PAID)
+    own = Submission.objects.filter(Q(pk__in=list(by_gain)) | Q(pk__in=awarded.values("submission")))
     paid = dict(
         payments_of(person)
         .exclude(state=TransferState.VOIDED)
@@ -44,13 +54,19 @@ def gains_of(person: User, now: datetime) -> list[GainPay]:
         .annotate(paid=Sum("amount_microcredits"))
     )
     return [
-        GainPay(submission, _award(submission), int(paid.get(submission.pk, 0)), _runs_until(own, now))
-        for submission, own in by_gain.items()
+        GainPay(
+            submission,
+            _award(submission),
+            int(paid.get(submission.pk, 0)),
+            submission.pk in by_gain,
+            _runs_until(by_gain.get(submission.pk, []), now),
+        )
+        for submission in own.select_related("bounty").order_by("-sealed_at")[:MOST_GAINS]
     ]
 
 
 def _award(submission: Submission) -> int:
-    awards = Award.objects.filter(submission=submission, state__in=COUNTING)
+    awards = Award.objects.filter(submission=submission, state__in=PAID)
     return int(awards.aggregate(total=Sum("amount_microcredits", default=0))["total"])
 
 

@@ -16,12 +16,13 @@ pytestmark = pytest.mark.django_db
 def test_a_contributor_sees_awards_and_royalties_by_gain_and_day() -> None:
     made = RoyaltyWorld()
     submission = made.gain(made.world.ann)
+    site = Client()
+    site.force_login(made.world.ann)
+    assert "not served yet" in site.get("/royalties/").content.decode()
     made.noted(1, 200_000)
     made.earn(made.cem, 100_000)
     made.ask(made.cem, day=2.5, tree=str(submission.candidate_tree_id), output=10_000)
     paid = pay_day(model=MODEL, day=made.day(2)).royalties_microcredits
-    site = Client()
-    site.force_login(made.world.ann)
     page = site.get("/royalties/").content.decode()
     assert f"decode of {MODEL}" in page and f"{paid / 1e6:.6f}".rstrip("0") in page
     client = APIClient()
@@ -31,7 +32,7 @@ def test_a_contributor_sees_awards_and_royalties_by_gain_and_day() -> None:
     client.force_authenticate(made.cem)
     assert client.get("/api/v1/royalties/").json()["results"] == []
     site.force_login(made.cem)
-    assert "No royalties yet" in site.get("/royalties/").content.decode()
+    assert "No gains yet" in site.get("/royalties/").content.decode()
 
 
 def test_the_law_is_shown_and_only_maintainers_change_it() -> None:
