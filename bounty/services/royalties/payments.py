@@ -11,7 +11,7 @@ from django.db.models import OuterRef, Q, QuerySet, Subquery, Sum
 
 from bounty.models import Award, AwardRole, AwardState, RoyaltyPayment, RoyaltyTerm, Submission
 from gainshare.accounts.models import User
-from gainshare.ledger.kinds import TransferState
+from gainshare.ledger.kinds import TransferKind, TransferState
 from gainshare.ledger.models import Transfer
 
 MOST_GAINS = 100
@@ -46,18 +46,15 @@ def gains_of(person: User, now: datetime) -> list[GainPay]:
         by_gain[term.submission_id].append(term)
     awarded = Award.objects.filter(submission__submitter=person, role=AwardRole.GAIN, state__in=PAID)
     own = Submission.objects.filter(Q(pk__in=list(by_gain)) | Q(pk__in=awarded.values("submission")))
-    paid = dict(
-        payments_of(person)
-        .exclude(state=TransferState.VOIDED)
-        .order_by()
-        .values_list("term__submission")
-        .annotate(paid=Sum("amount_microcredits"))
-    )
+    voided = Transfer.objects.filter(kind=TransferKind.ROYALTY, state=TransferState.VOIDED)
+    kept = RoyaltyPayment.objects.filter(term__person=person).exclude(transfer_id__in=voided.values("pk"))
+    sums = kept.order_by().values_list("term__submission").annotate(paid=Sum("amount_microcredits"))
+    paid: dict[UUID, int] = dict(sums)
     return [
         GainPay(
             submission,
             _award(submission),
-            int(paid.get(submission.pk, 0)),
+            paid.get(submission.pk, 0),
             submission.pk in by_gain,
             _runs_until(by_gain.get(submission.pk, []), now),
         )

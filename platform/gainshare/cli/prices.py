@@ -54,28 +54,27 @@ def publish(
 
 
 def _print_line(line: dict[str, Any]) -> None:
-    savings = [
-        (
-            step["tree"][:12] or "installed",
-            f"{step['level_before_log_ppm'] / MILLION:.6f}",
-            f"{step['level_log_ppm'] / MILLION:.6f}",
-            _share(step["saving_ppm"]),
-        )
-        for step in line["savings"]
-    ]
-    if not savings:
-        console.print(f"{line['line']}: no deployment saved anything", highlight=False, markup=False)
+    name = line["line"]
+    if not line["savings"]:
+        console.print(f"{name}: no deployment saved anything", highlight=False, markup=False)
         return
-    table(f"{line['line']}: deployments", ("tree", "log before", "log by its bound", "saving"), savings)
-    royalties = [
-        (each["gain"], each["person"], _share(each["saving_ppm"]), _share(each["share_ppm"]), each["ends_at"])
-        for each in line["royalties"]
-    ]
-    if royalties:
-        columns = ("gain", "by", "of the saving", "their share", "until")
-        table(f"{line['line']}: royalties that run", columns, royalties)
+    steps = ("tree", "log before", "log by its bound", "saving")
+    table(f"{name}: deployments", steps, [_saving_row(step) for step in line["savings"]])
+    if line["royalties"]:
+        shares = ("gain", "by", "saving", "their share", "until")
+        table(f"{name}: royalties that run", shares, [_royalty_row(each) for each in line["royalties"]])
     columns = ("price, credits per million", "before all gains", "in force", "proposed")
-    table(f"{line['line']}: {_share(line['remaining_ppm'])} remains", columns, list(_price_rows(line)))
+    table(f"{name}: {_share(line['remaining_ppm'])} remains", columns, list(_price_rows(line)))
+
+
+def _saving_row(step: dict[str, Any]) -> tuple[str, ...]:
+    before, after = (f"{step[name] / MILLION:.6f}" for name in ("level_before_log_ppm", "level_log_ppm"))
+    return step["tree"][:12] or "installed", before, after, _share(step["saving_ppm"])
+
+
+def _royalty_row(each: dict[str, Any]) -> tuple[str, ...]:
+    saving, share = _share(each["saving_ppm"]), _share(each["share_ppm"])
+    return each["gain"], each["person"], saving, share, each["ends_at"]
 
 
 def _price_rows(line: dict[str, Any]) -> Iterator[tuple[str, ...]]:
