@@ -1,6 +1,7 @@
 """Proposals of prices, their publication, and what a bill and the pages say of them."""
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from django.db import IntegrityError, connection, transaction
@@ -94,7 +95,7 @@ def test_a_rollback_takes_the_fall_back_a_day_after_it_is_published(made: Royalt
 
 
 def test_a_price_set_by_hand_has_in_it_what_was_deployed_before(made: RoyaltyWorld) -> None:
-    by_hand = {**PRICES, "output": 3_000_000}
+    by_hand: dict[str, Any] = {**PRICES, "output": 3_000_000}
     publish_price(model=MODEL, actor=made.world.mira, **by_hand)
     found = propose(model=MODEL, now=timezone.now() + timedelta(seconds=1))
     assert not found.changes and found.table.output == 3_000_000
