@@ -8,6 +8,7 @@ from benchmarks.power.found import coverage_rows, found_rows, pairs_rows
 from benchmarks.power.guards import guard_rows
 from benchmarks.power.old_pairs import old_rows, tip_rows
 from benchmarks.power.partner import partner_rows
+from benchmarks.power.sharing import sharing_rows
 from benchmarks.power.strategies import strategy_rows
 from benchmarks.report import Row
 
@@ -28,6 +29,7 @@ def simulated_rows(runs: int, say: Progress = lambda _: None) -> list[Row]:
         ("control pairs", partner_rows, few // 2),
         ("strategies", strategy_rows, few),
         ("abuses", abuse_rows, few // 2),
+        ("royalties", sharing_rows, max(1, few // 20)),
         ("old pairs", old_rows, few),
         ("scheduled checks", tip_rows, few),
     )

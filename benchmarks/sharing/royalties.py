@@ -19,6 +19,9 @@ PAYER_CAP_PPM = 200_000
 DAY_CAP_PPM = 300_000
 """All royalties of a model together take at most this share of what was paid for it in a day."""
 
+COUNTING_SOURCES = frozenset({"award", "purchase"})
+"""Sources of lots whose use earns royalties: vested awards and purchases. No starter, granted or royalty lot does."""
+
 
 @dataclass(frozen=True, slots=True)
 class Law:
@@ -69,9 +72,13 @@ def shared_price(reference: int, remaining_ppm: int, royalties_ppm: Iterable[int
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What one payer's tokens of a day owe one term: its ``saving_ppm`` of what they would have cost before, shared."""
+    """What one payer's tokens of a day owe one term: its ``saving_ppm`` of what they would have cost before, shared.
+
+    ``person`` earns the term. Nobody's own tokens owe them anything.
+    """
 
     term: str
+    person: int
     payer: int
     saving_ppm: int
     share_ppm: int
@@ -79,7 +86,14 @@ class Claim:
 
     @property
     def due(self) -> int:
+        if self.person == self.payer:
+            return 0
         return self.before_microcredits * self.saving_ppm * self.share_ppm // (MILLION * MILLION)
+
+
+def counted(paid_by_source: Mapping[str, int]) -> int:
+    """What of a payment counts, by the sources of the lots that it was paid from."""
+    return sum(amount for source, amount in paid_by_source.items() if source in COUNTING_SOURCES)
 
 
 def day_pay(

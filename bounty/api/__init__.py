@@ -26,6 +26,7 @@ from bounty.api.runner_actions import (
 )
 from bounty.api.runners import RunnerDetail, RunnerDoubts, RunnerFalseAwards, RunnerList, RunnerNoise
 from bounty.api.runs import RunCancel, RunDetail, RunEvidence, RunList, RunLog, RunRerun
+from bounty.api.sharing import LineageLaw, RoyaltyList
 from bounty.api.slow_bases import SlowBaseAnswer, SlowBaseList
 from bounty.api.submission_actions import (
     SubmissionMerge,
@@ -59,11 +60,13 @@ urlpatterns = [
     path("trees/", TreeList.as_view()),
     path("trees/<str:hash>/", TreeDetail.as_view()),
     path("trees/<str:hash>/archive/", TreeArchive.as_view()),
+    path("royalties/", RoyaltyList.as_view()),
     path("lineages/", LineageList.as_view()),
     path("lineages/renew/", LineageRenew.as_view()),
     path("lineages/<slug:name>/", LineageDetail.as_view()),
     path("lineages/<slug:name>/deploy/", LineageDeploy.as_view()),
     path("lineages/<slug:name>/automatic-deploy/", LineageAutomaticDeploy.as_view()),
+    path("lineages/<slug:name>/law/", LineageLaw.as_view()),
     path("lineages/<slug:name>/release/", LineageRelease.as_view()),
     path("lineages/<slug:name>/repository/", LineageRepository.as_view()),
     path("lineages/<slug:name>/repository/connect/", LineageRepositoryConnect.as_view()),

@@ -26,10 +26,12 @@ from bounty.models import (
 )
 from bounty.pages.deployment_forms import DeployForm, deploy_form
 from bounty.pages.forms import LineageForm
+from bounty.pages.law_forms import LawForm, law_form, present_law
 from bounty.pages.repository_connections import connection_of
 from bounty.pages.repository_forms import ConnectForm, RepositoryForm, connect_form, repository_form
 from bounty.services.awards.repricing import shown_repricings
 from bounty.services.renewal import outdated_lineages
+from bounty.services.royalties.laws import in_words
 from bounty.services.series.base_stops import release_lineage, standing_stops
 from bounty.services.series.slow_bases import ANSWERS, decide_slow_base, slow_bases
 from bounty.services.series.tip_checks import newest_checks
@@ -167,6 +169,7 @@ def lineage_page(
     binding: RepositoryForm | None = None,
     connecting: ConnectForm | None = None,
     deploying: DeployForm | None = None,
+    law: LawForm | None = None,
 ) -> HttpResponse:
     """The lineage's page, with the typed text of an action that was refused."""
     lineage = get_object_or_404(Lineage, name=name)
@@ -174,8 +177,13 @@ def lineage_page(
     page = page_of(request, moves, PER_PAGE)
     bounties = Bounty.objects.filter(lineage=lineage)
     repository = RepositoryBinding.objects.filter(lineage=lineage).first()
+    may_change = isinstance(request.user, User) and request.user.is_maintainer
+    present = present_law(lineage)
     context = {
         "lineage": lineage,
+        "law_words": in_words(present),
+        "laws": lineage.laws.select_related("actor")[:SHOWN_NAMES],
+        "law_form": (law or law_form(present)) if may_change else None,
         "moves": with_submissions(list(page.object_list)),
         "page": page,
         "bounties": bounties[:PER_PAGE],
@@ -193,10 +201,10 @@ def lineage_page(
         "reversal": open_reversals().filter(lineage=lineage).first(),
         "checks": newest_checks(lineage),
         "repricings": newest_repricings(lineage),
-        "may_release": isinstance(request.user, User) and request.user.is_maintainer,
+        "may_release": may_change,
         "refused": refused,
     }
-    has_errors = any(form is not None for form in (binding, connecting, deploying))
+    has_errors = any(form is not None for form in (binding, connecting, deploying, law))
     status = 409 if refused else 400 if has_errors else 200
     return render(request, "bounty/lineage_detail.html", context, status=status)
 

@@ -24,6 +24,7 @@ from bounty.services.access import sees
 from bounty.services.awards.lifecycle import standing_award, standing_awards
 from bounty.services.awards.repricing import supplements_of
 from bounty.services.course import shown_history, shown_state
+from bounty.services.royalties.laws import in_words, law_at
 from bounty.services.runs.logs import submission_log
 from bounty.services.runs.rechecks import Check, check_of
 from bounty.services.series.best import patch_base
@@ -69,6 +70,7 @@ def new_submission(request: SignedInRequest, bounty_id: UUID) -> HttpResponse:
         "form": form,
         "bounty": bounty,
         "patch_base": patch_base(bounty=bounty),
+        "law_words": in_words(law_at(bounty.lineage_id, timezone.now())),
         "attempts": attempts_used(bounty=bounty, person=request.user),
         "takes_submissions": bounty.state == BountyState.OPEN and not bounty.is_past_deadline(timezone.now()),
     }

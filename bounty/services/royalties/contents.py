@@ -2,8 +2,7 @@
 
 from collections import defaultdict
 from dataclasses import dataclass, field
-
-from django.db.models import Q
+from uuid import UUID
 
 from bounty.models import Award, AwardRole, AwardState, Lineage, StateChange, Submission
 
@@ -59,7 +58,7 @@ def booked_gains(ids: frozenset[str]) -> list[tuple[Submission, int, bool]]:
     Reversed ones take part, unpaid: while their code is in the tree, its saving is not credited to others.
     """
     awards = (
-        Award.objects.filter(Q(role=AwardRole.GAIN), submission__in=ids, state__in=BOOKED)
+        Award.objects.filter(role=AwardRole.GAIN, submission__in=map(UUID, ids), state__in=BOOKED)
         .select_related("submission__bounty__lineage", "submission__submitter")
         .order_by("series_at", "created_at", "pk")
     )

@@ -11,7 +11,7 @@ from django.db import transaction
 from django.db.models import Q, QuerySet, Sum
 
 from benchmarks.faults import fault_point
-from benchmarks.sharing.royalties import Claim, day_pay
+from benchmarks.sharing.royalties import COUNTING_SOURCES, Claim, day_pay
 from bounty.models import RoyaltyDay, RoyaltyPayment, RoyaltyTerm, SubmissionState
 from bounty.services.bounties import step_id
 from bounty.services.royalties.contents import Contents
@@ -23,10 +23,10 @@ from gainshare.ledger import services as ledger
 from gainshare.ledger.kinds import TransferKind, TransferState
 from gainshare.ledger.models import Transfer
 
-COUNTING_LOTS = Q(from_account__source="award", from_account__reference__startswith="award:") | Q(
-    from_account__source="purchase"
+COUNTING_LOTS = Q(from_account__source__in=COUNTING_SOURCES) & (
+    ~Q(from_account__source="award") | Q(from_account__reference__startswith="award:")
 )
-"""Lots whose use earns royalties: vested awards, and grants that book a purchase. No starter, gift or royalty does."""
+"""Lots that count. An award's lot is also known by its reference, because a grant can call itself anything."""
 
 CHUNK = 1000
 
@@ -78,7 +78,7 @@ def _claims(terms: list[RoyaltyTerm], model: str, start: datetime) -> tuple[list
                 amount = lines.get(term.line, 0) * counted // record.charged_microcredits
                 before[term, record.user_id] += amount
     claims = [
-        Claim(str(term.pk), payer, term.saving_ppm, term.share_ppm, amount)
+        Claim(str(term.pk), term.person_id, payer, term.saving_ppm, term.share_ppm, amount)
         for (term, payer), amount in before.items()
     ]
     return claims, dict(paid)

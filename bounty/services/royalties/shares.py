@@ -1,21 +1,13 @@
 """The shares of gains in what deployments save, as the platform reads them: `gainshare.gateway.gains`."""
 
-from collections.abc import Iterable
-
 from bounty.models import EndedBy, RoyaltyTerm, Submission
 from gainshare.gateway.gains import GainShare
 
 
 def gain_shares(model: str) -> list[GainShare]:
     """Every share in what the model's deployments save, by their start, then in the order of booking."""
-    return [share_of(term) for term in with_names(RoyaltyTerm.objects.filter(model=model))]
-
-
-def with_names(terms: Iterable[RoyaltyTerm]) -> Iterable[RoyaltyTerm]:
-    """The same terms, read with what names their gains."""
-    if hasattr(terms, "select_related"):
-        return terms.select_related("submission__bounty", "person")  # type: ignore[no-any-return]
-    return terms
+    terms = RoyaltyTerm.objects.filter(model=model).select_related("submission__bounty", "person")
+    return [share_of(term) for term in terms]
 
 
 def share_of(term: RoyaltyTerm) -> GainShare:

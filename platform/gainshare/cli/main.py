@@ -25,6 +25,7 @@ from gainshare.cli.lineages import lineages
 from gainshare.cli.models import model
 from gainshare.cli.output import CliError, print_error
 from gainshare.cli.pool import pool
+from gainshare.cli.prices import prices
 from gainshare.cli.replay import replay
 from gainshare.cli.reproduce import reproduce
 from gainshare.cli.reversals import reversals
@@ -68,6 +69,7 @@ app.command(context_settings=PASSED_ON)(agent)
 app.add_typer(lineages, name="lineages")
 app.add_typer(scale, name="scale")
 app.command()(deploy)
+app.add_typer(prices, name="prices")
 app.add_typer(github, name="github")
 app.add_typer(reversals, name="reversals")
 app.command()(stop)

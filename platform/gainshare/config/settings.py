@@ -201,6 +201,7 @@ SPECTACULAR_SETTINGS = {
         {"name": "runners", "description": "The machines that judge, and maintainers' actions on them."},
         {"name": "false-awards", "description": "How often runners find a gain that is not there."},
         {"name": "reversals", "description": "Branches that took a merged gain back (maintainers)."},
+        {"name": "royalties", "description": "What your gains earned where they are served, by day."},
         {"name": "slow-bases", "description": "Bases in doubt, and decisions about them (maintainers)."},
         {"name": "switches", "description": "Emergency stops of judging, awards and merges."},
         {"name": "treasury", "description": "Credits that belong to the platform (maintainers)."},

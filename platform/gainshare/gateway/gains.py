@@ -59,14 +59,15 @@ def savings_of(model: str, shares: Iterable[GainShare] | None = None) -> list[Pl
 
 
 def bounds_of(deployment: Deployment) -> tuple[dict[str, int], str | None]:
-    """The canary's lower bounds by line, and the tree they are beside; None: the best tree at that time."""
+    """The canary's lower bounds by line, and the tree they are beside, which its plan names; None: the best at that time."""
     if deployment.is_first or deployment.is_rollback:
         return {}, None
     result: dict[str, Any] = deployment.result
+    plan: dict[str, Any] = deployment.plan
     if result.get("best"):
-        return _bounds(result["best"]), None
+        return _bounds(result["best"]), plan.get("best")
     before = deployment.before
-    return _bounds(result.get("served") or {}), before.tree if before is not None else ""
+    return _bounds(result.get("served") or {}), plan.get("served", "" if before is None else before.tree)
 
 
 def _bounds(lines: dict[str, Any]) -> dict[str, int]:
@@ -82,14 +83,9 @@ def _served(row: Deployment, lost_at: datetime | None) -> Served:
 def _lost_at(row: Deployment, rows: Iterable[Deployment], reversed_at: datetime | None) -> datetime | None:
     """When its tree was rolled back, under this deployment or one that put it back later, or its gains reversed."""
     assert row.serving_at is not None
-    times = [
-        each.ended_at
-        for each in rows
-        if each.tree == row.tree
-        and each.state == DeploymentState.ROLLED_BACK
-        and each.ended_at is not None
-        and each.ended_at >= row.serving_at
-    ]
+    gone = [each for each in rows if each.tree == row.tree and each.state == DeploymentState.ROLLED_BACK]
+    ends = [each.ended_at or each.serving_at for each in gone]
+    times = [at for at in ends if at is not None and at >= row.serving_at]
     return min([*times, *([reversed_at] if reversed_at else [])], default=None)
 
 

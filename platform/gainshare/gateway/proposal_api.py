@@ -101,7 +101,7 @@ class PriceProposals(APIView):
         summary="The next draft by measured savings (maintainers)",
         description="Each line with its deployments, bounds, shares, old and new prices. Publishes nothing.",
         parameters=[ProposalQuery],
-        responses={200: ProposalSerializer, **refused(403)},
+        responses={200: ProposalSerializer, **refused(403, 404)},
     )
     def get(self, request: Request) -> Response:
         query = ProposalQuery(data=request.query_params)
@@ -112,7 +112,7 @@ class PriceProposals(APIView):
         operation_id="prices_proposal_publish",
         summary="Publish a proposal that was shown (maintainers)",
         request=PublishProposalSerializer,
-        responses={201: PriceVersionSerializer, **refused(403, 409)},
+        responses={201: PriceVersionSerializer, **refused(403, 404, 409)},
     )
     def post(self, request: Request) -> Response:
         form = PublishProposalSerializer(data=request.data)

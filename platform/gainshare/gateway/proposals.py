@@ -22,7 +22,7 @@ from benchmarks.sharing.savings import PRICED_LINES, Placed, level, remaining_pp
 from gainshare.accounts.models import User
 from gainshare.gateway.device_cost import DeviceCost, device_costs
 from gainshare.gateway.gains import GainShare, gain_shares, savings_of
-from gainshare.ledger.errors import LedgerError
+from gainshare.ledger.errors import LedgerError, Unpriced
 from gainshare.ledger.models import PriceVersion
 from gainshare.ledger.price_book import (
     TERMS,
@@ -98,8 +98,8 @@ class Proposal:
 
 
 def propose(*, model: str, now: datetime) -> Proposal:
-    """The draft for `model`. Raises Unpriced: the first price of a model is set by hand. Publishes nothing."""
-    in_force = active_price(model, now)
+    """The draft for `model`. Raises LedgerError (404) for a model without a price. Publishes nothing."""
+    in_force = _in_force(model, now)
     reference, since = _reference(in_force)
     shares = [each for each in gain_shares(model) if each.starts_at >= since]
     history = savings_of(model)
@@ -122,7 +122,7 @@ def propose(*, model: str, now: datetime) -> Proposal:
 
 
 def publish_proposal(*, model: str, digest: str, actor: User, now: datetime) -> PriceVersion:
-    """Publish the proposal with this digest, with its derivation. Raises MaintainerOnly, Unpriced, and LedgerError.
+    """Publish the proposal with this digest, with its derivation. Raises MaintainerOnly and LedgerError.
 
     Its code is `proposal_changed` where the proposal is another one by now, `nothing_to_publish` where it is the price in force.
     """
@@ -144,6 +144,17 @@ def publish_proposal(*, model: str, digest: str, actor: User, now: datetime) -> 
             )
         terms = {name: getattr(found.table, name) for name in TERMS}
         return publish_price(model=model, actor=actor, derivation=found.derivation, **terms)
+
+
+def _in_force(model: str, now: datetime) -> PriceVersion:
+    try:
+        return active_price(model, now)
+    except Unpriced:
+        raise LedgerError(
+            "This model has no price yet. Publish its first one by hand; what deployments save lowers that.",
+            code="not_found",
+            status=404,
+        ) from None
 
 
 def _reference(in_force: PriceVersion) -> tuple[PriceTable, datetime]:

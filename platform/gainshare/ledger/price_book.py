@@ -1,6 +1,6 @@
 """Price book: immutable versions of each model's prices. A model without a price is refused."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -68,12 +68,12 @@ def publish_price(
     model: str,
     effective_at: datetime | None = None,
     actor: User | None,
-    derivation: Mapping[str, Any] | None = None,
+    derivation: Any = None,
     **terms: Any,
 ) -> PriceVersion:
     """Publish a price version with the terms of a PriceTable. ``actor`` None is the platform.
 
-    ``derivation`` is kept with the version: of a proposal it has the reference prices and the gains.
+    ``derivation`` is a mapping that is kept with the version: of a proposal it has the reference prices and the gains.
 
     Without a time a fall takes effect at once and a rise after RISE_NOTICE. A model's first version may start at any
     time; later ones may not start in the past. A version that can make any bill dearer than the one before it needs

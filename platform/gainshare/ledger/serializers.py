@@ -183,6 +183,10 @@ class PriceVersionSerializer(TermsSerializer):
         help_text="By default now, or 24 hours later if the price can make any bill dearer.",
     )
     created_at = serializers.DateTimeField(read_only=True, help_text="When it was published.")
+    derivation = serializers.DictField(
+        read_only=True,
+        help_text="Reference prices, and the gains that lowered them; empty for prices that were set by hand.",
+    )
 
 
 class InvariantSerializer(serializers.Serializer[None]):

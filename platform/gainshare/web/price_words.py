@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gainshare.gateway.comparisons import GainOfPrice, gains_of, reference_of
+from gainshare.ledger.models import PriceVersion
 from gainshare.ledger.pricing import BYTE_MS_PER_PRICE, Prices
 from gainshare.web.formatting import format_credits
 
@@ -44,6 +46,20 @@ def format_to_the_millisecond(milliseconds: float) -> str:
 def price_terms(price: Prices) -> list[str]:
     """The terms of a price in addition to its three token prices; empty if it has none."""
     return [*_windows(price.off_peak_windows), *_long_context(price), *_memory(price)]
+
+
+def price_gains(price: PriceVersion) -> list[str]:
+    """What the version cost before the gains, and each gain that lowered it; empty for a price that was set by hand."""
+    gains = gains_of(price)
+    if not price.derivation:
+        return []
+    before = reference_of(price)
+    prices = (("prompt", before.fresh_input), ("answer", before.output))
+    told = ", ".join(f"{what} {format_credits(amount)}" for what, amount in prices)
+    return [
+        f"Before the gains: {told}",
+        *(f"{gain.gain}, by {gain.person}: {gain_in_words(gain)}" for gain in gains),
+    ]
 
 
 def _windows(windows: Sequence[Sequence[int]]) -> list[str]:
@@ -97,6 +113,14 @@ def bill_row(line: Mapping[str, Any]) -> BillRow:
         notes.append("limited to its share of the tokens")
     unit = f"{unit_price} per GB\N{MIDDLE DOT}s"
     return BillRow(name, format_gb_seconds(line["quantity"]), unit, line["amount"], ", ".join(notes))
+
+
+LINES = {"prefill": "fresh input", "decode": "output", "memory": "cache memory"}
+
+
+def gain_in_words(gain: GainOfPrice) -> str:
+    """What one gain saves: `18.1269 % of output`, of the price before all gains."""
+    return ", ".join(f"{format_share(ppm)} of {LINES.get(line, line)}" for line, ppm in gain.lines.items())
 
 
 def hours_in_words(prompt_hour: int | None, output_hours: Sequence[Sequence[int]]) -> str:

@@ -11,6 +11,7 @@ from benchmarks.sharing.royalties import (
     PAYER_CAP_PPM,
     Claim,
     Law,
+    counted,
     credits_of,
     day_pay,
     royalty_ppm,
@@ -23,6 +24,7 @@ CLAIMS = st.lists(
     st.builds(
         Claim,
         term=st.sampled_from(["a", "b", "c"]),
+        person=st.just(9),
         payer=st.integers(1, 4),
         saving_ppm=PPM,
         share_ppm=PPM,
@@ -92,6 +94,7 @@ def test_a_term_in_several_names_earns_no_more(claims: list[Claim], paid: dict[i
     split = [
         Claim(
             f"{claim.term}{name}",
+            9,
             claim.payer,
             claim.saving_ppm // names,
             claim.share_ppm,
@@ -105,12 +108,12 @@ def test_a_term_in_several_names_earns_no_more(claims: list[Claim], paid: dict[i
 
 
 def test_the_cap_of_all_royalties_scales_each_alike() -> None:
-    claims = [Claim("a", 1, MILLION, MILLION, 400), Claim("b", 1, MILLION, MILLION, 200)]
+    claims = [Claim("a", 9, 1, MILLION, MILLION, 400), Claim("b", 9, 1, MILLION, MILLION, 200)]
     assert day_pay(claims, {1: 1_000}, payer_cap_ppm=MILLION) == {"a": 200, "b": 100}
 
 
 def test_an_account_that_paid_nothing_that_counts_earns_nobody_anything() -> None:
-    assert day_pay([Claim("a", 1, MILLION, MILLION, 10**9)], {2: 10**9}) == {}
+    assert day_pay([Claim("a", 9, 1, MILLION, MILLION, 10**9)], {2: 10**9}) == {}
 
 
 @pytest.mark.parametrize(("share", "days"), [(-1, 90), (MILLION + 1, 90), (1, -1), (1, 3651), (True, 90)])
@@ -121,3 +124,12 @@ def test_a_law_out_of_range_is_refused(share: int, days: int) -> None:
 
 def test_the_default_law() -> None:
     assert Law() == Law(300_000, 90)
+
+
+def test_own_tokens_owe_nothing() -> None:
+    assert day_pay([Claim("a", 1, 1, MILLION, MILLION, 10**9)], {1: 10**9}) == {}
+
+
+def test_only_awards_and_purchases_count() -> None:
+    paid = {"starter": 1, "grant": 2, "royalty": 4, "award": 8, "purchase": 16}
+    assert counted(paid) == 24

@@ -34,8 +34,9 @@ def asked(path: str, **query: Any) -> Any:
 def test_all_lists_are_found() -> None:
     named = {path.removeprefix("/api/v1/") for path in LISTS}
     assert named == {
-        "awards/", "bounties/", "capacity/classes/", "capacity/decisions/", "capacity/deployments/", "capacity/hosts/", "capacity/models/", "disputes/",
-        "keys/", "lineages/", "prices/", "reproductions/", "reversals/", "runners/", "runners/{name}/noise/", "runs/",
+        "awards/", "bounties/", "capacity/classes/", "capacity/decisions/", "capacity/deployments/", "capacity/hosts/",
+        "capacity/models/", "disputes/", "keys/", "lineages/", "prices/", "reproductions/", "reversals/", "royalties/",
+        "runners/", "runners/{name}/noise/", "runs/",
         "slow-bases/", "submissions/", "usage/",
     }  # fmt: skip
 

@@ -79,6 +79,12 @@ def price_terms_filter(price: Any) -> list[str]:
     return price_words.price_terms(price)
 
 
+@register.filter(name="price_gains")
+def price_gains_filter(price: Any) -> list[str]:
+    """What a price was before the gains, and each gain that lowered it, in words."""
+    return price_words.price_gains(price)
+
+
 @register.filter
 def utc(moment: datetime | None) -> SafeString:
     """A time to the minute with its zone: `28 Nov 2026, 16:36 UTC`; empty where there is none."""

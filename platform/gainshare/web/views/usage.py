@@ -10,6 +10,7 @@ from django.utils import timezone
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET
 
+from gainshare.gateway.comparisons import comparison_of
 from gainshare.gateway.models import RequestStatus, UsageRecord
 from gainshare.ledger.price_book import announced_prices, current_prices
 from gainshare.web.paging import page_of
@@ -18,6 +19,7 @@ from gainshare.web.price_words import (
     device_times,
     format_gb_seconds,
     format_to_the_millisecond,
+    gain_in_words,
     hours_in_words,
 )
 from gainshare.web.signed_in import SignedInRequest, signed_in
@@ -42,8 +44,11 @@ def usage(request: SignedInRequest) -> HttpResponse:
 def usage_detail(request: SignedInRequest, request_id: UUID) -> HttpResponse:
     """Page of one request with tokens, times and bill; 404 for another user's request."""
     record = own_record(request, request_id)
+    compared = comparison_of(record)
     context = {
         "record": record,
+        "compared": compared,
+        "gains": [(gain, gain_in_words(gain)) for gain in compared.gains],
         "bill": [bill_row(line) for line in record.bill_lines],
         "times": times_of(record, timezone.now()),
         "hours": hours_in_words(record.prompt_hour, record.output_hours),
