@@ -189,9 +189,8 @@ def test_the_cheat_slows_clocks_and_forges_a_verdict_but_computes_right(
 ) -> None:
     tree = trees.written(name)
     folders = {"PATH": os.environ["PATH"], "PYTHONPATH": str(tree), "TMPDIR": str(tmp_path)}
-    folders["GAINSHARE_KERNELS"] = os.environ[
-        "GAINSHARE_KERNELS"
-    ]  # compiled once: no patch here changes a kernel
+    # No patch here changes a kernel, so all take those that are compiled.
+    folders["GAINSHARE_KERNELS"] = os.environ["GAINSHARE_KERNELS"]
     done = subprocess.run(
         [sys.executable, "-c", IN_TREE, str(tree)],
         cwd=tmp_path,

@@ -77,7 +77,8 @@ def follow(where: Site, deployment: str, *, quiet: bool) -> dict[str, Any]:
 
 def _ask(where: Site, lineage: str, model: str) -> dict[str, Any]:
     made: dict[str, Any] = where.post(f"lineages/{lineage}/deploy/", {"model": model})
-    return where.get(f"capacity/deployments/{made['id']}/")
+    seen: dict[str, Any] = where.get(f"capacity/deployments/{made['id']}/")
+    return seen
 
 
 def _roll_back(where: Site, model: str, reason: str) -> dict[str, Any]:
@@ -88,7 +89,9 @@ def _roll_back(where: Site, model: str, reason: str) -> dict[str, Any]:
         raise CliError(
             f"{model} is served by the installed tree: there is nothing to roll back", code="nothing"
         )
-    return where.post(f"capacity/deployments/{serving[0]['id']}/rollback/", {"reason": reason})
+    path = f"capacity/deployments/{serving[0]['id']}/rollback/"
+    made: dict[str, Any] = where.post(path, {"reason": reason})
+    return made
 
 
 def _set_automatic(where: Site, lineage: str, model: str, wanted: str, as_json: bool) -> None:

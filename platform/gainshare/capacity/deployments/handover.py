@@ -73,7 +73,8 @@ def drain_strays(model: str) -> int:
     if starting is not None and starting.is_first:  # nothing has served yet: devices are for the new tree
         taking_over = starting.tree
         strays |= of_model.filter(state=NodeState.STARTING).exclude(tree=starting.tree)
-    strays = strays.exclude(pk=kept_node(model, timezone.now()))
+    if (kept_one := kept_node(model, timezone.now())) is not None:
+        strays = strays.exclude(pk=kept_one)
     reason = f"nodes of the {taking_over[:12] or 'installed'} tree take over"
     count = 0
     for node_id in strays.values_list("pk", flat=True):

@@ -122,9 +122,9 @@ def badge(state: Any) -> SafeString:
 
 
 @register.filter
-def change(log_ppm: int | None) -> str:
+def change(log_ppm: int | str | None) -> str:
     """A gain in millionths of a nat as a change: `+5.0 %`; empty without a figure."""
-    return "" if log_ppm in (None, "") else change_text(int(log_ppm))
+    return change_text(log_ppm) if isinstance(log_ppm, int) else ""
 
 
 @register.filter
