@@ -1,6 +1,6 @@
 """Hosts of a Ray cluster, from the cluster's word about its actors: which are replaced, which stay, which are stopped."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -10,7 +10,7 @@ from django.utils import timezone
 from gainshare.capacity.models import EngineHost, Host, Node, NodeState, ServedModel
 from gainshare.capacity.scaling.actuators import ray_failures
 from gainshare.capacity.scaling.actuators.ray_cluster import RayActuator, heard, hosts_of, told_to
-from gainshare.capacity.scaling.actuators.ray_failures import UNSEEN_S
+from gainshare.capacity.scaling.actuators.ray_failures import UNSEEN_S, paused_until
 from tests.gainshare.capacity.scaling.scaling_world import MODEL, live, make_class, serve
 
 pytestmark = pytest.mark.django_db
@@ -149,21 +149,34 @@ def test_an_actor_that_does_not_stop_is_told_again(served: ServedModel) -> None:
     assert told_to(served, timezone.now())["stop"] == [host.name]
 
 
+def fails(served: ServedModel, at: datetime) -> None:
+    """The wanted host is made, and its agent ends before it spoke."""
+    want(served, 1)
+    host = the_host(served)
+    ended = said(host, state="ended", said="no module named gainshare")
+    answers(served, told_to(served, timezone.now()), **ended)
+    assert not stays(host)
+    Host.objects.filter(pk=host.pk).update(revoked_at=at)
+
+
 def test_hosts_that_fail_before_they_speak_are_tried_ever_more_slowly(served: ServedModel) -> None:
-    made = 0
-    for _ in range(40):
-        problem = want(served, 1)
-        for host in [one.host for one in hosts_of(served)]:
-            made += 1
-            answers(
-                served,
-                told_to(served, timezone.now()),
-                **said(host, state="ended", said="no module named gainshare"),
-            )
-            assert not stays(host)
-    assert made == 2  # the third has to wait
-    assert "the latest hosts of cpu-small failed; next try at" in problem
-    later = timezone.now() - timedelta(seconds=5)
-    Host.objects.update(revoked_at=later)
+    device_class = served.classes.get()
+    long_ago = timezone.now() - timedelta(hours=1)
+    for failures, pause in enumerate((None, None, 4, 8, 16)):
+        until = None if pause is None else long_ago + timedelta(seconds=pause)
+        assert paused_until(served, device_class, long_ago) == until, failures
+        fails(served, long_ago)
+    Host.objects.update(revoked_at=timezone.now() + timedelta(hours=1))
+    assert "the latest hosts of cpu-small failed; next try at" in want(served, 1)
+    assert hosts_of(served).count() == 0
+    Host.objects.update(revoked_at=long_ago)
     want(served, 1)
     assert hosts_of(served).count() == 1
+
+
+def test_a_host_that_was_not_wanted_any_more_has_not_failed(served: ServedModel) -> None:
+    for _ in range(4):
+        want(served, 1)
+        want(served, 0)
+    assert paused_until(served, served.classes.get(), timezone.now()) is None
+    assert want(served, 1) == "the Ray cluster has still to start 1 of the hosts"
