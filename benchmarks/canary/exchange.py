@@ -7,15 +7,15 @@ comes back is bytes that may hold anything; `answers` reads them.
 from __future__ import annotations
 
 import gc
-import os
 import selectors
 import socket
-import stat
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from benchmarks.confined_node.sockets import connect
 
 CHUNK_BYTES = 1 << 16
 SEND_S = 30.0
@@ -43,30 +43,6 @@ class Exchanged:
 
     replies: tuple[Reply, ...]
     ns: int
-
-
-def connect(folder: Path, name: str) -> socket.socket:
-    """A connection to the socket `name` of a folder that hostile code may write into: links are not followed.
-
-    Raises OSError.
-    """
-    place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        handle = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place)
-    finally:
-        os.close(place)
-    try:
-        if not stat.S_ISSOCK(os.fstat(handle).st_mode):
-            raise ConnectionRefusedError(f"{name} is no socket")
-        made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            made.connect(f"/proc/self/fd/{handle}")  # a socket's own path may be too long
-        except OSError:
-            made.close()
-            raise
-        return made
-    finally:
-        os.close(handle)
 
 
 def exchange(

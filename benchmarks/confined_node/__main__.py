@@ -90,10 +90,8 @@ def _serve(sample: Sample, listener: socket.socket, folders: NodeFolders, order:
     """Pass connections on until the node has ended; return its status."""
     speaking = threading.Thread(target=_pass_log_on, args=[sample], name="node-log", daemon=True)
     speaking.start()
-    run = os.open(folders.run, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        # By way of the descriptor: a socket's own path may be too long.
-        status = asyncio.run(_relay(sample, listener, f"/proc/self/fd/{run}/{SOCKET}"))
+        status = asyncio.run(_relay(sample, listener, folders.run))
         if sample.limit_hit() == "memory":
             _say(
                 f"the node reached its limit of {order.memory_bytes / GIB:.1f} GiB of memory and was ended: raise "
@@ -101,7 +99,6 @@ def _serve(sample: Sample, listener: socket.socket, folders: NodeFolders, order:
             )
         return status
     finally:
-        os.close(run)
         sample.close()
         speaking.join(5)
         shutil.rmtree(folders.run, ignore_errors=True)
@@ -109,11 +106,11 @@ def _serve(sample: Sample, listener: socket.socket, folders: NodeFolders, order:
             shutil.rmtree(folders.code, ignore_errors=True)
 
 
-async def _relay(sample: Sample, listener: socket.socket, path: str) -> int:
+async def _relay(sample: Sample, listener: socket.socket, run: Path) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _end, sample)
-    relay = Relay(listener, path)
+    relay = Relay(listener, run, SOCKET)
     await relay.start()
     status = await asyncio.to_thread(sample.wait, FOREVER_S)
     relay.close()

@@ -5,15 +5,21 @@ from __future__ import annotations
 import asyncio
 import socket
 from contextlib import suppress
+from pathlib import Path
+
+from benchmarks.confined_node.sockets import connect
 
 CHUNK_BYTES = 64 * 1024
 
 
 class Relay:
-    """Serves `listener` by the socket at `path`. A connection is closed at once while nothing listens there."""
+    """Serves `listener` by the socket `name` of `folder`, which belongs to the node: it may be hostile.
 
-    def __init__(self, listener: socket.socket, path: str) -> None:
-        self._listener, self._path = listener, path
+    A connection is closed at once while nothing listens there.
+    """
+
+    def __init__(self, listener: socket.socket, folder: Path, name: str) -> None:
+        self._listener, self._folder, self._name = listener, folder, name
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
@@ -26,7 +32,8 @@ class Relay:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            from_node, to_node = await asyncio.open_unix_connection(self._path)
+            connected = await asyncio.to_thread(connect, self._folder, self._name)
+            from_node, to_node = await asyncio.open_unix_connection(sock=connected)
         except OSError:
             writer.close()
             return
