@@ -14,7 +14,7 @@ TOLERANCE = Tolerance(rms_ppb=20_000, peak_ppb=200_000, error_ratio_ppm=2_000_00
 TINY_TOLERANCE = Tolerance(
     rms_ppb=20_000, peak_ppb=200_000, error_ratio_ppm=4_000_000, drift_ratio_ppm=8_000_000
 )
-TOLERANCES = {"tiny": TINY_TOLERANCE, "demo": TOLERANCE, "standard": TOLERANCE}
+TOLERANCES = {"tiny": TINY_TOLERANCE, "demo": TOLERANCE, "tour": TOLERANCE, "standard": TOLERANCE}
 
 
 @dataclass(frozen=True)
