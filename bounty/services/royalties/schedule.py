@@ -42,11 +42,13 @@ def _attempt(what: str, action: Callable[[], object]) -> None:
         logger.exception("could not %s", what)
 
 
-def note_deployments() -> int:
-    """Begin the terms that a lost process did not begin; return the number of deployments that have terms."""
+def note_deployments(model: str = "") -> int:
+    """Begin the terms of deployments that serve, of all models or of one; return the number that have terms now."""
     rows = Deployment.objects.filter(
         state__in=HAS_SERVED, is_first=False, is_rollback=False, serving_at__isnull=False
     )
+    if model:
+        rows = rows.filter(model=model)
     noted = set(RoyaltyTerm.objects.values_list("deployment", flat=True))
     missing = rows.exclude(pk__in=noted).exclude(lineage="").order_by("serving_at")
     return sum(bool(note_deployment(pk)) for pk in missing.values_list("pk", flat=True))

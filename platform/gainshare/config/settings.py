@@ -293,6 +293,8 @@ CAPACITY_RUNNERS = "bounty.services.runners.pool.pool_runners"
 FORMER_TREE_S = env.integer("GAINSHARE_FORMER_TREE_S", 86_400, minimum=0)
 # Function that lists who shares in what a model's deployments save: `gainshare.gateway.gains`.
 GAIN_SHARES = "bounty.services.royalties.shares.gain_shares"
+# Function that begins the shares of a model's deployments that have none yet.
+BEGIN_SHARES = "bounty.services.royalties.schedule.note_deployments"
 # Who lends idle serving devices to judging, and what ends a run whose device is taken back.
 DEVICE_LENDER = "gainshare.capacity.pool.lender.DeviceLender"
 DEVICE_BORROWER = "bounty.services.runners.lending.end_runs"

@@ -51,6 +51,12 @@ def gain_shares(model: str) -> list[GainShare]:
     return rows(model)
 
 
+def begin_shares(model: str) -> None:
+    """Begin the shares that are due: no price may be derived as if a gain that serves had no author. Repeatable."""
+    begin = cast(Callable[[str], object], import_string(settings.BEGIN_SHARES))
+    begin(model)
+
+
 def savings_of(model: str, shares: Iterable[GainShare] | None = None) -> list[Placed]:
     """Every deployment of the model that served, with what it saves. Those that were taken back no longer count."""
     rows = list(Deployment.objects.filter(model=model, state__in=HAS_SERVED, serving_at__isnull=False))

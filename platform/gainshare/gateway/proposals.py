@@ -21,7 +21,7 @@ from benchmarks.sharing.royalties import shared_price
 from benchmarks.sharing.savings import PRICED_LINES, Placed, level, remaining_ppm
 from gainshare.accounts.models import User
 from gainshare.gateway.device_cost import DeviceCost, device_costs
-from gainshare.gateway.gains import GainShare, gain_shares, savings_of
+from gainshare.gateway.gains import GainShare, begin_shares, gain_shares, savings_of
 from gainshare.ledger.errors import LedgerError, Unpriced
 from gainshare.ledger.models import PriceVersion
 from gainshare.ledger.price_book import (
@@ -98,9 +98,13 @@ class Proposal:
 
 
 def propose(*, model: str, now: datetime) -> Proposal:
-    """The draft for `model`. Raises LedgerError (404) for a model without a price. Publishes nothing."""
+    """The draft for `model`, with every share that is due. Raises LedgerError (404) for a model without a price.
+
+    Publishes nothing.
+    """
     in_force = _in_force(model, now)
     reference, since = _reference(in_force)
+    begin_shares(model)
     shares = [each for each in gain_shares(model) if each.starts_at >= since]
     history = savings_of(model)
     lines = tuple(_line(line, history, shares, reference, in_force, since, now) for line in PRICED_LINES)

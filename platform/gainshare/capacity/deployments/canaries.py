@@ -13,6 +13,7 @@ from django.utils import timezone
 from benchmarks.canary.order import CanaryOrder, Plan
 from benchmarks.faults import fault_point
 from benchmarks.sandbox.readable import readable
+from benchmarks.statistics.confirm import LEAST_PAIRS
 from gainshare.capacity.agent.protocol import CanaryReport
 from gainshare.capacity.deployments.errors import NotThisCanary
 from gainshare.capacity.deployments.prices import best_tree
@@ -44,7 +45,11 @@ def begin(deployment: Deployment, host: Host) -> bool:
     """Give the canary to the host, with a new nonce. Returns whether this call did it."""
     served, nonce = serving_tree(deployment.model), secrets.token_hex(32)
     drawn = draw(deployment.model, nonce)
-    plan = Plan(shapes=drawn.shapes, quality_margin_ppm=deployment.plan.get("quality_margin_ppm"))
+    plan = Plan(
+        shapes=drawn.shapes,
+        pairs=LEAST_PAIRS,  # each lasts seconds, and the merge waits
+        quality_margin_ppm=deployment.plan.get("quality_margin_ppm"),
+    )
     begun = Deployment.objects.filter(pk=deployment.pk, state=DeploymentState.REQUESTED).update(
         state=DeploymentState.CANARY,
         host=host,

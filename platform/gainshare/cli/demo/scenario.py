@@ -155,6 +155,7 @@ def _spend(stage: Stage) -> None:
         lines = sum(line["amount"] for line in bill["bill_lines"])
         step.ok = "Paris" in chat["answer"] and spent == total == lines > 0
         step.ok &= bill["tree"] == stage.record.deployment["tree"] and comparison["saved_microcredits"] > 0
+        step.ok &= [gain["person"] for gain in comparison["gains"]] == [HONEST_AUTHOR]
         step.actual = (
             f"{chat['answer']!r} by the tree {bill['tree'][:12]} for {credits_text(total)} credits; before the gain of "
             f"{', '.join(gain['person'] for gain in comparison['gains'])} "

@@ -11,6 +11,7 @@ from rest_framework.test import APIClient
 
 from benchmarks.sharing.royalties import royalty_ppm, shared_price
 from benchmarks.sharing.savings import MILLION, remaining_ppm
+from bounty.models import RoyaltyTerm
 from gainshare.accounts.services import create_api_key
 from gainshare.gateway.comparisons import comparison_of
 from gainshare.gateway.proposals import propose, publish_proposal
@@ -142,3 +143,14 @@ def test_rest_shows_and_publishes_a_proposal(made: RoyaltyWorld) -> None:
     assert made.price_now().output == AT_ONCE
     client.force_authenticate(made.world.ann)
     assert client.get("/api/v1/prices/proposals/", {"model": MODEL}).status_code == 403
+
+
+def test_a_price_is_never_derived_as_if_a_serving_gain_had_no_author() -> None:
+    """Beat may not have noted the deployment yet: the proposal does, and adds the author's part."""
+    made = RoyaltyWorld()
+    made.gain(made.world.ann)
+    made.deploy(made.world.lineage.tip_id, day=1, decode=LOG)
+    assert not RoyaltyTerm.objects.exists()
+    found = propose(model=MODEL, now=timezone.now())
+    assert found.table.output == AT_ONCE
+    assert [row["person"] for row in found.derivation["gains"]] == [made.world.ann.username]
