@@ -169,7 +169,7 @@ def test_a_maintainer_opens_and_funds_within_the_daily_sum(hub: HubWorld, pull: 
     opened = hub.says(pull, hub.mira, "/bounty open decode 20 30")
     made = Bounty.objects.order_by("number").last()
     assert made is not None and (opened.state, opened.spent_microcredits) == ("done", 30_000_000)
-    assert (made.suite, made.preset, made.hardware) == ("decode", "demo", "cpu")
+    assert (made.suite, made.preset, made.hardware) == ("decode", "tour", "cpu")  # of a demo lineage
     assert (made.escrow_microcredits, made.rate_microcredits_per_nat) == (30_000_000, 20_000_000)
     too_much = hub.says(pull, hub.mira, f"/fund {hub.world.bounty.short_name} 20.5")
     assert too_much.state == "refused" and "50 credits a day" in too_much.answer
