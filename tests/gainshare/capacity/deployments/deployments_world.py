@@ -38,6 +38,7 @@ def arrange(settings: Settings, folder: Any) -> None:
     """Settings of these tests: functions that belong to other rooms are named by string."""
     settings.BLOB_ROOT = folder / "blobs"
     settings.RECENT_LENGTHS = f"{__name__}.recent_lengths"
+    settings.FORMER_TREE_S = 0  # all nodes of the tree before drain at once; `test_former` keeps one
 
 
 @dataclass
@@ -167,6 +168,9 @@ def canary(at: Machine, deployment: Deployment, **found: float) -> Deployment:
 def deploy(at: Machine, tree: str = NEW, **found: float) -> Deployment:
     """A whole deployment to its end: canary, successors, switch."""
     deployment = canary(at, ask(tree), **found)
+    for node in live(state=NodeState.DRAINING):  # one that kept the tree before, until its berth was needed
+        end(node)
+    advance(MODEL)
     make_ready(*live(tree))
     advance(MODEL)
     for node in live(state=NodeState.DRAINING):
