@@ -1,4 +1,4 @@
-"""`python -m benchmarks.canary`: clock a tree as a node serves it, beside the tree that is served now.
+"""`python -m benchmarks.canary`: time a tree as a node serves it, against the tree that is served now.
 
     python -m benchmarks.canary --order FILE --trees FOLDER --folder PRIVATE --key KEYFILE --output FILE
     python -m benchmarks.canary --compare SERVED CANDIDATE --model NAME
@@ -181,7 +181,7 @@ def _say(text: str) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.canary",
-        description="Clock a tree as a node serves it, beside the tree that is served now.",
+        description="Time a tree as a node serves it, against the tree that is served now.",
         epilog="Exit status: 0 with a document or table; 3 if it could not be carried out; 2 for wrong options.",
     )
     parser.add_argument("--order", type=Path, help="the site's order, a JSON file")

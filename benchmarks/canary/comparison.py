@@ -1,4 +1,4 @@
-"""The candidate beside one other tree: rounds of two fresh nodes, clocked by turns, one of them frozen at any time.
+"""The candidate against one other tree: rounds of two fresh nodes, clocked by turns, one of them frozen at any time.
 
 Round 0 prepares what a node keeps on disk, and is not clocked. State folders stay from round to round, so each
 process is the next one for the words that were planted before.
@@ -30,12 +30,12 @@ MOST_CONTEXT = 1 << 30
 class Comparison:
     """`rounds` and `events` grow while it runs, in the document's form; an event ends it.
 
-    `beside` names the partner's tree: "served" or "best". `seats` are two, and which side has which is drawn.
+    `against` names the partner's tree: "served" or "best". `seats` are two, and which side has which is drawn.
     """
 
     def __init__(
         self,
-        beside: str,
+        against: str,
         trees: Mapping[str, Path],
         folder: Path,
         seats: tuple[int, int],
@@ -45,12 +45,12 @@ class Comparison:
         *,
         on_progress: Callable[[str], None],
     ) -> None:
-        self.beside = beside
+        self.against = against
         self.rounds: list[dict[str, Any]] = []
         self.event: dict[str, str] | None = None
         self.leaks = Leaks(tokenizer)
         self._trees, self._folder, self._setup, self._work = dict(trees), folder, setup, work
-        drawn = work.sides(beside, "seats").sample(seats, 2)
+        drawn = work.sides(against, "seats").sample(seats, 2)
         self._seats = dict(zip(SIDES, drawn, strict=True))
         self._vocabulary = vocabulary_size(tokenizer)
         self._scrubber = CacheScrubber(setup.core)
@@ -60,7 +60,7 @@ class Comparison:
     def run(self) -> None:
         """All rounds, or up to the candidate's failure. Raises NodeFailed for the partner's."""
         for number in range(self._work.rounds + 1):
-            self._on_progress(f"beside {self.beside}, round {number} of {self._work.rounds}")
+            self._on_progress(f"against {self.against}, round {number} of {self._work.rounds}")
             self.rounds.append(self._empty(number))
             try:
                 with self._nodes_ended():
@@ -71,7 +71,7 @@ class Comparison:
                 if failure.side != CANDIDATE:
                     raise
                 self.event = {
-                    "beside": self.beside,
+                    "against": self.against,
                     "kind": failure.kind,
                     "stage": failure.stage,
                     "detail": failure.detail,
@@ -94,8 +94,8 @@ class Comparison:
 
     def _round(self, number: int) -> None:
         self._start(number)
-        # Lengths are chosen once, by the served tree: beside the best one the same is asked again.
-        is_choosing = number == 0 and self.beside == SERVED
+        # Lengths are chosen once, by the served tree: against the best one the same is asked again.
+        is_choosing = number == 0 and self.against == SERVED
         if is_choosing:
             self._work.fit(self._max_context())
         for side in SIDES:
@@ -128,7 +128,7 @@ class Comparison:
     def _start(self, number: int) -> None:
         """One after the other, the other frozen meanwhile; each answers a first request."""
         call, answers = self._work.first(number), {}
-        names = self._work.sides(self.beside, "start", number).sample(SIDES, 2)
+        names = self._work.sides(self.against, "start", number).sample(SIDES, 2)
         for side in names:
             node = self._nodes[side] = CanaryNode(
                 side, self._trees[side], self._folder / side, self._seats[side], self._setup
@@ -179,7 +179,7 @@ class Comparison:
     def _ask(self, call: Call) -> None:
         """One call of both nodes by turns, in random order, then the comparison while both are frozen."""
         place = len(self._last()["calls"])
-        names = self._work.sides(self.beside, self._last()["number"], place).sample(SIDES, 2)
+        names = self._work.sides(self.against, self._last()["number"], place).sample(SIDES, 2)
         answers: dict[str, list[Answer]] = {}
         done: dict[str, Exchanged] = {}
         for side in names:

@@ -1,4 +1,4 @@
-"""Carries out one canary: checks the trees, clocks the candidate beside the served tree, builds the document."""
+"""Carries out one canary: checks the trees, times the candidate against the served tree, builds the document."""
 
 from __future__ import annotations
 
@@ -65,17 +65,17 @@ def measure(
         code = {name: copies.enter_context(nameless_copy(tree)) for name, tree in folders.items()}
         try:
             work = Work(order.plan, seeds, tokenizer)
-            for beside in (SERVED, BEST) if order.best != order.served else (SERVED,):
-                trees = {CANDIDATE: code[CANDIDATE], PARTNER: code[beside]}
+            for against in (SERVED, BEST) if order.best != order.served else (SERVED,):
+                trees = {CANDIDATE: code[CANDIDATE], PARTNER: code[against]}
                 comparison = Comparison(
-                    beside, trees, folder / beside, place.seats, setup, work, tokenizer, on_progress=say
+                    against, trees, folder / against, place.seats, setup, work, tokenizer, on_progress=say
                 )
                 comparisons.append(comparison)
                 comparison.run()
                 if comparison.event is not None:
                     break
         except NodeFailed as failure:
-            whose = comparisons[-1].beside if comparisons else SERVED
+            whose = comparisons[-1].against if comparisons else SERVED
             raise CannotMeasure(f"the {whose} tree's node failed: {failure}") from None
         except ValueError as error:
             raise CannotMeasure(str(error)) from None
@@ -88,7 +88,7 @@ def measure(
         memory_bytes=setup.memory_bytes,
         arguments=list(setup.arguments),
         secret=secret.hex(),
-        comparisons=[{"beside": one.beside, "rounds": one.rounds} for one in comparisons],
+        comparisons=[{"against": one.against, "rounds": one.rounds} for one in comparisons],
         planted=sum(one.leaks.planted for one in comparisons),
         events=[one.event for one in comparisons if one.event is not None],
         started_at=started_at,

@@ -52,9 +52,9 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class CanaryOrder:
-    """One canary: `candidate` beside `served`, the tree that answers now; trees by hash, "" for the installed one.
+    """One canary: `candidate` compared with `served`, the tree that answers now; trees by hash, "" for the installed one.
 
-    `best` is the tree that prices rest on. Where it is not the one served, the candidate is clocked beside it as well.
+    `best` is the tree that prices rest on. Where it is not the one served, the candidate is timed against it as well.
     `nonce` is the site's, 64 hexadecimal digits; the document repeats it.
     """
 

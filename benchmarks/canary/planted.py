@@ -1,6 +1,6 @@
 """Planted words, and the forms in which a node could keep or tell one: text, hex, base64, UTF-16, token ids.
 
-A form that is none of these, as an encrypted one, is not found: docs/reference/canary.md says what else stands
+A form that is none of these, as an encrypted one, is not found: docs/reference/canary.md says what else is
 against it.
 """
 

@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class LineResult:
-    """One line of the candidate beside another tree, in millionths of a nat: above zero is cheaper.
+    """One line of the candidate compared with another tree, in millionths of a nat: above zero is cheaper.
 
     `bound_log_ppm` is the one-sided 95 % lower bound of all pairs, `estimate_log_ppm` their median.
     """
@@ -29,7 +29,7 @@ class BatchTime:
 
 @dataclass(frozen=True, slots=True)
 class CanaryVerdict:
-    """`passed` and why. `served` and `best` are lines by name, beside the tree served and the tree that prices rest on."""
+    """`passed` and why. `served` and `best` are lines by name, against the tree served and the tree that prices rest on."""
 
     passed: bool
     why: str

@@ -23,7 +23,7 @@ MOST_ROUNDS, MOST_CALLS = 8, 4_000
 MOST_TOKENS = 1 << 24
 MOST_TEXT = 2_000
 SIDES = ("candidate", "partner")
-BESIDE = ("served", "best")
+AGAINST = ("served", "best")
 CASES = ("first", "planted", "mixed", "held_out", "repeated", "probe", PREFILL, DECODE)
 KINDS = ("leak", "crash", "timeout", "malformed", "too_large", "resource_limit", "unsteerable")
 _HEX_64 = re.compile(r"[0-9a-f]{64}")
@@ -39,9 +39,9 @@ def validate(document: Any, *, has_verdict: bool = True) -> None:
         del rules["verdict"]
     _fields(document, rules, "document")
     plan = document["order"]["plan"]
-    for name, comparison in zip(BESIDE, document["comparisons"], strict=False):
-        if comparison["beside"] != name:
-            raise EvidenceError("document.comparisons are beside the served tree, then beside the best one")
+    for name, comparison in zip(AGAINST, document["comparisons"], strict=False):
+        if comparison["against"] != name:
+            raise EvidenceError("document.comparisons are against the served tree, then against the best one")
         for number, one in enumerate(comparison["rounds"]):
             where = f"document.comparisons of {name}, round {number}"
             if one["number"] != number:
@@ -250,11 +250,11 @@ _DOCUMENT: dict[str, Any] = {
     "arguments": _list_of(_text(1_000), 100),
     "trees": {"served": _hex, "candidate": _hex, "best": _hex},
     "secret": _hex,
-    "comparisons": _List({"beside": _one_of(*BESIDE), "rounds": _List(_ROUND, MOST_ROUNDS, 1)}, 2),
+    "comparisons": _List({"against": _one_of(*AGAINST), "rounds": _List(_ROUND, MOST_ROUNDS, 1)}, 2),
     "planted": _integer(0, 1_000),
     "events": _List(
         {
-            "beside": _one_of(*BESIDE),
+            "against": _one_of(*AGAINST),
             "kind": _one_of(*KINDS),
             "stage": _text(100),
             "detail": _text(),

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from benchmarks.canary.results import CanaryVerdict, LineResult
 from benchmarks.statistics.units import signed_percent
 
-HEAD = ("line", "beside", "at least", "median", "pairs")
+HEAD = ("line", "against", "at least", "median", "pairs")
 
 
 def table(verdict: CanaryVerdict) -> str:
-    """Lines of the candidate beside the served tree and, where it is another one, the best; then times of a token."""
+    """Lines of the candidate against the served tree and, where it is another one, the best; then times of a token."""
     rows: list[tuple[str, ...]] = [HEAD, *_rows("served", verdict.served)]
     if verdict.best != verdict.served:
         rows += _rows("best", verdict.best)
@@ -24,11 +24,11 @@ def table(verdict: CanaryVerdict) -> str:
     return "\n\n".join(parts)
 
 
-def _rows(beside: str, lines: dict[str, LineResult]) -> Iterator[tuple[str, ...]]:
+def _rows(against: str, lines: dict[str, LineResult]) -> Iterator[tuple[str, ...]]:
     for name, line in lines.items():
         yield (
             name,
-            beside,
+            against,
             signed_percent(line.bound_log_ppm),
             signed_percent(line.estimate_log_ppm),
             str(line.pairs),

@@ -37,7 +37,7 @@ EVENT_WORDS = {
     "crash": "its node ended or broke a connection",
     "timeout": "its node did not answer in time",
     "malformed": "its node gave an answer that no node gives",
-    "too_large": "its node gave more than can be looked at",
+    "too_large": "its node gave more than can be searched",
     "resource_limit": "its node reached a limit of its sandbox",
     "unsteerable": "its node could not be frozen or ended",
 }
@@ -46,7 +46,7 @@ EVENT_WORDS = {
 def decide(document: dict[str, Any]) -> CanaryVerdict:
     """The verdict: refused for the first reason that holds, else passed. Raises EvidenceError for another shape."""
     validate(document, has_verdict="verdict" in document)
-    comparisons = {one["beside"]: one for one in document["comparisons"]}
+    comparisons = {one["against"]: one for one in document["comparisons"]}
     why = _why_refused(document, comparisons)
     order = document["order"]
     lines = {name: _lines(one, order["plan"]) for name, one in comparisons.items()}
@@ -79,9 +79,9 @@ def _why_refused(document: dict[str, Any], comparisons: dict[str, dict[str, Any]
     for name in wanted:
         one = comparisons.get(name)
         if one is None:
-            return f"it was not clocked beside the {name} tree: run the canary again"
+            return f"it was not timed against the {name} tree: run the canary again"
         if few := _too_few(one, order["plan"]):
-            return f"beside the {name} tree {few}: run the canary again"
+            return f"against the {name} tree {few}: run the canary again"
     if lost := _lost_reason(comparisons[SERVED], order["plan"]["quality_margin_ppm"]):
         return lost
     for one in found:
@@ -116,8 +116,8 @@ def _frozen_reasons(comparison: dict[str, Any]) -> Iterator[str]:
 
 
 def different_reasons(comparison: dict[str, Any], plan: dict[str, Any]) -> Iterator[str]:
-    """Answers beside the served tree must be equal, unless the gain was judged by the quality route."""
-    if comparison["beside"] != SERVED or plan["quality_margin_ppm"] is not None:
+    """Answers against the served tree must be equal, unless the gain was judged by the quality route."""
+    if comparison["against"] != SERVED or plan["quality_margin_ppm"] is not None:
         return
     for one in comparison["rounds"]:
         for call in one["calls"]:
@@ -131,7 +131,7 @@ def different_reasons(comparison: dict[str, Any], plan: dict[str, Any]) -> Itera
 
 
 def repeated_reasons(comparisons: dict[str, dict[str, Any]]) -> Iterator[str]:
-    """Beside the best tree it gets the same requests in fresh processes, and must give the answers that it gave before."""
+    """Against the best tree it gets the same requests in fresh processes, and must give the answers that it gave before."""
     if SERVED not in comparisons or BEST not in comparisons:
         return
     for before, after in zip(comparisons[SERVED]["rounds"], comparisons[BEST]["rounds"], strict=False):
@@ -144,7 +144,7 @@ def repeated_reasons(comparisons: dict[str, dict[str, Any]]) -> Iterator[str]:
 
 
 def _lost_reason(comparison: dict[str, Any], margin_ppm: int | None) -> str | None:
-    """Held-out loss beside the served tree, of a gain that may change answers."""
+    """Held-out loss against the served tree, of a gain that may change answers."""
     if margin_ppm is None:
         return None
     tokens = sum(one["held_out_tokens"] for one in comparison["rounds"])

@@ -39,7 +39,7 @@ NAMES = 5
 
 @dataclass(frozen=True, slots=True)
 class Deployed:
-    """One step of a play: a tree's true saving beside the first one in nats, and its day.
+    """One step of a play: a tree's true saving compared with the first one in nats, and its day.
 
     ``gain`` names the player's booked gain in it; empty: it has none that is new. ``lost_day`` is when it is rolled back.
     """

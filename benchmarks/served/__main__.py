@@ -59,7 +59,7 @@ def _under_load(model: str, number: int) -> list[Row]:
 
 
 def _of_the_gain() -> list[Row]:
-    """Serve the textbook engine, then its fix: what the canary saves beside what the suite confirms."""
+    """Serve the textbook engine, then its fix: what the canary saves, and what the suite confirms."""
     with _stack(GAIN_MODEL) as site:
         site.lineage("textbook", (ROOT / ENGINE).read_text())
         _serve_first(site, "textbook", GAIN_MODEL)

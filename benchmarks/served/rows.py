@@ -52,7 +52,7 @@ def deployment_rows(deployed: Sequence[Deployed], *, answered: int, failures: Se
 
 
 def saving_rows(name: str, deployed: Deployed, suite: str, suite_bound_log_ppm: int | None) -> list[Row]:
-    """Rows of one gain: what its canary saved of each line, beside its suite's bound."""
+    """Rows of one gain: what its canary saved of each line, with its suite's bound."""
     stated = "not measured" if suite_bound_log_ppm is None else signed_percent(suite_bound_log_ppm)
     return [
         Row(

@@ -45,7 +45,7 @@ MOST_DAYS = 3650
 
 
 def credits_of(saving_ppm: int, logs: Sequence[int], most: Sequence[int | None] | None = None) -> list[int]:
-    """Split a saving among gains by the logs of their confirmed bounds, in their order; the rest is nobody's.
+    """Split a saving among gains by the logs of their confirmed bounds, in their order; the rest belongs to no one.
 
     ``most`` are what the same gains were credited on this line before, None for new ones: a deployment that was rolled
     back and comes again credits no gain with more than the first time.
@@ -106,7 +106,7 @@ def day_pay(
     """Micro-credits for each term for one day of one model.
 
     ``paid`` is what each account paid from lots that count, for all its requests to the model. The first cap is for
-    all royalties of one payer together, whoever earns them, so that a gain in several names is paid no more.
+    all royalties of one payer together, no matter who earns them, so that a gain in several names is paid no more.
     """
     by_payer: dict[int, list[Claim]] = defaultdict(list)
     for claim in claims:

@@ -1,8 +1,8 @@
 """Savings of deployments by line, from the clocked bounds of their canaries. Integers, and one fixed-precision exponential.
 
 A tree's position on a line is how much cheaper it is than the first tree, in millionths of a nat: the position of the
-tree that it was clocked beside, plus the bound. A model's level on a line is the best position of the deployments that
-count. A deployment saves what lies above the level before it. So whatever raises the level is paid once: a loss that is
+tree that it was timed against, plus the bound. A model's level on a line is the best position of the deployments that
+count. A deployment saves what is above the level before it. So whatever raises the level is paid once: a loss that is
 mended, a tree that is deployed twice, and gains in another order add nothing, and the savings of parts never exceed the
 saving of the whole.
 """
@@ -25,7 +25,7 @@ EXACT = Context(prec=50, rounding=ROUND_FLOOR)
 class Served:
     """One deployment that served, from ``at`` on.
 
-    ``bounds`` are its canary's lower bounds by line, in millionths of a nat, beside the tree ``beside`` (None: the best
+    ``bounds`` are its canary's lower bounds by line, in millionths of a nat, against the tree ``against`` (None: the best
     tree at that time). Without bounds it was not clocked: a model's first deployment, or a rollback. ``lost_at`` is when
     its tree was rolled back, or the last of its gains reversed; from then on it does not count.
     """
@@ -34,7 +34,7 @@ class Served:
     tree: str
     at: datetime
     bounds: Mapping[str, int] = field(default_factory=dict)
-    beside: str | None = None
+    against: str | None = None
     lost_at: datetime | None = None
 
     def counts_at(self, at: datetime) -> bool:
@@ -74,7 +74,7 @@ def remaining_ppm(level_log_ppm: int) -> int:
 def placed(history: Iterable[Served]) -> list[Placed]:
     """Every deployment of one model with its positions and savings, in the order in which they served.
 
-    A tree that was clocked more than once has the lowest of its positions: nobody draws again until a bound is high.
+    A tree that was clocked more than once has the lowest of its positions: no one draws again until a bound is high.
     """
     found: list[Placed] = []
     trees: dict[str, dict[str, int]] = {}
@@ -98,8 +98,8 @@ def _positions(
     """Position on each line; a tree that was not clocked has its earlier one, else that of the first tree."""
     if not served.bounds:
         return {line: trees.get(served.tree, {}).get(line, 0) for line in PRICED_LINES}
-    beside = best_tree(before, served.at) if served.beside is None else served.beside
-    other = trees.get(beside, {})
+    against = best_tree(before, served.at) if served.against is None else served.against
+    other = trees.get(against, {})
     return {line: other.get(line, 0) + served.bounds.get(line, 0) for line in PRICED_LINES}
 
 

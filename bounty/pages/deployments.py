@@ -36,5 +36,5 @@ def deploy(request: SignedInRequest, name: str) -> HttpResponse:
     except DomainError as error:
         form.add_error(None, error.message)
         return lineage_page(request, name, deploying=form)
-    messages.success(request, "The tip is tried beside the tree that serves now. This page follows it.")
+    messages.success(request, "The tip is tried against the tree that serves now. This page follows it.")
     return redirect("deployment", deployment_id=made.pk)

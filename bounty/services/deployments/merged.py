@@ -12,7 +12,7 @@ DEPLOY_ACCEPTANCES = 2  # of each merged diff that a lineage's setting deploys
 def merged_between(lineage: Lineage, *, tip: str, until: str) -> list[Submission] | None:
     """The submissions whose merges led from the tree ``until`` to ``tip``, the oldest first.
 
-    None if another change lies between them, such as a push to the lineage's repository that no one measured.
+    None if there is another change between them, such as a push to the lineage's repository that no one measured.
     """
     merged = _merged_trees(lineage)
     found: list[Submission] = []

@@ -133,7 +133,7 @@ def _require_deployable(lineage: Lineage) -> None:
 
 
 def _quality_margin(lineage: Lineage, model: str) -> int | None:
-    """How much held-out loss may grow, where a gain that may change answers lies between; else None: they must be equal."""
+    """How much held-out loss may grow, where a gain between them may change answers; else None: they must be equal."""
     served = serving_tree(model)
     merged = merged_between(lineage, tip=lineage.tip_id, until=served or lineage.origin_id)
     changes = any(one.bounty.suite == QUALITY for one in merged or ())

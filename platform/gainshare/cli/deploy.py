@@ -83,7 +83,7 @@ def _ask(where: Site, lineage: str, model: str) -> dict[str, Any]:
 
 def _roll_back(where: Site, model: str, reason: str) -> dict[str, Any]:
     if not reason:
-        raise CliError("say why with --reason: it stands on the model's page", code="usage")
+        raise CliError("say why with --reason: it is shown on the deployment's page", code="usage")
     serving = [row for row in _deployments(where, model) if row["state"] == "serving"]
     if not serving:
         raise CliError(
@@ -135,9 +135,9 @@ def _print_one(made: dict[str, Any]) -> None:
     if made["result"]:
         table(
             "Canary",
-            ("line", "beside the tree served", "at least", "beside the best tree", "at least"),
+            ("line", "against the tree served", "at least", "against the best tree", "at least"),
             _lines(made["result"]),
-            right=("beside the tree served", "at least", "beside the best tree"),
+            right=("against the tree served", "at least", "against the best tree"),
         )
 
 

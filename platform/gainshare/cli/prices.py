@@ -40,7 +40,7 @@ def propose(
 @prices.command("publish")
 def publish(
     model: ModelArgument,
-    digest: Annotated[str, typer.Option("--digest", help="Of the proposal that you looked at.")],
+    digest: Annotated[str, typer.Option("--digest", help="Of the proposal that was shown.")],
     url: UrlOption = "",
     key: KeyOption = "",
     as_json: JsonOption = False,

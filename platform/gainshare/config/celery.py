@@ -16,7 +16,7 @@ FORGET_ATTEMPTS_S = 600
 SWEEP_BLOBS_S = 3600
 CHECK_GITHUB_APP_S = 600
 SETTLE_ENGINES_S = 5
-SETTLE_ROYALTIES_S = 600  # how often royalties are looked at; each day is paid once
+SETTLE_ROYALTIES_S = 600  # how often royalties are settled; each day is paid once
 FORGET_DECISIONS_S = 3600
 
 app = Celery("gainshare")

@@ -39,7 +39,7 @@ class GainOfPrice:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """A bill beside what the same tokens would have cost before, in micro-credits, and the gains between them."""
+    """A bill, and what the same tokens would have cost before, in micro-credits, and the gains between them."""
 
     before_microcredits: int
     billed_microcredits: int
@@ -75,7 +75,7 @@ def before_by_line(record: UsageRecord) -> dict[str, int]:
 
 
 def comparison_of(record: UsageRecord) -> Comparison:
-    """The bill beside that before the gains. Without gains, and while the request runs, they are the same."""
+    """The bill compared with that before the gains. Without gains, and while the request runs, they are the same."""
     if not record.price.derivation or record.finished_at is None:
         return Comparison(record.billed_microcredits, record.billed_microcredits, ())
     before = price_bill(recorded(record), reference_of(record.price)).total

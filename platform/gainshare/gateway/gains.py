@@ -65,7 +65,7 @@ def savings_of(model: str, shares: Iterable[GainShare] | None = None) -> list[Pl
 
 
 def bounds_of(deployment: Deployment) -> tuple[dict[str, int], str | None]:
-    """The canary's lower bounds by line, and the tree they are beside, which its plan names; None: the best at that time."""
+    """The canary's lower bounds by line, and the tree that they compare with, which its plan names; None: the best at that time."""
     if deployment.is_first or deployment.is_rollback:
         return {}, None
     result: dict[str, Any] = deployment.result
@@ -81,9 +81,9 @@ def _bounds(lines: dict[str, Any]) -> dict[str, int]:
 
 
 def _served(row: Deployment, lost_at: datetime | None) -> Served:
-    bounds, beside = bounds_of(row)
+    bounds, against = bounds_of(row)
     assert row.serving_at is not None
-    return Served(str(row.pk), row.tree, row.serving_at, bounds, beside, lost_at)
+    return Served(str(row.pk), row.tree, row.serving_at, bounds, against, lost_at)
 
 
 def _lost_at(row: Deployment, rows: Iterable[Deployment], reversed_at: datetime | None) -> datetime | None:

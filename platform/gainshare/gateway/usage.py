@@ -63,7 +63,7 @@ class GainOfPriceSerializer(serializers.Serializer[Any]):
 
 
 class ComparisonSerializer(serializers.Serializer[Any]):
-    """The bill beside the same tokens under the prices before all gains; the same where no gain lowered them."""
+    """The bill compared with the same tokens under the prices before all gains; the same where no gain lowered them."""
 
     before_microcredits = serializers.IntegerField()
     billed_microcredits = serializers.IntegerField()

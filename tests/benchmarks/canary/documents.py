@@ -44,7 +44,7 @@ def equal(line: str, batch: int) -> float:
 
 
 def comparison(
-    beside: str, seed: int, plan: Plan, factor: Factor = equal, *, noise: float = 0.01
+    against: str, seed: int, plan: Plan, factor: Factor = equal, *, noise: float = 0.01
 ) -> dict[str, Any]:
     """One comparison; `noise` is the standard deviation of a value's logarithm."""
     rng = random.Random(seed)
@@ -72,7 +72,7 @@ def comparison(
                 "calls": calls,
             }
         )
-    return {"beside": beside, "rounds": rounds}
+    return {"against": against, "rounds": rounds}
 
 
 def _loss(plan: Plan, factor: Factor) -> dict[str, int]:

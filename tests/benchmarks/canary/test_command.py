@@ -138,7 +138,7 @@ def test_a_key_that_cannot_be_read_is_named_without_its_content(command: Command
 
 @pytest.fixture
 def host(command: Command) -> Iterator[tuple[Command, CanaryOrder]]:
-    """A host with the installed tree, and an order of it beside itself, as another tree's hash would be."""
+    """A host with the installed tree, and an order of it against itself, as another tree's hash would be."""
     tree = built_tree(command.trees / "installed")
     hashed = tree_hash(tree)
     shutil.copytree(tree, command.trees / hashed)

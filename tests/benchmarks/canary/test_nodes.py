@@ -63,16 +63,16 @@ def clocked(
 
 
 def compared(
-    beside: str, work: Work, tree: Path, candidate: Path, folder: Path, patience: Patience | None = None
+    against: str, work: Work, tree: Path, candidate: Path, folder: Path, patience: Patience | None = None
 ) -> Comparison:
     assert LEVEL is not None
     setup = NodeSetup(
         "tiny", None, LEVEL, "cpu", 3 * GIB, choose_cores().measuring, patience=patience or Patience()
     )
     found = Comparison(
-        beside,
+        against,
         {CANDIDATE: candidate, PARTNER: tree},
-        folder / "nodes" / beside,
+        folder / "nodes" / against,
         (12, 13),
         setup,
         work,
@@ -84,7 +84,9 @@ def compared(
 
 
 def differences(found: Comparison) -> list[str]:
-    return list(different_reasons({"beside": "served", "rounds": found.rounds}, {"quality_margin_ppm": None}))
+    return list(
+        different_reasons({"against": "served", "rounds": found.rounds}, {"quality_margin_ppm": None})
+    )
 
 
 def attacked(tree: Path, folder: Path, changes: list[Change], **more: object) -> Comparison:
@@ -201,7 +203,7 @@ def test_held_out_loss_of_a_tree_that_answers_otherwise_is_found(tree: Path, fol
 @pytest.mark.long
 def test_beside_the_best_tree_the_same_is_asked_once_more(tree: Path, folder: Path) -> None:
     work = Work(PLAN, Seeds.fresh()[1], tokenizer_of(None, "tiny"), rounds=0)
-    served, best = (compared(beside, work, tree, tree, folder) for beside in ("served", "best"))
+    served, best = (compared(against, work, tree, tree, folder) for against in ("served", "best"))
     assert served.event is best.event is None
     first, again = served.rounds[0]["calls"], best.rounds[0]["calls"]
     assert [(call["case"], call["batch"]) for call in first] == [

@@ -67,7 +67,7 @@ def test_a_different_answer_is_refused_even_where_it_is_faster() -> None:
 
 
 def test_a_leak_is_the_first_reason() -> None:
-    leak = {"beside": "served", "kind": "leak", "stage": "log", "detail": "it printed it"}
+    leak = {"against": "served", "kind": "leak", "stage": "log", "detail": "it printed it"}
     found = verdict(events=[{**leak, "kind": "crash"}, leak])
     assert not found.passed and found.why.startswith("it leaks one account's prompt")
 
@@ -127,11 +127,11 @@ def test_prices_rest_on_the_best_tree() -> None:
 def test_the_best_tree_must_have_been_clocked_where_it_is_another_one() -> None:
     asked = order(best=BEST)
     found = verdict(asked, comparisons=[comparison("served", 1, asked.plan)])
-    assert not found.passed and "not clocked beside the best tree" in found.why and found.best == {}
+    assert not found.passed and "not timed against the best tree" in found.why and found.best == {}
 
 
 def test_who_answers_the_same_request_differently_beside_the_best_tree_is_refused() -> None:
-    """A tree that is honest beside the served tree and fast and wrong afterwards."""
+    """A tree that is honest against the served tree and fast and wrong afterwards."""
     asked = order(best=BEST)
     both = [comparison("served", 1, asked.plan), comparison("best", 2, asked.plan)]
     both[1]["rounds"][4]["calls"][5]["answers"]["candidate"][0] = "e" * 64

@@ -43,7 +43,7 @@ def test_nothing_measured_is_not_a_success() -> None:
     assert canary.value == 60.0
 
 
-def test_a_gains_saving_stands_beside_its_suites_bound() -> None:
+def test_a_gains_saving_is_shown_with_its_suites_bound() -> None:
     (row,) = saving_rows("compiled executor", deployed(), "decode", 1_386_295)
     assert (row.value, row.name) == ("+100.0 %", "compiled executor: decode, at least")
     assert "+300.0 %" in row.how

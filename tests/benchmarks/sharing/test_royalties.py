@@ -35,7 +35,7 @@ CLAIMS = st.lists(
 PAID = st.dictionaries(st.integers(1, 4), st.integers(0, 10**9), max_size=4)
 
 
-def test_a_saving_is_split_by_logs_and_the_rest_is_nobodys() -> None:
+def test_a_saving_is_split_by_logs_and_the_rest_belongs_to_no_one() -> None:
     assert credits_of(100, [200_000, 100_000]) == [66, 33]
 
 
@@ -112,7 +112,7 @@ def test_the_cap_of_all_royalties_scales_each_alike() -> None:
     assert day_pay(claims, {1: 1_000}, payer_cap_ppm=MILLION) == {"a": 200, "b": 100}
 
 
-def test_an_account_that_paid_nothing_that_counts_earns_nobody_anything() -> None:
+def test_an_account_that_paid_nothing_that_counts_earns_no_one_anything() -> None:
     assert day_pay([Claim("a", 9, 1, MILLION, MILLION, 10**9)], {2: 10**9}) == {}
 
 

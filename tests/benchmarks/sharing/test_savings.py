@@ -82,11 +82,11 @@ def test_no_history_saves_more_than_its_best_position(bounds: list[int]) -> None
 
 @given(st.integers(1, 400_000), st.integers(1, 400_000))
 def test_a_loss_that_is_mended_saves_nothing(gain: int, loss: int) -> None:
-    """Clocked beside the best tree, or beside the slower one that is served: the same."""
+    """Clocked against the best tree, or against the slower one that is served: the same."""
     slow = clocked(2, "slow", -loss)
-    beside_best = clocked(3, "mended", 0)
-    beside_slow = replace(clocked(3, "mended", loss), beside="slow")
-    for mended in (beside_best, beside_slow):
+    against_best = clocked(3, "mended", 0)
+    against_slow = replace(clocked(3, "mended", loss), against="slow")
+    for mended in (against_best, against_slow):
         found = placed([clocked(1, "a", gain), slow, mended])
         assert not found[1].savings and not found[2].savings
 

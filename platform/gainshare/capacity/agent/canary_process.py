@@ -79,7 +79,7 @@ class CanaryPlace:
             shutil.rmtree(work, ignore_errors=True)
 
     def _signal(self, number: signal.Signals) -> None:
-        """To the process group of whoever holds the lock. What only has folders mounted is a sandbox: it gets SIGKILL."""
+        """To the process group of the process that holds the lock. What only has folders mounted is a sandbox: it gets SIGKILL."""
         for pid in self.lock.holders():
             with suppress(ProcessLookupError, PermissionError):
                 group = os.getpgid(pid)

@@ -91,7 +91,7 @@ def start(
 def remove_state(order: NodeOrder, device: Device) -> None:
     """Remove what the berth's last node kept, unless both it and the new one are of installed code.
 
-    A deployed tree may leave compiled code, or what it was asked, for whoever executes or reads it next. Raises OSError.
+    A deployed tree may leave compiled code, or what it was asked, for the code that executes or reads it next. Raises OSError.
     """
     before = read_record(device.record)
     if device.node.exists() and (order.tree or before is None or before.tree):

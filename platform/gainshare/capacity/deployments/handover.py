@@ -117,7 +117,7 @@ def switch(deployment: Deployment, now: datetime) -> bool:
 
 
 def give_up(deployment: Deployment, why: str, now: datetime) -> bool:
-    """End a deployment whose nodes do not start. What serves goes on serving. Returns whether this call did it."""
+    """End a deployment whose nodes do not start. What serves continues to serve. Returns whether this call did it."""
     starting = Deployment.objects.filter(pk=deployment.pk, state=DeploymentState.STARTING)
     is_ended = starting.update(state=DeploymentState.FAILED, why=why[:300], ended_at=now) > 0
     fault_point("deployments.given_up")

@@ -55,7 +55,7 @@ def expected_ns(batch: float, times: Mapping[int, int]) -> float:
     """Nanoseconds a token at so many answers at once, between the batch sizes that the canary clocked.
 
     ``times`` maps batch sizes to nanoseconds and is not empty. Below the smallest it is that one's; above the largest,
-    the line through the two largest goes on, or one through zero where there is only one, and never falls.
+    the line through the two largest is extended, or one through zero where there is only one, and never falls.
     """
     known = sorted(times.items())
     if batch <= known[0][0]:

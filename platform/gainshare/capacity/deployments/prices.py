@@ -13,7 +13,7 @@ PRICED = (PREFILL, DECODE, MEMORY)
 
 
 def best_tree(model: str) -> str:
-    """The tree beside which the next canary of ``model`` has to be cheaper for a price to fall."""
+    """The tree against which the next canary of ``model`` has to be cheaper for a price to fall."""
     return best_of(Deployment.objects.filter(model=model).exclude(serving_at=None).order_by("serving_at"))
 
 
@@ -21,7 +21,7 @@ def best_of(deployments: Iterable[Deployment]) -> str:
     """The same from the deployments that ever served, in the order in which they did.
 
     It starts with the first deployment (nothing served before it), else with the installed tree. Each later one
-    that was credited replaces it: one with a positive bound on any line beside the best tree of its own time. A tree
+    that was credited replaces it: one with a positive bound on any line against the best tree of its own time. A tree
     that was rolled back does not count, nor a rollback, nor a tree that is slower than the best and serves all the
     same: so who makes a model slower and faster again has moved no price.
     """

@@ -28,7 +28,7 @@ def lose_hosts(now: datetime) -> int:
     """End the nodes of lost hosts, and return how many.
 
     A host that is silent while another one is heard is lost. While none is heard, the silence may be the site's, so the
-    site asks the nodes themselves. One that answers goes on, however long its agent is silent. One that does not is
+    site asks the nodes themselves. One that answers is kept, however long its agent is silent. One that does not is
     marked as hung: it gets nothing new and scaling replaces it, but it ends only after PATIENCE times as long. Until
     then a heartbeat brings it back without another start.
     """

@@ -15,7 +15,7 @@ class DeploymentState(models.TextChoices):
     """State of a deployment. Each change is one conditional UPDATE; none goes back."""
 
     REQUESTED = "requested", "Requested"  # waits for a host that can try it
-    CANARY = "canary", "Canary"  # a host builds it, then clocks it beside the tree that is served
+    CANARY = "canary", "Canary"  # a host builds it, then times it against the tree that is served
     STARTING = "starting", "Starting"  # its nodes start beside the serving ones, without traffic
     SERVING = "serving", "Serving"  # all new requests go to its nodes
     SUPERSEDED = "superseded", "Superseded"  # a later deployment serves

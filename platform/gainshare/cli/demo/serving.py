@@ -93,7 +93,7 @@ def _wait_until_served(stage: Stage, person: Person) -> str:
 
 
 def _print_canary(stage: Stage, result: dict[str, Any]) -> None:
-    table = Table("line", "beside the tree served", "at least", title="The canary")
+    table = Table("line", "against the tree served", "at least", title="The canary")
     for column in table.columns[1:]:
         column.justify = "right"
     for name, line in lines_of(result["served"]):

@@ -53,7 +53,7 @@ BEGIN
             USING ERRCODE = '23000';
     END IF;
     IF NEW.kind = 'repayment' AND payer.owner_id <> payee.owner_id THEN
-        RAISE EXCEPTION 'ledger: nobody repays what another person owes' USING ERRCODE = '23000';
+        RAISE EXCEPTION 'ledger: no one repays what another person owes' USING ERRCODE = '23000';
     END IF;
     IF (NEW.kind = 'reservation' AND payer.closed_at IS NOT NULL)
             OR (NEW.kind = 'escrow' AND payee.closed_at IS NOT NULL) THEN

@@ -1,6 +1,6 @@
 """Royalties: shares of what a gain saved, from revenue into a lot of the contributor's.
 
-A royalty is booked as unvested: a pending transfer that reserves revenue, which nobody can spend. It vests into its
+A royalty is booked as unvested: a pending transfer that reserves revenue, which no one can spend. It vests into its
 lot after the window in which its gain can be reversed, or is voided and stays in revenue.
 """
 

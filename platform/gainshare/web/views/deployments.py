@@ -26,7 +26,7 @@ NS_PER_MS = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class LineRow:
-    """One line of a canary: estimate and lower bound in millionths of a nat, beside the served and the best tree."""
+    """One line of a canary: estimate and lower bound in millionths of a nat, against the served and the best tree."""
 
     name: str
     served: dict[str, int] | None

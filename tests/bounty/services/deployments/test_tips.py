@@ -63,7 +63,7 @@ def test_a_maintainer_deploys_the_tip_and_repeating_it_asks_once(world: World, m
     assert Deployment.objects.count() == 1
 
 
-def test_nobody_else_deploys(world: World, merged: Submission) -> None:
+def test_no_one_else_deploys(world: World, merged: Submission) -> None:
     for act in (
         lambda: deploy_tip(actor=world.ann, name=world.lineage.name, model=MODEL),
         lambda: set_automatic(actor=world.ann, name=world.lineage.name, model=MODEL, is_on=True),

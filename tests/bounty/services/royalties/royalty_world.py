@@ -59,7 +59,7 @@ class RoyaltyWorld:
         return submission
 
     def deploy(self, tree: str, *, day: float, decode: int = 0, **more: Any) -> Deployment:
-        """A deployment that serves from that day on, with the decode bound of its canary beside the best tree."""
+        """A deployment that serves from that day on, with the decode bound of its canary against the best tree."""
         lines = {"decode": decode, **more.pop("lines", {})}
         result = {
             "best": {

@@ -173,7 +173,7 @@ SPENDING = st.lists(
 
 
 def test_no_traffic_between_accounts_brings_back_more_than_a_fifth_of_what_it_cost() -> None:
-    """Own and wash traffic on the real ledger: whoever pays with whatever, no spending returns above the cap."""
+    """Own and wash traffic on the real ledger: no matter who pays and with which credits, no spending returns above the cap."""
     made = RoyaltyWorld()
     made.gain(made.world.ann)
     made.gain(made.world.bob)

@@ -132,8 +132,8 @@ def sealed(
     """A host's document: decoding takes `decode` times what it takes with the served tree, and `best` with the best one."""
     factors = {"served": decode} if order.best == order.served else {"served": decode, "best": best or decode}
     comparisons = [
-        comparison(beside, seed, order.plan, _decodes_in(factor))
-        for seed, (beside, factor) in enumerate(factors.items())
+        comparison(against, seed, order.plan, _decodes_in(factor))
+        for seed, (against, factor) in enumerate(factors.items())
     ]
     when = datetime(2026, 1, 2, tzinfo=UTC)
     document = build_document(

@@ -11,7 +11,7 @@ from gainshare.capacity.models import Deployment, DeploymentState
 
 
 def served(tree: str, decode: int = 0, **more: Any) -> Deployment:
-    """A deployment that served, with its bound on decode beside the best tree of its time."""
+    """A deployment that served, with its bound on decode against the best tree of its time."""
     row = {"bound_log_ppm": decode, "estimate_log_ppm": decode, "pairs": 30}
     values = {"state": DeploymentState.SUPERSEDED, "result": {"best": {"decode": row, "load": {**row, "bound_log_ppm": 9}}}}  # fmt: skip
     return Deployment(model="tiny", tree=tree, **{**values, **more})
@@ -47,8 +47,8 @@ def test_load_time_alone_is_no_saving() -> None:
 
 
 @given(st.lists(st.floats(0.5, 2.0), max_size=12))
-def test_whoever_makes_it_slower_and_faster_again_is_credited_once(speeds: list[float]) -> None:
-    """Honest canaries beside the best tree: the credited gains add up to no more than the fastest tree's own."""
+def test_who_makes_it_slower_and_faster_again_is_credited_once(speeds: list[float]) -> None:
+    """Honest canaries against the best tree: the credited gains add up to no more than the fastest tree's own."""
     speed_of, rows, credited = {"": 1.0}, list[Deployment](), 0.0
     for place, speed in enumerate(speeds):
         tree = f"tree {place}"
