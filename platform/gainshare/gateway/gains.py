@@ -9,16 +9,15 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, cast
+from typing import cast
 from uuid import UUID
 
 from django.conf import settings
 from django.utils.module_loading import import_string
 
 from benchmarks.sharing.royalties import royalty_ppm
-from benchmarks.sharing.savings import PRICED_LINES, Placed, Served, placed
-from gainshare.capacity.models import Deployment, DeploymentState
-from gainshare.capacity.models.deployments import HAS_SERVED
+from benchmarks.sharing.savings import Placed
+from gainshare.capacity.deployments.prices import history_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,40 +58,7 @@ def begin_shares(model: str) -> None:
 
 def savings_of(model: str, shares: Iterable[GainShare] | None = None) -> list[Placed]:
     """Every deployment of the model that served, with what it saves. Those that were taken back no longer count."""
-    rows = list(Deployment.objects.filter(model=model, state__in=HAS_SERVED, serving_at__isnull=False))
-    reversed_at = _reversed_at(gain_shares(model) if shares is None else shares)
-    return placed(_served(row, _lost_at(row, rows, reversed_at.get(row.pk))) for row in rows)
-
-
-def bounds_of(deployment: Deployment) -> tuple[dict[str, int], str | None]:
-    """The canary's lower bounds by line, and the tree that they compare with, which its plan names; None: the best at that time."""
-    if deployment.is_first or deployment.is_rollback:
-        return {}, None
-    result: dict[str, Any] = deployment.result
-    plan: dict[str, Any] = deployment.plan
-    if result.get("best"):
-        return _bounds(result["best"]), plan.get("best")
-    before = deployment.before
-    return _bounds(result.get("served") or {}), plan.get("served", "" if before is None else before.tree)
-
-
-def _bounds(lines: dict[str, Any]) -> dict[str, int]:
-    return {line: int(lines[line]["bound_log_ppm"]) for line in PRICED_LINES if line in lines}
-
-
-def _served(row: Deployment, lost_at: datetime | None) -> Served:
-    bounds, against = bounds_of(row)
-    assert row.serving_at is not None
-    return Served(str(row.pk), row.tree, row.serving_at, bounds, against, lost_at)
-
-
-def _lost_at(row: Deployment, rows: Iterable[Deployment], reversed_at: datetime | None) -> datetime | None:
-    """When its tree was rolled back, under this deployment or one that put it back later, or its gains reversed."""
-    assert row.serving_at is not None
-    gone = [each for each in rows if each.tree == row.tree and each.state == DeploymentState.ROLLED_BACK]
-    ends = [each.ended_at or each.serving_at for each in gone]
-    times = [at for at in ends if at is not None and at >= row.serving_at]
-    return min([*times, *([reversed_at] if reversed_at else [])], default=None)
+    return history_of(model, _reversed_at(gain_shares(model) if shares is None else shares))
 
 
 def _reversed_at(shares: Iterable[GainShare]) -> dict[UUID, datetime]:

@@ -1,44 +1,67 @@
-"""The tree that prices rest on: never a slower one that happens to serve. Pure, but for the one that reads the rows."""
+"""What the deployments of a model save, and the tree that prices rest on, by the one rule of `benchmarks.sharing.savings`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from typing import Any
+from uuid import UUID
 
-from benchmarks.canary.order import DECODE, MEMORY, PREFILL
-from gainshare.capacity.models import Deployment, DeploymentState
+from django.utils import timezone
 
-PRICED = (PREFILL, DECODE, MEMORY)
-"""Lines of a canary that say what a token costs."""
+from benchmarks.sharing import savings
+from benchmarks.sharing.savings import PRICED_LINES, Placed, Served, placed
+from gainshare.capacity.models import HAS_SERVED, Deployment, DeploymentState
+
+NEVER: Mapping[UUID, datetime] = {}
 
 
 def best_tree(model: str) -> str:
     """The tree against which the next canary of ``model`` has to be cheaper for a price to fall."""
-    return best_of(Deployment.objects.filter(model=model).exclude(serving_at=None).order_by("serving_at"))
+    return savings.best_tree(history_of(model), timezone.now())
 
 
-def best_of(deployments: Iterable[Deployment]) -> str:
-    """The same from the deployments that ever served, in the order in which they did.
+def history_of(model: str, reversed_at: Mapping[UUID, datetime] = NEVER) -> list[Placed]:
+    """Every deployment of the model that served, with what it saves. Those that were taken back no longer count.
 
-    It starts with the first deployment (nothing served before it), else with the installed tree. Each later one
-    that was credited replaces it: one with a positive bound on any line against the best tree of its own time. A tree
-    that was rolled back does not count, nor a rollback, nor a tree that is slower than the best and serves all the
-    same: so who makes a model slower and faster again has moved no price.
+    ``reversed_at`` has the deployments whose gains were all reversed, and when the last one was.
     """
-    best = ""
-    for deployment in deployments:
-        if deployment.state == DeploymentState.ROLLED_BACK or deployment.is_rollback:
-            continue
-        if deployment.is_first or credited_lines(deployment.result):
-            best = deployment.tree
-    return best
+    served = Deployment.objects.filter(model=model, state__in=HAS_SERVED, serving_at__isnull=False)
+    return history(list(served.select_related("before")), reversed_at)
 
 
-def credited_lines(result: Mapping[str, Any]) -> dict[str, int]:
-    """Lines that are surely cheaper than the best tree's, with their lower bounds in millionths of a nat.
+def history(rows: Iterable[Deployment], reversed_at: Mapping[UUID, datetime] = NEVER) -> list[Placed]:
+    """The same from rows. Pure."""
+    known = list(rows)
+    return placed(_served(row, _lost_at(row, known, reversed_at.get(row.pk))) for row in known)
 
-    ``result`` is `benchmarks.canary.verdict.CanaryVerdict.to_json()`.
-    """
-    best = result.get("best") or {}
-    bounds = {line: int(best[line]["bound_log_ppm"]) for line in PRICED if line in best}
-    return {line: bound for line, bound in bounds.items() if bound > 0}
+
+def _served(row: Deployment, lost_at: datetime | None) -> Served:
+    bounds, against = _bounds_of(row)
+    assert row.serving_at is not None, "it served"
+    return Served(str(row.pk), row.tree, row.serving_at, bounds, against, lost_at)
+
+
+def _bounds_of(row: Deployment) -> tuple[dict[str, int], str | None]:
+    """The canary's lower bounds by line, and the tree that they compare with, which its plan names; None: the best at that time."""
+    if row.is_first or row.is_rollback:
+        return {}, None
+    result: dict[str, Any] = row.result
+    plan: dict[str, Any] = row.plan
+    if result.get("best"):
+        return _bounds(result["best"]), plan.get("best")
+    before = row.before
+    return _bounds(result.get("served") or {}), plan.get("served", "" if before is None else before.tree)
+
+
+def _bounds(lines: Mapping[str, Any]) -> dict[str, int]:
+    return {line: int(lines[line]["bound_log_ppm"]) for line in PRICED_LINES if line in lines}
+
+
+def _lost_at(row: Deployment, rows: Iterable[Deployment], reversed_at: datetime | None) -> datetime | None:
+    """When its tree was rolled back, under this deployment or one that put it back later, or its gains reversed."""
+    assert row.serving_at is not None, "it served"
+    gone = [each for each in rows if each.tree == row.tree and each.state == DeploymentState.ROLLED_BACK]
+    ends = [each.ended_at or each.serving_at for each in gone]
+    times = [at for at in ends if at is not None and at >= row.serving_at]
+    return min([*times, *([reversed_at] if reversed_at else [])], default=None)

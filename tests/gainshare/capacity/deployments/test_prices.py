@@ -1,13 +1,18 @@
 """The tree that prices rest on, over deployments of every kind."""
 
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gainshare.capacity.deployments.prices import best_of, credited_lines
+from benchmarks.sharing import savings
+from gainshare.capacity.deployments.prices import history
 from gainshare.capacity.models import Deployment, DeploymentState
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+LATER = START + timedelta(days=365)
 
 
 def served(tree: str, decode: int = 0, **more: Any) -> Deployment:
@@ -15,6 +20,17 @@ def served(tree: str, decode: int = 0, **more: Any) -> Deployment:
     row = {"bound_log_ppm": decode, "estimate_log_ppm": decode, "pairs": 30}
     values = {"state": DeploymentState.SUPERSEDED, "result": {"best": {"decode": row, "load": {**row, "bound_log_ppm": 9}}}}  # fmt: skip
     return Deployment(model="tiny", tree=tree, **{**values, **more})
+
+
+def in_order(rows: list[Deployment]) -> list[Deployment]:
+    """The rows, each of which served a day after the one before it."""
+    for day, row in enumerate(rows):
+        row.serving_at = START + timedelta(days=day)
+    return rows
+
+
+def best_of(rows: list[Deployment]) -> str:
+    return savings.best_tree(history(in_order(rows)), LATER)
 
 
 def test_without_deployments_prices_rest_on_the_installed_tree() -> None:
@@ -40,10 +56,29 @@ def test_a_tree_that_was_rolled_back_or_put_back_does_not_count() -> None:
     assert best_of([gain, bad, served("older", 7, is_rollback=True)]) == "gain"
 
 
+def saved_lines(*rows: Deployment) -> list[dict[str, int]]:
+    """What each row saves, as the levels that it reaches by line."""
+    return [
+        {line: saving.level_log_ppm for line, saving in each.savings.items()}
+        for each in history(in_order(list(rows)))
+    ]
+
+
 def test_load_time_alone_is_no_saving() -> None:
-    assert credited_lines(served("x", 0).result) == {}
-    assert credited_lines(served("x", 4).result) == {"decode": 4}
-    assert credited_lines({}) == {}
+    assert saved_lines(served("x", 0)) == [{}]
+    assert saved_lines(served("x", 4)) == [{"decode": 4}]
+    assert saved_lines(served("x", result={})) == [{}]
+
+
+def test_what_a_tolerated_loss_gave_up_is_not_credited_again() -> None:
+    """Cheaper in memory and a little slower is the best tree for a while; who mends its speed has saved nothing."""
+    line = {"estimate_log_ppm": 0, "pairs": 30}
+    traded = served("traded", result={"best": {"decode": {**line, "bound_log_ppm": -15_000}, "memory": {**line, "bound_log_ppm": 9}}})  # fmt: skip
+    mended = served(
+        "mended", result={"best": {"decode": {**line, "bound_log_ppm": 14_000}}}, plan={"best": "traded"}
+    )
+    assert best_of([traded]) == "traded"
+    assert saved_lines(traded, mended)[1] == {}
 
 
 @given(st.lists(st.floats(0.5, 2.0), max_size=12))
