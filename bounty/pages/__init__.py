@@ -4,20 +4,16 @@ from django.urls import path, re_path
 
 from bounty.pages import (
     bounties,
-    deployments,
     desk,
     home,
     how,
-    laws,
-    lineages,
-    repositories,
     reproductions,
-    reversals,
     royalties,
     runners,
     submissions,
     switches,
 )
+from bounty.pages.lineages import deployments, laws, overview, repositories, reversals
 from gainshare.web import banners, home_parts, navigation
 from gainshare.web.navigation import Audience, NavEntry
 
@@ -27,8 +23,8 @@ navigation.register(NavEntry("Lineages", "lineages", 20))
 navigation.register(NavEntry("Runners", "runners", 25))
 navigation.register(NavEntry("Guide", "how", 28))
 banners.register("stop", switches.stop_banners)
-banners.register("outdated", lineages.outdated_banners)
-banners.register("base", lineages.base_banners)
+banners.register("outdated", overview.outdated_banners)
+banners.register("base", overview.base_banners)
 home_parts.register_part("bounty", home.home_part)
 home_parts.register_steps("bounty", home.next_steps, position=10)
 
@@ -58,18 +54,18 @@ urlpatterns = [
     path("runners/<slug:name>/<slug:action>/", runners.act, name="runner-act"),
     path("stop/", switches.stop_page, name="stop"),
     path("stop/<slug:name>/", switches.press, name="stop-press"),
-    path("lineages/", lineages.lineage_list, name="lineages"),
-    path("lineages/<slug:name>/", lineages.lineage_detail, name="lineage"),
+    path("lineages/", overview.lineage_list, name="lineages"),
+    path("lineages/<slug:name>/", overview.lineage_detail, name="lineage"),
     path("royalties/", royalties.royalties, name="royalties"),
     path("lineages/<slug:name>/law/", laws.change_law, name="lineage-law"),
-    path("lineages/<slug:name>/release/", lineages.release, name="lineage-release"),
+    path("lineages/<slug:name>/release/", overview.release, name="lineage-release"),
     path("lineages/<slug:name>/deploy/", deployments.deploy, name="lineage-deploy"),
     path("lineages/<slug:name>/repository/", repositories.bind_repository, name="lineage-repository"),
     path("lineages/<slug:name>/repository/connect/", repositories.connect_repository, name="lineage-connect"),
     path("lineages/<slug:name>/repository/<slug:action>/", repositories.act, name="lineage-repository-act"),
     path(
         "lineages/<slug:name>/base/<uuid:slow_base_id>/<slug:answer>/",
-        lineages.decide_base,
+        overview.decide_base,
         name="lineage-decide-base",
     ),
     path(

@@ -17,8 +17,8 @@ from bounty.services.bounties import step_id
 from bounty.services.royalties.contents import Contents
 from bounty.services.royalties.terms import NAMESPACE
 from gainshare.accounts.once import claim
-from gainshare.gateway.comparisons import before_by_line
 from gainshare.gateway.models import UsageRecord
+from gainshare.gateway.prices.comparisons import before_by_line
 from gainshare.ledger import services as ledger
 from gainshare.ledger.kinds import TransferKind, TransferState
 from gainshare.ledger.models import Transfer

@@ -1,7 +1,7 @@
-"""The shares of gains in what deployments save, as the platform reads them: `gainshare.gateway.gains`."""
+"""The shares of gains in what deployments save, as the platform reads them: `gainshare.gateway.prices.gains`."""
 
 from bounty.models import EndedBy, RoyaltyTerm, Submission
-from gainshare.gateway.gains import GainShare
+from gainshare.gateway.prices.gains import GainShare
 
 
 def gain_shares(model: str) -> list[GainShare]:

@@ -15,7 +15,7 @@ from bounty.services.royalties.laws import law_of
 from gainshare.accounts.once import claim
 from gainshare.capacity.models import Deployment
 from gainshare.capacity.models.deployments import HAS_SERVED
-from gainshare.gateway.gains import savings_of
+from gainshare.gateway.prices.gains import savings_of
 from gainshare.ledger import services as ledger
 from gainshare.ledger.kinds import TransferKind, TransferState
 from gainshare.ledger.models import Transfer

@@ -291,7 +291,7 @@ RAY_AGENT_COMMAND = env.text("GAINSHARE_RAY_AGENT_COMMAND", "python -m gainshare
 CAPACITY_RUNNERS = "bounty.services.runners.pool.pool_runners"
 # The tree before a deployment is kept for so long, for requests that name it.
 FORMER_TREE_S = env.integer("GAINSHARE_FORMER_TREE_S", 86_400, minimum=0)
-# Function that lists who shares in what a model's deployments save: `gainshare.gateway.gains`.
+# Function that lists who shares in what a model's deployments save: `gainshare.gateway.prices.gains`.
 GAIN_SHARES = "bounty.services.royalties.shares.gain_shares"
 # Function that begins the shares of a model's deployments that have none yet.
 BEGIN_SHARES = "bounty.services.royalties.schedule.note_deployments"

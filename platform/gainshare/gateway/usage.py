@@ -7,10 +7,10 @@ from django.urls import path
 from rest_framework import generics, serializers
 
 from gainshare.accounts.permissions import HasScope
-from gainshare.gateway.comparisons import Comparison, comparison_of
-from gainshare.gateway.draft_api import PriceDraftView
 from gainshare.gateway.models import UsageRecord
-from gainshare.gateway.proposal_api import PriceProposals
+from gainshare.gateway.prices.comparisons import Comparison, comparison_of
+from gainshare.gateway.prices.draft_api import PriceDraftView
+from gainshare.gateway.prices.proposal_api import PriceProposals
 
 
 class UsageSerializer(serializers.ModelSerializer[UsageRecord]):

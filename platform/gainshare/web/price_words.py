@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gainshare.gateway.comparisons import GainOfPrice, gains_of, reference_of
+from gainshare.gateway.prices.comparisons import GainOfPrice, gains_of, reference_of
 from gainshare.ledger.models import PriceVersion
 from gainshare.ledger.pricing import BYTE_MS_PER_PRICE, Prices
 from gainshare.web.formatting import format_credits

@@ -8,7 +8,7 @@ from django.utils import timezone
 from django.views.decorators.http import require_http_methods
 
 from gainshare.accounts.errors import DomainError
-from gainshare.gateway.drafts import DraftCost, draft_cost
+from gainshare.gateway.prices.drafts import DraftCost, draft_cost
 from gainshare.ledger.models import PriceVersion
 from gainshare.ledger.price_book import TERMS, current_prices, in_words, publish_price
 from gainshare.web.forms.price_form import PriceForm, typed

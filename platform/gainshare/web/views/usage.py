@@ -10,8 +10,8 @@ from django.utils import timezone
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET
 
-from gainshare.gateway.comparisons import comparison_of
 from gainshare.gateway.models import RequestStatus, UsageRecord
+from gainshare.gateway.prices.comparisons import comparison_of
 from gainshare.ledger.price_book import announced_prices, current_prices
 from gainshare.web.paging import page_of
 from gainshare.web.price_words import (

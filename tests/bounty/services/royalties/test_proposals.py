@@ -13,8 +13,8 @@ from benchmarks.sharing.royalties import royalty_ppm, shared_price
 from benchmarks.sharing.savings import MILLION, remaining_ppm
 from bounty.models import RoyaltyTerm
 from gainshare.accounts.services import create_api_key
-from gainshare.gateway.comparisons import comparison_of
-from gainshare.gateway.proposals import propose, publish_proposal
+from gainshare.gateway.prices.comparisons import comparison_of
+from gainshare.gateway.prices.proposals import propose, publish_proposal
 from gainshare.ledger.errors import LedgerError, MaintainerOnly
 from gainshare.ledger.price_book import publish_price, table_of
 from tests.bounty.services.royalties.royalty_world import MODEL, PRICES, RoyaltyWorld

@@ -7,8 +7,8 @@ from django.shortcuts import get_object_or_404, redirect
 from django.views.decorators.http import require_POST
 
 from bounty.models import Lineage
-from bounty.pages.law_forms import PPM_OF_PERCENT, LawForm
-from bounty.pages.lineages import lineage_page
+from bounty.pages.lineages.law_forms import PPM_OF_PERCENT, LawForm
+from bounty.pages.lineages.overview import lineage_page
 from bounty.services.royalties.laws import in_words, set_law
 from gainshare.accounts.errors import DomainError
 from gainshare.web.signed_in import SignedInRequest, signed_in

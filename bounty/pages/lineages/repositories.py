@@ -7,8 +7,8 @@ from django.shortcuts import redirect
 from bounty.errors import NotFound
 from bounty.github.repositories.bindings import ask_fetch, bind, release_repository_stop, unbind
 from bounty.github.repositories.connections import connect
-from bounty.pages.lineages import lineage_page
-from bounty.pages.repository_forms import ConnectForm, RepositoryForm
+from bounty.pages.lineages.overview import lineage_page
+from bounty.pages.lineages.repository_forms import ConnectForm, RepositoryForm
 from gainshare.accounts.errors import DomainError
 from gainshare.web.forms.typed import Refused, typed_text
 from gainshare.web.signed_in import SignedInRequest, signed_in

@@ -5,8 +5,8 @@ from django.http import Http404, HttpResponse
 from django.shortcuts import redirect
 
 from bounty.errors import NotFound
-from bounty.pages.deployment_forms import DeployForm
-from bounty.pages.lineages import lineage_page
+from bounty.pages.lineages.deployment_forms import DeployForm
+from bounty.pages.lineages.overview import lineage_page
 from bounty.services.deployments.tips import deploy_tip, find_lineage, set_automatic
 from gainshare.accounts.errors import DomainError
 from gainshare.web.signed_in import SignedInRequest, signed_in

@@ -20,8 +20,8 @@ from benchmarks.canary.order import DECODE, MEMORY, PREFILL
 from benchmarks.sharing.royalties import shared_price
 from benchmarks.sharing.savings import PRICED_LINES, Placed, level, remaining_ppm
 from gainshare.accounts.models import User
-from gainshare.gateway.device_cost import DeviceCost, device_costs
-from gainshare.gateway.gains import GainShare, begin_shares, gain_shares, savings_of
+from gainshare.gateway.prices.device_cost import DeviceCost, device_costs
+from gainshare.gateway.prices.gains import GainShare, begin_shares, gain_shares, savings_of
 from gainshare.ledger.errors import LedgerError, Unpriced
 from gainshare.ledger.models import PriceVersion
 from gainshare.ledger.price_book import (

@@ -10,7 +10,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from gainshare.accounts.permissions import IsMaintainer
-from gainshare.gateway.drafts import draft_cost
+from gainshare.gateway.prices.drafts import draft_cost
 from gainshare.ledger.price_book import PriceTable
 from gainshare.ledger.serializers import TermsSerializer
 

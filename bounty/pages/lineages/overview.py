@@ -24,11 +24,11 @@ from bounty.models import (
     StateChange,
     Submission,
 )
-from bounty.pages.deployment_forms import DeployForm, deploy_form
 from bounty.pages.forms import LineageForm
-from bounty.pages.law_forms import LawForm, law_form, present_law
-from bounty.pages.repository_connections import connection_of
-from bounty.pages.repository_forms import ConnectForm, RepositoryForm, connect_form, repository_form
+from bounty.pages.lineages.deployment_forms import DeployForm, deploy_form
+from bounty.pages.lineages.law_forms import LawForm, law_form, present_law
+from bounty.pages.lineages.repository_connections import connection_of
+from bounty.pages.lineages.repository_forms import ConnectForm, RepositoryForm, connect_form, repository_form
 from bounty.services.awards.repricing import shown_repricings
 from bounty.services.renewal import outdated_lineages
 from bounty.services.royalties.laws import in_words

@@ -12,7 +12,7 @@ from rest_framework.views import APIView
 from gainshare.accounts.models import User
 from gainshare.accounts.permissions import IsMaintainer
 from gainshare.accounts.schema import refused
-from gainshare.gateway.proposals import propose, publish_proposal
+from gainshare.gateway.prices.proposals import propose, publish_proposal
 from gainshare.ledger.serializers import PriceVersionSerializer
 
 

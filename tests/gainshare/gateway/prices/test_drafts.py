@@ -8,10 +8,10 @@ from django.utils import timezone
 from rest_framework.test import APIClient
 
 from gainshare.accounts.services import create_api_key
-from gainshare.gateway import drafts
-from gainshare.gateway.drafts import draft_cost
 from gainshare.gateway.metering import Metered
 from gainshare.gateway.models import RequestStatus, UsageRecord
+from gainshare.gateway.prices import drafts
+from gainshare.gateway.prices.drafts import draft_cost
 from gainshare.ledger.errors import InvalidAmount
 from gainshare.ledger.models import PriceVersion
 from gainshare.ledger.price_book import RISE_NOTICE, PriceTable

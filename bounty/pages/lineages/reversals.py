@@ -8,7 +8,7 @@ from django.shortcuts import redirect
 
 from bounty.errors import NotFound
 from bounty.github.merging.reversals import ANSWERS, decide
-from bounty.pages.lineages import lineage_page
+from bounty.pages.lineages.overview import lineage_page
 from gainshare.accounts.errors import DomainError
 from gainshare.web.forms.typed import Refused, typed_text
 from gainshare.web.signed_in import SignedInRequest, signed_in

@@ -1,0 +1,1 @@
+"""Pages of a lineage: its tip and moves, production, law, repository, and reversals."""
