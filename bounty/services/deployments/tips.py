@@ -8,9 +8,10 @@ from benchmarks.patch.deployable import check_deployable
 from benchmarks.patch.policy import PolicyViolation, load_policy
 from benchmarks.patch.trees import shipped_tree
 from bounty.errors import NotFound, WrongState
-from bounty.models import AutomaticDeploy, Lineage, StoredTree
-from bounty.services.deployments.merged import DEPLOY_ACCEPTANCES, lacks_acceptances, merged_between
+from bounty.models import AutomaticDeploy, Lineage, StoredTree, Submission
+from bounty.services.awards.lifecycle import acceptances
 from bounty.services.permissions import require_maintainer
+from bounty.services.series.contents import Contents
 from bounty.services.trees import blob_store, load_tree, require_present_layout
 from gainshare.accounts.errors import DomainError
 from gainshare.accounts.models import User
@@ -18,6 +19,7 @@ from gainshare.capacity.deployments.requests import request_deployment
 from gainshare.capacity.deployments.serving import serving_tree
 from gainshare.capacity.models import Deployment, ServedModel
 
+DEPLOY_ACCEPTANCES = 2  # of each merged diff that a lineage's setting deploys
 QUALITY = "quality"  # the suite whose gains may change answers
 QUALITY_MARGIN_PPM = 10_000  # of held-out loss, as that suite guards other gains (ln 1.01)
 MAX_PROBLEM = 300
@@ -88,14 +90,14 @@ def find_lineage(name: str) -> Lineage:
 
 def _ask_by_setting(setting: AutomaticDeploy) -> None:
     lineage = setting.lineage
-    served = serving_tree(setting.model)
-    merged = merged_between(lineage, tip=lineage.tip_id, until=served or lineage.origin_id)
+    merged = _merges_since_served(lineage, setting.model)
     if merged is None:
         raise WrongState(
             "The tip was not reached by measured merges alone, so it is not deployed by itself. A maintainer can "
             "deploy it."
         )
-    if (lacking := lacks_acceptances(merged)) is not None:
+    lacking = next((one for one in merged if acceptances(one)[0] < DEPLOY_ACCEPTANCES), None)
+    if lacking is not None:
         raise WrongState(
             f"The merge of submission {lacking.pk} has fewer than {DEPLOY_ACCEPTANCES} acceptances, so the tip is not "
             "deployed by itself. A maintainer can deploy it; bounties that ask for two reviewers get tips that are."
@@ -134,7 +136,11 @@ def _require_deployable(lineage: Lineage) -> None:
 
 def _quality_margin(lineage: Lineage, model: str) -> int | None:
     """How much held-out loss may grow, where a gain between them may change answers; else None: they must be equal."""
-    served = serving_tree(model)
-    merged = merged_between(lineage, tip=lineage.tip_id, until=served or lineage.origin_id)
-    changes = any(one.bounty.suite == QUALITY for one in merged or ())
+    changes = any(one.bounty.suite == QUALITY for one in _merges_since_served(lineage, model) or ())
     return QUALITY_MARGIN_PPM if changes else None
+
+
+def _merges_since_served(lineage: Lineage, model: str) -> list[Submission] | None:
+    """The merges between the tree that serves ``model``, or the lineage's first one, and the tip; None: something else, too."""
+    served = serving_tree(model) or lineage.origin_id
+    return Contents(lineage).merges_between(tip=lineage.tip_id, until=served)

@@ -14,8 +14,8 @@ from benchmarks.faults import fault_point
 from benchmarks.sharing.royalties import COUNTING_SOURCES, Claim, day_pay
 from bounty.models import RoyaltyDay, RoyaltyPayment, RoyaltyTerm, SubmissionState
 from bounty.services.bounties import step_id
-from bounty.services.royalties.contents import Contents
 from bounty.services.royalties.terms import NAMESPACE
+from bounty.services.series.contents import Contents
 from gainshare.accounts.once import claim
 from gainshare.gateway.models import UsageRecord
 from gainshare.gateway.prices.comparisons import before_by_line

@@ -10,8 +10,8 @@ from benchmarks.faults import fault_point
 from benchmarks.sharing.royalties import credits_of
 from benchmarks.sharing.savings import Placed
 from bounty.models import EndedBy, Lineage, RoyaltyTerm, Submission, SubmissionState
-from bounty.services.royalties.contents import Contents, booked_gains
 from bounty.services.royalties.laws import law_of
+from bounty.services.series.contents import Contents, booked_gains
 from gainshare.accounts.once import claim
 from gainshare.capacity.models import Deployment
 from gainshare.capacity.models.deployments import HAS_SERVED

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 
 from benchmarks.patch.trees import Tree, TreeEntry
 from bounty.errors import NotAllowed, NotFound, WrongState
 from bounty.models import AutomaticDeploy, Lineage, Submission
 from bounty.services.deployments import tips
-from bounty.services.deployments.merged import merged_between
 from bounty.services.deployments.tips import deploy_due, deploy_tip, manifest_of, set_automatic
 from bounty.services.merges import merge
 from bounty.services.reviews import review
+from bounty.services.series.contents import Contents
 from bounty.services.trees import blob_store, load_tree, store_tree
 from gainshare.capacity.models import Deployment, DeploymentState, ServedModel
 from tests.bounty.bounty_world import World, diff_of_line, make_user
@@ -157,11 +155,11 @@ def test_a_tip_that_no_one_measured_is_not_deployed_by_itself(world: World) -> N
 def test_the_merges_between_two_trees_are_told_in_order(world: World, merged: Submission) -> None:
     second = accepted_twice(world, NEXT)
     lineage = Lineage.objects.get(pk=world.lineage.pk)
-    found: Callable[..., list[Submission] | None] = merged_between
-    assert found(lineage, tip=lineage.tip_id, until=world.tree.pk) == [merged, second]
-    assert found(lineage, tip=lineage.tip_id, until=str(merged.candidate_tree_id)) == [second]
-    assert found(lineage, tip=lineage.tip_id, until=lineage.tip_id) == []
-    assert found(lineage, tip=lineage.tip_id, until="0" * 64) is None
+    found = Contents(lineage).merges_between
+    assert found(tip=lineage.tip_id, until=world.tree.pk) == [merged, second]
+    assert found(tip=lineage.tip_id, until=str(merged.candidate_tree_id)) == [second]
+    assert found(tip=lineage.tip_id, until=lineage.tip_id) == []
+    assert found(tip=lineage.tip_id, until="0" * 64) is None
 
 
 def test_a_host_gets_the_manifest_of_a_stored_tree_only(world: World) -> None:

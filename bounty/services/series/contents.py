@@ -21,6 +21,7 @@ class Contents:
     def __post_init__(self) -> None:
         self._merged = defaultdict(list)
         merged = Submission.objects.filter(bounty__lineage=self.lineage, merged_at__isnull=False)
+        merged = merged.select_related("bounty")
         for submission in merged.order_by("merged_at"):
             self._merged[str(submission.candidate_tree_id)].append(submission)
         moves = StateChange.objects.filter(subject="lineage", subject_id=str(self.lineage.pk)).order_by("pk")
@@ -35,6 +36,22 @@ class Contents:
         if tree not in self._known:
             self._known[tree] = frozenset(self._walk(tree))
         return self._known[tree]
+
+    def merges_between(self, *, tip: str, until: str) -> list[Submission] | None:
+        """The submissions whose merges led from the tree ``until`` to ``tip``, the oldest first.
+
+        None if there is another change between them, such as a push to the repository that no one measured.
+        """
+        found: list[Submission] = []
+        tree, seen = tip, set[str]()
+        while tree != until:
+            merged = self._merged.get(tree, [])
+            if not merged or tree in seen:
+                return None
+            seen.add(tree)
+            found.append(merged[-1])
+            tree = str(merged[-1].base_tree_id)
+        return found[::-1]
 
     def _walk(self, tree: str) -> set[str]:
         found: set[str] = set()
