@@ -32,6 +32,10 @@ class AutomaticDeployIn(DeployIn):
 
 
 class AutomaticDeployOut(serializers.ModelSerializer[AutomaticDeploy]):
+    changed_at = serializers.DateTimeField(
+        read_only=True, allow_null=True, help_text="Null where no one has set it yet."
+    )
+
     class Meta:
         model = AutomaticDeploy
         fields = ["model", "is_on", "problem", "changed_at"]

@@ -40,6 +40,7 @@ LONG_WORK = {
     "benchmarks.rerun": ("parse", [__file__, "--base", "shipped", "--candidate", "shipped"]),
     "benchmarks.figures.sampling": ("measure", []),
     "benchmarks.sandbox.__main__": ("self_test", []),
+    "benchmarks.served.__main__": ("_under_load", ["--quick"]),
 }
 
 
@@ -87,6 +88,7 @@ WRONG = {
     "benchmarks.rerun": (["evidence.json"], "the following arguments are required: --base, --candidate"),
     "benchmarks.figures.sampling": (["more"], "unrecognized arguments: more"),
     "benchmarks.sandbox.__main__": (["--level", "glass"], "argument --level: invalid choice: 'glass'"),
+    "benchmarks.served.__main__": (["more"], "unrecognized arguments: more"),
 }
 
 
