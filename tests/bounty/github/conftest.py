@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from pytest_django import Settings
 
+from bounty.github.app.credentials import forget_tokens
 from bounty.github.repositories.bindings import bind
 from bounty.github.repositories.following import follow, mirror_of
 from bounty.github.standin.control.standin import StandIn, running
@@ -48,6 +49,12 @@ class Bound:
     @property
     def mirror(self) -> Path:
         return mirror_of(RepositoryBinding.objects.get(lineage=self.world.lineage))
+
+
+@pytest.fixture(autouse=True)
+def no_tokens() -> None:
+    """A stand-in may get the port of one that ended, whose tokens it does not know."""
+    forget_tokens()
 
 
 @pytest.fixture

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import time
+from datetime import datetime
 from pathlib import Path
 from urllib.parse import quote
 
@@ -54,9 +56,30 @@ def in_a_worker(program: str, *arguments: str, fault: str, marks: Path) -> int:
         "GAINSHARE_FAULT": fault,
         "GAINSHARE_FAULT_DIR": str(marks),
     }
+    started = timezone.now()
     status, output = run_forked(program, *arguments, environment=environment, folder=ROOT)
     assert status in (0, -signal.SIGKILL), output
+    _wait_for_transactions_since(started)
     return status
+
+
+def _wait_for_transactions_since(started: datetime, seconds: float = 60) -> None:
+    """PostgreSQL ends a killed worker's transaction, and its locks, a moment after the worker."""
+    deadline = time.monotonic() + seconds
+    while _has_transaction_since(started):
+        assert time.monotonic() < deadline, "a killed worker's transaction did not end"
+        time.sleep(0.02)
+
+
+def _has_transaction_since(started: datetime) -> bool:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT EXISTS (SELECT 1 FROM pg_stat_activity WHERE datname = current_database() "
+            "AND backend_type = 'client backend' AND pid <> pg_backend_pid() "
+            "AND backend_start >= %s AND xact_start IS NOT NULL)",
+            [started],
+        )
+        return bool(cursor.fetchone()[0])
 
 
 @pytest.mark.parametrize(
