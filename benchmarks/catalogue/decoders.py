@@ -195,7 +195,7 @@ _DECODE = sizes(
         "tour": _DECODE_DEMO,
         "standard": (alone("standard", "context-300", 2, around(300, 30), 1024),),
     },
-    {"tiny": 6, "demo": 96, "tour": 24, "standard": 48},
+    {"tiny": 6, "demo": 96, "tour": 12, "standard": 48},
     {**MEMORY_MIB, "tour": MEMORY_MIB["demo"]},
     time_limits={**TIME_LIMITS, "tour": TIME_LIMITS["demo"]},
 )

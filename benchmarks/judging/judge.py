@@ -31,7 +31,7 @@ from benchmarks.judging.bugs import Trials
 from benchmarks.judging.cancellation import Cancellation, Cancelled
 from benchmarks.judging.job import Callbacks, Job
 from benchmarks.pairs.builds.build import build_tree
-from benchmarks.pairs.builds.memory import REMEMBERED
+from benchmarks.pairs.builds.memory import REMEMBERED, BuildMemory
 from benchmarks.pairs.calibration import CalibrationFailed, calibrated
 from benchmarks.pairs.cores import Cores, choose_cores
 from benchmarks.pairs.pair import SLOTS
@@ -110,6 +110,7 @@ class _Judgement:
         self._phases, self._quiet = Phases(), quiet
         self._started_at = _now()
         self._stage = "preparing"
+        self._builds = BuildMemory() if job.kind == "confirmation" else REMEMBERED
         self._key: Ed25519PrivateKey | None = None
         self._wanted = self._told = 0
         self._base_checks: list[dict[str, Any]] = []
@@ -175,8 +176,7 @@ class _Judgement:
             self._runner.add_event(failure)
 
     def _build_one(self, name: str) -> None:
-        build = build_tree if self._job.kind == "confirmation" else REMEMBERED.build
-        build(
+        self._builds.build(
             name,
             self._trees[name],
             level=self._level,

@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,22 @@ def test_sources_that_a_patch_left_alone_are_compiled_once(folder: Path, compile
     assert first is not None and first.startswith(b"\x7fELF")
     assert build(memory, tree(folder, "other", GOOD.replace("1", "2"))) not in (first, None)
     assert compiled == ["first", "other"]
+
+
+def test_trees_with_equal_sources_that_are_built_at_once_are_compiled_once(
+    folder: Path, compiled: list[str]
+) -> None:
+    memory, trees = BuildMemory(), [tree(folder, name, GOOD) for name in ("base", "candidate")]
+    with ThreadPoolExecutor(len(trees)) as pool:
+        base, candidate = pool.map(lambda each: build(memory, each), trees)
+    assert base == candidate is not None and len(compiled) == 1
+
+
+def test_trees_that_fail_at_once_fail_each_for_itself(folder: Path, compiled: list[str]) -> None:
+    memory, trees = BuildMemory(), [tree(folder, name, BROKEN) for name in ("base", "candidate")]
+    with ThreadPoolExecutor(len(trees)) as pool:
+        ended = [pool.submit(build, memory, each).exception() for each in trees]
+    assert all(isinstance(each, SideFailed) for each in ended) and len(compiled) == 2
 
 
 def test_the_python_of_a_tree_is_checked_each_time(folder: Path) -> None:
