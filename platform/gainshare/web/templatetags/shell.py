@@ -86,6 +86,12 @@ def price_gains_filter(price: Any) -> list[str]:
 
 
 @register.filter
+def share(ppm: int) -> str:
+    """Millionths as per cent: `33.3333 %`."""
+    return price_words.format_share(ppm)
+
+
+@register.filter
 def utc(moment: datetime | None) -> SafeString:
     """A time to the minute with its zone: `28 Nov 2026, 16:36 UTC`; empty where there is none."""
     return _time(moment, "%H:%M")

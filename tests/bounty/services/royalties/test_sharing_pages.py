@@ -2,12 +2,17 @@
 
 import pytest
 from django.test import Client
+from django.utils import timezone
 from rest_framework.test import APIClient
 
 from benchmarks.sharing.royalties import Law
 from bounty.models import SharingLaw
 from bounty.services.royalties.days import pay_day
 from bounty.services.royalties.laws import in_words, law_at
+from gainshare.gateway.prices.proposals import propose
+from gainshare.ledger.price_book import active_price
+from gainshare.web.formatting import format_credits
+from gainshare.web.price_words import format_share
 from tests.bounty.services.royalties.royalty_world import MODEL, RoyaltyWorld
 
 pytestmark = pytest.mark.django_db
@@ -70,3 +75,33 @@ def test_the_law_is_shown_and_only_maintainers_change_it() -> None:
 def test_a_law_that_gives_nothing_says_so() -> None:
     assert in_words(Law(0, 90)) == in_words(Law(300_000, 0)) == "none of the saving"
     assert in_words(Law(125_000, 1)) == "12.5 % of the saving for 1 day"
+
+
+def test_a_maintainer_reads_the_arithmetic_of_a_price_and_publishes_it() -> None:
+    made = RoyaltyWorld()
+    made.gain(made.world.ann)
+    made.noted(1, 200_000)
+    site, path = Client(), f"/prices/proposals/{MODEL}/"
+    assert site.get(path).headers["Location"] == f"/login/?next={path}"
+    site.force_login(made.world.ann)
+    assert site.get(path).status_code == site.post(path, {"digest": "0" * 64}).status_code == 403
+    site.force_login(made.world.mira)
+    assert f'href="{path}"' in site.get("/prices/").content.decode()
+    found = propose(model=MODEL, now=timezone.now())
+    page = site.get(path).content.decode()
+    decode = next(line for line in found.lines if line.line == "decode")
+    proposed = decode.prices[0].proposed
+    for text in (
+        format_credits(proposed),
+        format_share(decode.remaining_ppm),
+        made.world.ann.username,
+        found.digest,
+    ):
+        assert text in page
+    stale = site.post(path, {"digest": "0" * 64})
+    assert stale.status_code == 409 and "has changed since it was shown" in stale.content.decode()
+    assert site.post(path, {"digest": found.digest}).headers["Location"] == "/prices/"
+    assert active_price(MODEL, timezone.now()).output == proposed
+    assert "there is nothing to publish" in site.get(path).content.decode()
+    assert site.post(path, {"digest": found.digest}).status_code == 409
+    assert site.get("/prices/proposals/no-such-model/").status_code == 404
