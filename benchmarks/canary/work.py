@@ -36,7 +36,8 @@ TIMED_S, MIXED_S = (
 )  # of all clocked calls of both nodes, and of a mixed batch, by the partner's times
 DECODE_PERCENT = 70  # of a pair's time; the rest reads the prompt of prefill
 READING_SHARE = 8  # a token of a prompt takes about so many times less than one of an answer
-DECODE_PROMPT_SHARE = 2  # prompts of decode calls have at most so many times the answer's tokens
+DECODE_PROMPT_SHARE = 2  # prompts of decode calls have at most so many times the answer's tokens,
+LEAST_DECODE_PROMPT = 16  # or this: reading it is timed with the answer, and tells nothing of decoding
 PLANTED_PER_ROUND = 2
 HELD_OUT_CALLS, HELD_OUT_BATCH = 3, 16  # of each round: 288 tokens are scored in all
 PROBES = (
@@ -139,7 +140,7 @@ class Work:
         order = self._order("pair", pair)
         shape = self._shape(order, pair)
         calls = [Call(PREFILL, (self._ask(order, Shape(shape.prompt_tokens, 1)),), pair)]
-        prompt = min(shape.prompt_tokens, max(LEAST_PROMPT, DECODE_PROMPT_SHARE * shape.output_tokens))
+        prompt = min(shape.prompt_tokens, max(LEAST_DECODE_PROMPT, DECODE_PROMPT_SHARE * shape.output_tokens))
         for batch in self._plan.batches:
             asks = tuple(self._ask(order, Shape(prompt, shape.output_tokens)) for _ in range(batch))
             calls.append(Call(DECODE, asks, pair))

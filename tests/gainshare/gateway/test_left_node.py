@@ -30,7 +30,7 @@ from tests.gainshare.gateway.gateway_stack import (
 from tests.gainshare.gateway.nodes.misbehaving import PROMPT, StandIn
 from tests.gainshare.gateway.stand_in_thread import stand_ins
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 HELLO: list[Any] = [{"role": "user", "content": "Hello"}]
 FAULT = "gateway.left_node"

@@ -35,7 +35,7 @@ from tests.gainshare.gateway.gateway_stack import (
     running_stack,
 )
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 HELLO: list[Any] = [{"role": "user", "content": "Hello"}]
 SLOTS = 2  # of the static node

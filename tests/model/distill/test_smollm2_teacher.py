@@ -15,7 +15,7 @@ from model.distill import CachedTeacher, Distillation, LiveTeacher, precompute, 
 from model.serving.node.served import load_served
 from model.transformer import Transformer
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 TEXT = "The capital of France is Paris. The capital of Italy is Rome. The capital of Spain is Madrid."
 

@@ -215,6 +215,7 @@ def test_messages_and_memory_of_two_ranks_are_within_five_per_cent() -> None:
     assert [row for row in rows if row["off"] > 0.05] == []
 
 
+@pytest.mark.long
 def test_messages_and_memory_of_two_ranks_with_whole_experts_are_within_five_per_cent() -> None:
     rows = run_check(2, "--mesh", "tp=2,ep=2,etp=1")
     names = {"tp bytes", "ep bytes", "activations", "peak fp32", "peak bf16"}
@@ -223,6 +224,7 @@ def test_messages_and_memory_of_two_ranks_with_whole_experts_are_within_five_per
     assert [row for row in rows if row["off"] > 0.05] == []
 
 
+@pytest.mark.long
 def test_messages_and_memory_of_two_ranks_that_split_the_sequence_are_within_five_per_cent() -> None:
     rows = run_check(2, "--mesh", "tp=2", "--sequence")
     assert {row["name"] for row in rows} == {"tp bytes", "activations", "peak fp32", "peak bf16"}

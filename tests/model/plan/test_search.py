@@ -152,6 +152,7 @@ def test_search_prefers_no_recomputation_where_memory_allows() -> None:
     assert search(WORKLOAD, CLUSTER, 4).estimates[0].layout.checkpointing == "none"
 
 
+@pytest.mark.long
 def test_a_trillion_parameters_fit_on_256_devices(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--params", "1e12", "--devices", "256", "--json", "--top", "3"]) == 0
     document = json.loads(capsys.readouterr().out)

@@ -134,6 +134,7 @@ def grown_by_soak(node: Any, duration_s: float, pause_s: float) -> int:
     return grown
 
 
+@pytest.mark.long
 def test_half_a_minute_of_everything_leaves_nothing_behind(start_node: Callable[..., Any]) -> None:
     assert grown_by_soak(start_node("--model", "tiny"), 30.0 - WARM_UP_S, pause_s=0.1) <= 24 * MIB
 

@@ -338,7 +338,7 @@ def test_layers_are_mapped_evenly_or_as_the_file_says(school: Path, tmp_path: Pa
         ({"micro_batches": 2}, 2e-3),  # the loss is relative to each micro-batch's own states
         ({"checkpointing": "full"}, 1e-6),
         ({"checkpointing": "selective"}, 1e-6),
-        ({"compile": True}, 1e-4),
+        pytest.param({"compile": True}, 1e-4, marks=pytest.mark.long),
     ],
     ids=str,
 )

@@ -48,10 +48,7 @@ TABLES: dict[str, Any] = {
     "compute": {"precision": "fp32", "threads": 1, "micro_batches": 2},
 }
 EXPERTS = {"dp": 2, "ep": 2}
-WITHOUT_AND_WITH_DEEPSPEED = [
-    pytest.param({}, id="plain"),
-    pytest.param({"zero": 2}, id="deepspeed", marks=pytest.mark.long),
-]
+WITHOUT_AND_WITH_DEEPSPEED = [pytest.param({}, id="plain"), pytest.param({"zero": 2}, id="deepspeed")]
 TOLERANCE = 1e-4
 
 
@@ -118,8 +115,8 @@ def test_many_processes_train_as_one_does_and_one_goes_on(
 COUNTED: dict[str, Any] = {"bias_balancing": True, "switch_loss": 0.05, "sequence_loss": 0.05, "z_loss": 0.01}
 UNEVEN = [
     pytest.param({"dp": 2, "ep": 2}, {}, id="experts"),
-    pytest.param({"tp": 2}, {}, id="tensor"),
-    pytest.param({"pp": 2}, {"checkpointing": "full"}, id="pipeline"),
+    pytest.param({"tp": 2}, {}, id="tensor", marks=pytest.mark.long),
+    pytest.param({"pp": 2}, {"checkpointing": "full"}, id="pipeline", marks=pytest.mark.long),
     pytest.param({"pp": 2}, {"checkpointing": "selective"}, id="selective", marks=pytest.mark.long),
     pytest.param({"tp": 2, "sequence": True}, {}, id="sequence", marks=pytest.mark.long),
     pytest.param({"dp": 2, "zero": 2}, {"checkpointing": "full"}, id="deepspeed", marks=pytest.mark.long),
@@ -156,11 +153,12 @@ def biases(output: Path) -> dict[str, torch.Tensor]:
     return {name: bias for name, bias in weights.items() if name.endswith("router.bias")}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "parallel",
     [
         pytest.param({"dp": 2, "ep": 2, "zero": 2}, id="experts"),
-        pytest.param({"dp": 2, "zero": 3, "offload": True}, id="weights", marks=pytest.mark.long),
+        pytest.param({"dp": 2, "zero": 3, "offload": True}, id="weights"),
     ],
 )
 def test_deepspeed_goes_on_from_one_process_and_one_process_from_it(
@@ -178,6 +176,7 @@ def test_deepspeed_goes_on_from_one_process_and_one_process_from_it(
     assert curve(alone.output)[-1] < curve(alone.output)[0] - 0.5
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("extra", WITHOUT_AND_WITH_DEEPSPEED)
 def test_a_killed_process_ends_the_run_and_its_checkpoint_goes_on_bit_for_bit(
     tmp_path: Path, data: Path, extra: dict[str, Any]
@@ -212,6 +211,7 @@ def test_weights_of_several_processes_that_are_no_numbers_are_not_saved(tmp_path
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000001"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("extra", WITHOUT_AND_WITH_DEEPSPEED)
 def test_a_process_that_hangs_ends_the_run_when_its_time_is_up(
     tmp_path: Path, data: Path, extra: dict[str, Any]
