@@ -47,6 +47,7 @@ def test_a_task_touches_few_files(task: str) -> None:
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="git applies the diffs")
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_the_tasks_apply_and_their_tests_pass(tmp_path: Path) -> None:
     copy = tmp_path / "tree"

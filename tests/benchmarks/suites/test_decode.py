@@ -190,7 +190,11 @@ def test_the_stack_on_cuda_passes_the_checks(name: str) -> None:
 
 @pytest.mark.sandbox
 @pytest.mark.parametrize(
-    ("make", "path", "text"), [(decode, EXECUTOR, NO_PAST), (decode_batched, WEIGHTS, DROPS_AN_EXPERT)]
+    ("make", "path", "text"),
+    [
+        (decode, EXECUTOR, NO_PAST),
+        pytest.param(decode_batched, WEIGHTS, DROPS_AN_EXPERT, marks=pytest.mark.long),
+    ],
 )
 def test_in_real_sandboxes_the_stack_passes_and_a_candidate_that_saves_what_it_must_do_does_not(
     open_folder: Path, make: Callable[[str], Decode], path: str, text: str

@@ -225,6 +225,7 @@ def test_limits_are_drawn_for_each_pair() -> None:
     assert len(drawn) > 1
 
 
+@pytest.mark.long
 @pytest.mark.sandbox
 def test_in_real_sandboxes_the_stack_passes_and_larger_steps_do_not(open_folder: Path) -> None:
     suite, trees = mixed_load("tiny"), Trees(open_folder)

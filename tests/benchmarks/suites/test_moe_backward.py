@@ -131,6 +131,7 @@ def test_the_layer_on_cuda_passes_the_checks() -> None:
     assert verdict_on(suite, problem, answers, answers, inputs, 0) is None
 
 
+@pytest.mark.long
 @pytest.mark.sandbox
 def test_in_real_sandboxes_the_stack_passes_and_a_candidate_without_router_gradient_does_not(
     open_folder: Path,

@@ -167,6 +167,7 @@ def test_the_floor_leaves_out_the_last_layer_and_counts_the_head_once_per_prompt
     assert problem.floor_flops == 2 * (12 * per_id + 2 * 10 * 4) + 4 * seen * 2 * 2
 
 
+@pytest.mark.long
 @pytest.mark.sandbox
 def test_in_real_sandboxes_the_stack_passes_and_a_candidate_that_peeks_does_not(open_folder: Path) -> None:
     suite, trees = prefill("tiny"), Trees(open_folder)

@@ -231,6 +231,7 @@ def test_training_on_cuda_learns_as_well() -> None:
     assert found["candidate"] == pytest.approx(found["base"], rel=0.01)
 
 
+@pytest.mark.long
 @pytest.mark.sandbox
 def test_in_real_sandboxes_a_pair_has_two_losses_and_a_look_ahead_is_found(open_folder: Path) -> None:
     suite, trees = quality("tiny"), Trees(open_folder)

@@ -194,6 +194,7 @@ def test_training_on_cuda_reaches_the_target_in_as_many_steps() -> None:
     assert abs(sides.steps["candidate"] - sides.steps["base"]) <= 4
 
 
+@pytest.mark.long
 @pytest.mark.sandbox
 def test_in_real_sandboxes_both_sides_get_there_and_one_that_only_says_so_does_not(open_folder: Path) -> None:
     suite, trees = time_to_loss("tiny"), Trees(open_folder)

@@ -232,6 +232,7 @@ def test_steps_on_cuda_pass_the_checks() -> None:
         assert verdict_on(suite, problem, answers, answers, inputs, turn) is None
 
 
+@pytest.mark.long
 @pytest.mark.sandbox
 def test_in_real_sandboxes_the_trainer_passes_and_one_that_skips_every_second_update_does_not(
     open_folder: Path,

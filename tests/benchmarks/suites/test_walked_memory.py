@@ -48,6 +48,7 @@ WALKS = {
     "peak_memory": Walk((STEP,), 1),
     "mixed_load": Walk((STEP,), 1),
 }
+ALWAYS_WALKED = ("moe_forward", "decode", "train_step")  # one of each kind of message
 
 
 def sized(name: str) -> Suite:
@@ -134,7 +135,10 @@ def test_every_suite_is_walked() -> None:
     assert set(WALKS) == set(SUITES)
 
 
-@pytest.mark.parametrize("name", WALKS)
+@pytest.mark.parametrize(
+    "name",
+    [name if name in ALWAYS_WALKED else pytest.param(name, marks=pytest.mark.long) for name in WALKS],
+)
 def test_a_sample_knows_no_input_that_is_still_to_come(name: str, trees: Trees) -> None:
     suite, walk = sized(name), WALKS[name]
     problem = draw(suite)

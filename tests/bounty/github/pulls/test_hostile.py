@@ -78,6 +78,7 @@ def test_a_hundred_thousand_files_are_refused(pulls: Pulls) -> None:
     assert inside.state == "refused" and "at most 5000" in inside.problem
 
 
+@pytest.mark.long
 def test_a_gigabyte_is_never_fetched(pulls: Pulls) -> None:
     big = pulls.repository.folder / "big"
     with big.open("wb") as stream:
