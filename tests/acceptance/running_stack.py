@@ -31,6 +31,7 @@ T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[2]
 FAULT_POINT = re.compile(r"""fault_point\(\s*["']([a-z0-9_.]+)["']""")
 # Short, so that what a killed process leaves behind is taken up within a test's patience.
+SHARED = ("GAINSHARE_KERNELS", "GAINSHARE_SCHEMAS")  # of the checkout, for all homes
 SHORT_LEASES = {
     "GAINSHARE_RECHECK_PERCENT": "0",  # a random run now and then would make counts of runs random
     "GAINSHARE_RUN_LEASE_S": "6",
@@ -77,7 +78,7 @@ class Stack:
             **{
                 name: value
                 for name, value in os.environ.items()
-                if not name.startswith(("GAINSHARE_", "DJANGO_")) or name == "GAINSHARE_KERNELS"
+                if not name.startswith(("GAINSHARE_", "DJANGO_")) or name in SHARED
             },
             **SHORT_LEASES,
             **overrides,

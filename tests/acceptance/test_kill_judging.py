@@ -37,6 +37,7 @@ STAGES: dict[str, tuple[str, ...]] = {
 KILLS_PER_GAIN = sum(map(len, STAGES.values()))
 
 
+@pytest.mark.long
 @pytest.mark.measures
 def test_a_gain_passes_its_gate_once_whatever_is_killed_on_its_way(stack: Any, world: BountyWorld) -> None:
     """Four kills up to the confirmation; the tests below kill four times more, the long ones in every stage.
@@ -130,6 +131,7 @@ def test_a_killed_pool_child_and_a_killed_control_worker_lose_no_run(stack: Any,
     assert_ledger_is_in_order(stack, world)
 
 
+@pytest.mark.long
 @pytest.mark.measures
 @pytest.mark.parametrize("service", ["runner", pytest.param("valkey", marks=pytest.mark.long), "postgres"])
 def test_a_service_killed_with_work_queued_and_running_ends_in_one_verdict_each(

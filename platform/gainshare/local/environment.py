@@ -84,6 +84,7 @@ class Environments:
             "GAINSHARE_MODEL_NODES": self.node_url or "",
             "DATABASE_URL": self.database_url,
             "BROKER_URL": self.control_broker_url,
+            "GAINSHARE_SCHEMAS": self.outer.get("GAINSHARE_SCHEMAS") or str(self.home.schemas),
         }
 
     def web(self) -> dict[str, str]:

@@ -76,6 +76,11 @@ class Home:
         return self.root / "models"
 
     @property
+    def schemas(self) -> Path:
+        """Schemas of migrated databases, for the next fresh one."""
+        return self.root / "schemas"
+
+    @property
     def kernels(self) -> Path:
         """Kernels that were compiled for this home."""
         return self.root / "native"

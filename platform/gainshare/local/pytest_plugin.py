@@ -2,8 +2,8 @@
 
 pytest-django reads the settings before any conftest.py is imported, so the environment is set here. The
 database starts when the first test needs it (`tests/conftest.py`). Existing environment variables take
-precedence, but each pytest-xdist worker has its own database and home. Compiled kernels are shared by all
-homes and stored in the checkout's home.
+precedence, but each pytest-xdist worker has its own database and home. Compiled kernels and schemas are shared
+by all homes and stored in the checkout's home.
 """
 
 from benchmarks import blas as _blas  # noqa: F401, I001 - before numpy is imported
@@ -41,6 +41,7 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
         os.environ["GAINSHARE_HOME"] = early_config.stash[_home]
         (Path(early_config.stash[_home]) / "static").mkdir()  # whitenoise warns if it is missing
     os.environ.setdefault("GAINSHARE_KERNELS", str(ROOT / ".gainshare" / "native"))
+    os.environ.setdefault("GAINSHARE_SCHEMAS", str(ROOT / ".gainshare" / "schemas"))
     if "DATABASE_URL" not in os.environ:
         postgres = early_config.stash[_postgres] = ThrowawayPostgres()
         os.environ["DATABASE_URL"] = postgres.url

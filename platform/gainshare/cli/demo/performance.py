@@ -68,7 +68,8 @@ def start_afresh(
         delete_data(home)
         home.root.mkdir(parents=True, mode=0o711 if os.geteuid() == 0 else 0o700)
         (home.root / "models").symlink_to(parent.root / "models", target_is_directory=True)
-        env = {"GAINSHARE_KERNELS": str(parent.root / "native"), **os.environ, **(more or {})}
+        shared = {"GAINSHARE_KERNELS": str(parent.kernels), "GAINSHARE_SCHEMAS": str(parent.schemas)}
+        env = {**shared, **os.environ, **(more or {})}
         state = start_background(
             home,
             port=port,
