@@ -58,9 +58,10 @@ def _publish(request: SignedInRequest, model: str) -> Refused | None:
 
 
 def _rows(step: PriceStep) -> Iterator[PriceRow]:
-    """A price, or a row for each tier of memory."""
+    """A price, or a row for each tier of memory; nothing for a surcharge that the model does not have."""
     if isinstance(step.reference, int):
-        yield PriceRow(ITEMS.get(step.term, step.term), step.reference, step.in_force, step.proposed)
+        if step.reference:
+            yield PriceRow(ITEMS.get(step.term, step.term), step.reference, step.in_force, step.proposed)
         return
     for (above, reference), (_, in_force), (_, proposed) in zip(
         step.reference, step.in_force, step.proposed, strict=False
