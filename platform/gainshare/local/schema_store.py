@@ -9,6 +9,7 @@ import logging
 import os
 import subprocess
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -38,12 +39,16 @@ class SchemaStore:
         All or nothing. A file that cannot be read is removed.
         """
         file = self._file(connection)
-        if not file.is_file():
+        try:
+            if not file.is_file():
+                return False
+        except PermissionError:  # another user's folder
             return False
         done = _run(connection, "psql", "-X", "-q", "-1", "-v", "ON_ERROR_STOP=1", "-f", str(file))
         if done.returncode != 0:
             logger.warning("the kept schema %s cannot be read, so it is made again: %s", file, _said(done))
-            file.unlink(missing_ok=True)
+            with suppress(OSError):
+                file.unlink()
         return done.returncode == 0
 
     def keep(self, connection: BaseDatabaseWrapper) -> None:

@@ -101,6 +101,16 @@ def test_a_folder_that_cannot_be_made_ends_nothing(empty: BaseDatabaseWrapper, t
     assert (tmp_path / "file").read_bytes() == b""
 
 
+def test_another_users_folder_is_left_alone(
+    empty: BaseDatabaseWrapper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def closed(_: Path) -> bool:
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "is_file", closed)
+    assert not SchemaStore(tmp_path / "schemas").restore(empty)
+
+
 def test_another_migration_makes_another_schema(
     empty: BaseDatabaseWrapper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
