@@ -37,7 +37,7 @@ class Site:
             **{
                 name: value
                 for name, value in os.environ.items()
-                if not name.startswith(("GAINSHARE_", "DATABASE_"))
+                if not name.startswith(("GAINSHARE_", "DATABASE_")) or name == "GAINSHARE_SCHEMAS"
             },
             "GAINSHARE_HOME": str(root),
         }
