@@ -7,7 +7,7 @@
 #   INSTALL           locked (default): the versions of requirements/, checked against their hashes;
 #                     newest: the newest of everything that pyproject.toml allows
 #   ARGS              passed on to `gainshare up`, `gainshare demo` or pytest, e.g. make test ARGS="-k ledger -x"
-#   WORKERS           processes of make test that share the cores; default: one more than processors
+#   WORKERS           processes of make test that share the cores; default: one for each
 #   BENCH             which figures `make bench` prints: python -m benchmarks.$(BENCH)
 
 PYTHON ?=
@@ -19,8 +19,7 @@ BENCH ?= loop
 
 VENV := .venv
 BIN := $(VENV)/bin
-# One more than processors: many tests wait for processes that they start.
-WORKERS ?= $(shell echo $$(($$(nproc) + 1)))
+WORKERS ?= auto
 LOCK := pyproject.toml requirements/install $(wildcard requirements/*.txt)
 RUNTIME := $(VENV)/.installed
 DEVELOPMENT := $(VENV)/.installed-dev

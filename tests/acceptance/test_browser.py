@@ -43,6 +43,7 @@ def heading(page: Page) -> str:
     return page.locator("h1").inner_text()
 
 
+@pytest.mark.long
 @pytest.mark.measures
 def test_a_newcomer_walks_from_signing_up_to_the_bill(
     stack: Stack, world: BountyWorld, browser: Browser

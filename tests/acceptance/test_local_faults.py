@@ -135,6 +135,7 @@ def test_too_small_a_disk_is_named_before_anything_starts(
     assert "GAINSHARE_HOME" in text
 
 
+@pytest.mark.long
 @only_root
 def test_a_disk_that_fills_up_is_reported_and_survived(
     small_disk: Callable[[int], Path], site_at: Callable[[Path], Site]

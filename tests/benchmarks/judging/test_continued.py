@@ -68,6 +68,7 @@ def test_an_interrupted_gate_is_continued_and_each_pair_was_posted_before_the_ne
     assert [record["document"]["pair"] for record in going_on.pairs] == document["pairs"]
 
 
+@pytest.mark.long
 def test_a_gate_that_is_stopped_between_two_pairs_has_posted_all_that_it_measured(bench: Bench) -> None:
     """The recall of a device on loan comes within a pair: that pair ends, and no other one begins."""
     cancellation = Cancellation()

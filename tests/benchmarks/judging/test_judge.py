@@ -66,6 +66,7 @@ def test_a_faster_candidate_is_a_gain_and_everything_is_in_the_evidence(bench: B
     assert "%" not in before and "gain" in after
 
 
+@pytest.mark.long
 @pytest.mark.measures
 def test_a_gain_at_the_plan_s_end_takes_the_control_pairs_that_it_lacks(
     bench: Bench, monkeypatch: pytest.MonkeyPatch

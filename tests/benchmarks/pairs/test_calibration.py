@@ -18,6 +18,7 @@ def test_calls_take_about_as_long_as_a_pair_takes_to_start(call_ns: int, calls: 
     assert calls_for(call_ns, 20, 60) == calls
 
 
+@pytest.mark.long
 @pytest.mark.sandbox
 @pytest.mark.measures
 def test_the_number_of_calls_is_in_the_evidence(open_folder: Path) -> None:
