@@ -22,7 +22,6 @@ from tests.acceptance.running_stack import ROOT, Stack
 pytestmark = [pytest.mark.stack, pytest.mark.sandbox, pytest.mark.timeout(600)]
 
 
-@pytest.mark.long
 def test_a_stranger_s_pull_request_is_answered_judged_and_told(
     start_stack: Callable[..., Stack], tmp_path: Path
 ) -> None:

@@ -28,7 +28,7 @@ from tests.benchmarks.pairs.test_hostile_sides import assert_clean
 pytestmark = [pytest.mark.sandbox, pytest.mark.slow]
 
 CORPUS = Path(__file__).with_name("hostile_corpus.jsonl")
-CASES, LONG_CASES, SANDBOXED_CASES = 100, 10_000, 8
+CASES, LONG_CASES, SANDBOXED_CASES = 200, 10_000, 8
 MEMORY_GROWTH_MIB = 96  # of the judge's process over all cases: a leak of 10 KiB a case would be found
 
 # -- what a sample may do ---------------------------------------------------------------------------

@@ -184,6 +184,7 @@ def test_an_empty_pool_says_what_to_do_first(world: World) -> None:
     assertContains(page, "docs/capacity.md")
     assertContains(page, 'href="/pool/classes/"')
     assertNotContains(page_for(world.ann), 'href="/pool/classes/"')
+    assert resource(world.mira)["classes"] == []
 
 
 def test_a_price_that_was_lowered_to_nothing_is_shown(world: World) -> None:
@@ -203,6 +204,8 @@ def test_silent_leaving_and_recalled_are_shown(world: World) -> None:
     Host.objects.filter(pk=host.pk).update(
         last_seen_at=timezone.now() - timedelta(minutes=3), leaves_at=timezone.now() + timedelta(minutes=2)
     )
+    (loan,) = class_of(resource(world.ann))["loans"]
+    assert (loan["state"], loan["recall_reason"]) == ("recalled", "14 requests/s forecast")
     page = page_for(world.ann)
     assertContains(page, f"{host.name} is silent since")
     assertContains(page, f"{host.name} leaves at")
@@ -214,6 +217,8 @@ def test_an_ended_node_is_not_in_the_pool(world: World) -> None:
     host = add_host(world.mira)
     add_node(host, 0, state=NodeState.ENDED, ended_at=timezone.now(), model="gone")
     assertNotContains(page_for(world.ann), "gone")
+    seen = class_of(resource(world.ann))
+    assert (seen["nodes"], seen["n_nodes"]) == ([], 0)
 
 
 def test_a_maintainer_makes_and_changes_a_class_on_the_page(world: World) -> None:

@@ -70,7 +70,6 @@ def test_from_nothing_to_a_connected_repository(
     for name in ("GITHUB_APP_ID", "GITHUB_PRIVATE_KEY", "GITHUB_CLIENT_ID", "GITHUB_CLIENT_SECRET"):
         setattr(settings, name, "")
     settings.GITHUB_WEBHOOK_SECRETS = []
-    settings.PUBLIC_URL = "http://127.0.0.1:8000"
 
     page = tmp_path / "make.html"
     status, out, _ = gainshare("github", "connect", "--name", "Our Gainshare", "--page", str(page))

@@ -2,8 +2,10 @@
 
 import html
 import re
+from collections.abc import Iterator
 
 import pytest
+from django.test import override_settings
 from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
@@ -32,10 +34,9 @@ TEXTS = st.lists(PIECES | st.text(max_size=8), max_size=12).map("".join)
 
 
 @pytest.fixture(autouse=True, scope="module")
-def site() -> None:
-    from django.conf import settings
-
-    settings.PUBLIC_URL = SITE
+def site() -> Iterator[None]:
+    with override_settings(PUBLIC_URL=SITE):
+        yield
 
 
 def flat(tokens: list[Token]) -> list[Token]:
