@@ -111,9 +111,9 @@ class Git:
         try:
             while not _ends_within(child, POLL_S):
                 self._check(deadline)
-            return self._ended(child.wait(), err)
         finally:
-            _end(child)
+            status = _end(child)
+        return self._ended(status, err)
 
     def _environment(self) -> dict[str, str]:
         return {
@@ -178,11 +178,14 @@ def _ends_within(child: subprocess.Popen[bytes], seconds: float) -> bool:
         os.close(ending)
 
 
-def _end(child: subprocess.Popen[bytes]) -> None:
-    """End the child with everything that it started, and reap it."""
+def _end(child: subprocess.Popen[bytes]) -> int:
+    """End the child with everything that it started, and reap it; its status.
+
+    The group is killed first: once the child is reaped, its number may be another process group's.
+    """
     with suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
-    child.wait()
+    return child.wait()
 
 
 def _text(err: IO[bytes]) -> bytes:
