@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from gainshare.cli.client import SiteError
+from gainshare.cli.contributor.submission import is_resting
 from gainshare.cli.demo.people import Person
-from gainshare.cli.submission import is_resting
 from tests.acceptance.bounty_world import BountyWorld, open_bounty
 
 pytestmark = [pytest.mark.stack, pytest.mark.sandbox, pytest.mark.timeout(600)]

@@ -8,37 +8,37 @@ import sys
 import typer
 from typer.exceptions import TyperException
 
-from gainshare.cli.agent import PASSED_ON, agent
-from gainshare.cli.audit import audit
-from gainshare.cli.bench import bench
-from gainshare.cli.bounties import bounties
-from gainshare.cli.chat import chat
-from gainshare.cli.credits import show_credits
+from gainshare.cli.capacity.agent import PASSED_ON, agent
+from gainshare.cli.capacity.hosts import hosts
+from gainshare.cli.capacity.pool import pool
+from gainshare.cli.capacity.replay import replay
+from gainshare.cli.capacity.scale import scale
+from gainshare.cli.capacity.simulate import simulate
+from gainshare.cli.contributor.bench import bench
+from gainshare.cli.contributor.disputes import dispute, disputes
+from gainshare.cli.contributor.reproduce import reproduce
+from gainshare.cli.contributor.submit import submit
+from gainshare.cli.contributor.train import train
+from gainshare.cli.contributor.verify import verify
 from gainshare.cli.demo.command import demo
-from gainshare.cli.deploy import deploy
-from gainshare.cli.disputes import dispute, disputes
-from gainshare.cli.down import down
-from gainshare.cli.github import github
-from gainshare.cli.hosts import hosts
-from gainshare.cli.keys import keys
-from gainshare.cli.lineages import lineages
-from gainshare.cli.models import model
+from gainshare.cli.local.down import down
+from gainshare.cli.local.sandbox_test import sandbox_test
+from gainshare.cli.local.status import status
+from gainshare.cli.local.up import up
+from gainshare.cli.maintainer.audit import audit
+from gainshare.cli.maintainer.bounties import bounties
+from gainshare.cli.maintainer.deploy import deploy
+from gainshare.cli.maintainer.github import github
+from gainshare.cli.maintainer.lineages import lineages
+from gainshare.cli.maintainer.prices import prices
+from gainshare.cli.maintainer.reversals import reversals
+from gainshare.cli.maintainer.runners import runners
+from gainshare.cli.maintainer.stop import stop
 from gainshare.cli.output import CliError, print_error
-from gainshare.cli.pool import pool
-from gainshare.cli.prices import prices
-from gainshare.cli.replay import replay
-from gainshare.cli.reproduce import reproduce
-from gainshare.cli.reversals import reversals
-from gainshare.cli.runners import runners
-from gainshare.cli.sandbox_test import sandbox_test
-from gainshare.cli.scale import scale
-from gainshare.cli.simulate import simulate
-from gainshare.cli.status import status
-from gainshare.cli.stop import stop
-from gainshare.cli.submit import submit
-from gainshare.cli.train import train
-from gainshare.cli.up import up
-from gainshare.cli.verify import verify
+from gainshare.cli.user.chat import chat
+from gainshare.cli.user.credits import show_credits
+from gainshare.cli.user.keys import keys
+from gainshare.cli.user.models import model
 from gainshare.local.errors import LocalModeError
 
 app = typer.Typer(

@@ -14,8 +14,8 @@ from gainshare.accounts.models import Role, Scope
 from gainshare.accounts.services import create_api_key, create_user
 from gainshare.capacity.hosts.tokens import authenticate_host
 from gainshare.capacity.models import DeviceClass
-from gainshare.cli import models as models_module
 from gainshare.cli.output import credits_text
+from gainshare.cli.user import models as models_module
 from gainshare.ledger.services import fund_treasury, grant_credits
 from gainshare.local.secrets import read_secret
 from tests.command_here import Command, error_of, lone_command
@@ -299,7 +299,7 @@ def test_model_import_and_export_say_what_is_missing(gainshare: Command, tmp_pat
 def test_model_export_passes_its_options_on(gainshare: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[list[str]] = []
     monkeypatch.setattr(
-        "gainshare.cli.models.subprocess.run",
+        "gainshare.cli.user.models.subprocess.run",
         lambda argv, **_: called.append(argv) or subprocess.CompletedProcess(argv, 0),
     )
     assert gainshare("model", "export", "mine", "out", "--family", "llama", "--unshare")[0] == 0

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gainshare.cli.submission import describe, is_resting
+from gainshare.cli.contributor.submission import describe, is_resting
 from tests.command_here import Command, error_of, lone_command
 
 pytestmark = pytest.mark.slow

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gainshare.cli import train as train_module
+from gainshare.cli.contributor import train as train_module
 from gainshare.cli.main import main
 from tests.model.training.run.training_runs import data_folder, run_document, toml
 
@@ -82,7 +82,7 @@ def test_wrong_usage_starts_nothing(
 
 
 def test_the_command_itself_knows_nothing_of_torch() -> None:
-    code = "import sys, gainshare.cli.train; sys.exit('torch' in sys.modules)"
+    code = "import sys, gainshare.cli.contributor.train; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     assert train_module.train.__doc__
 

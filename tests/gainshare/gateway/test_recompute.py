@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from gainshare.cli import audit as audit_command
 from gainshare.cli.main import app
+from gainshare.cli.maintainer import audit as audit_command
 from gainshare.gateway import services
 from gainshare.gateway.metering import Metered
 from gainshare.gateway.models import RequestStatus, UsageRecord

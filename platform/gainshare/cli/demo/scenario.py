@@ -4,6 +4,7 @@ import uuid
 from pathlib import Path
 
 from gainshare.cli.client import SiteError
+from gainshare.cli.contributor.evidence import check_evidence
 from gainshare.cli.demo.bounties import BOUNTIES, ENGINE, ESCROW_MICROCREDITS, TREASURY_MICROCREDITS
 from gainshare.cli.demo.cases import CASES, HONEST_AUTHOR
 from gainshare.cli.demo.people import contributor, maintainer
@@ -11,7 +12,6 @@ from gainshare.cli.demo.serving import deploy_gain, lower_price, start_serving
 from gainshare.cli.demo.spending import spend_on_chat
 from gainshare.cli.demo.stage import Stage
 from gainshare.cli.demo.watching import wait_for_verdict
-from gainshare.cli.evidence import check_evidence
 from gainshare.cli.output import credits_text
 
 

@@ -10,7 +10,7 @@ from gainshare.cli.demo.bounties import ENGINE
 from gainshare.cli.demo.people import Person
 from gainshare.cli.demo.stage import Stage
 from gainshare.cli.demo.watching import POLL_S
-from gainshare.cli.deploy import UNDER_WAY, lines_of
+from gainshare.cli.maintainer.deploy import UNDER_WAY, lines_of
 from gainshare.cli.output import CliError
 
 READY_LIMIT_S = 600.0  # a node loads the model, on a slow machine

@@ -6,9 +6,9 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from gainshare.cli.contributor.submission import BEING_JUDGED, is_resting
 from gainshare.cli.demo.people import Person
 from gainshare.cli.output import CliError
-from gainshare.cli.submission import BEING_JUDGED, is_resting
 
 POLL_S = 0.5
 LIMIT_S = 3000.0  # enough for a gain with guard rails on a slow, noisy machine; usually 10 minutes

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from gainshare.cli.client import KeyOption, UrlOption, site
-from gainshare.cli.github import microcredits
+from gainshare.cli.maintainer.github import microcredits
 from gainshare.cli.output import CliError, JsonOption, console, credits_text, print_json, table
 
 pool = typer.Typer(

@@ -5,8 +5,8 @@ from typing import Annotated, Any
 import typer
 
 from gainshare.cli.client import KeyOption, UrlOption, site
+from gainshare.cli.maintainer.repositories import bind, fetch, unbind
 from gainshare.cli.output import JsonOption, console, print_json, table
-from gainshare.cli.repositories import bind, fetch, unbind
 
 lineages = typer.Typer(no_args_is_help=True, help="List lineages, bind them to repositories, renew them.")
 lineages.command()(bind)

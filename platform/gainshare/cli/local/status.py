@@ -5,8 +5,8 @@ from typing import Annotated, Any
 import typer
 
 from gainshare.cli.client import KeyOption, UrlOption, site
+from gainshare.cli.contributor.submission import describe, watch
 from gainshare.cli.output import JsonOption, console, print_json, table
-from gainshare.cli.submission import describe, watch
 from gainshare.local.disk import LOW_FREE_BYTES, free_space_problem
 from gainshare.local.paths import home_from_environment
 from gainshare.local.state import StackState, running_state

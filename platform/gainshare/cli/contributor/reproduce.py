@@ -7,8 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from gainshare.cli.client import KeyOption, Site, UrlOption, site
+from gainshare.cli.contributor.submission import POLL_S
 from gainshare.cli.output import CliError, JsonOption, console, print_json
-from gainshare.cli.submission import POLL_S
 
 
 def reproduce(

@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from gainshare.cli.client import KeyOption, UrlOption, site
+from gainshare.cli.contributor.submission import describe, watch
 from gainshare.cli.output import CliError, JsonOption, console, print_json
-from gainshare.cli.submission import describe, watch
 
 
 def submit(

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gainshare.cli.client import UrlOption
+from gainshare.cli.maintainer.remeasure import measure_again
 from gainshare.cli.output import CliError, JsonOption, console, print_json, table
-from gainshare.cli.remeasure import measure_again
 
 if TYPE_CHECKING:
     from benchmarks.evidence.verify import Check

@@ -13,8 +13,8 @@ import httpx
 import typer
 
 from gainshare.cli.client import KeyOption, Site, UrlOption, site
+from gainshare.cli.contributor.submission import POLL_S
 from gainshare.cli.output import CliError, JsonOption, console, print_json, table
-from gainshare.cli.submission import POLL_S
 
 github = typer.Typer(no_args_is_help=True, help="Connect the site with GitHub, and see what is missing.")
 MICROCREDITS = 1_000_000

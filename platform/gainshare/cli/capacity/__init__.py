@@ -1,0 +1,1 @@
+"""Commands of the pool: hosts, agents, scaling, simulations of it."""

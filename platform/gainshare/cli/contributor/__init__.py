@@ -1,0 +1,1 @@
+"""Commands of contributors: submit, measure, verify, reproduce, dispute, train."""

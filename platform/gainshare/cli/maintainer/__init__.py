@@ -1,0 +1,1 @@
+"""Commands of maintainers: bounties, lineages, runners, deployments, prices, reversals, the emergency stop."""

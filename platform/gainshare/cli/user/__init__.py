@@ -1,0 +1,1 @@
+"""Commands of model users: keys, credits, models, a chat."""
