@@ -20,10 +20,10 @@ from gainshare.local.ports import free_port
 from gainshare.local.reach import unreachable_part
 from gainshare.local.supervision.processes import kill_all, tagged
 from tests.acceptance.running_stack import ROOT, wait_for
+from tests.needs import only_root
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
 is_root = os.geteuid() == 0
-only_root = pytest.mark.skipif(not is_root, reason="expected: needs to be root")
 PACKAGES = Path(psycopg.__file__).parents[1]
 Completed = subprocess.CompletedProcess[str]
 

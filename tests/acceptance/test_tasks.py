@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.patch.patches import parse_patch
+from tests.needs import needs_git
 
 ROOT = Path(__file__).parents[2]
 TASKS = ROOT / "examples/tasks"
@@ -46,7 +47,7 @@ def test_a_task_touches_few_files(task: str) -> None:
     assert 0 < len(files_of(task)) <= ALLOWED[task][0]
 
 
-@pytest.mark.skipif(shutil.which("git") is None, reason="git applies the diffs")
+@needs_git
 @pytest.mark.long
 @pytest.mark.timeout(600)
 def test_the_tasks_apply_and_their_tests_pass(tmp_path: Path) -> None:

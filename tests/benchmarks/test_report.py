@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 
 from benchmarks import report
 from benchmarks.report import Report, Row, current_commit, milliseconds, short
+from tests.needs import needs_git
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_a_commit_is_short_and_keeps_its_mark() -> None:
     )
 
 
-@pytest.mark.skipif(shutil.which("git") is None, reason="NO GIT HERE: commits are not named")
+@needs_git
 def test_figures_of_changed_files_are_not_a_commit_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def git(*arguments: str) -> str:
         identity = ("-c", "user.name=n", "-c", "user.email=n@example.org")

@@ -18,24 +18,20 @@ from benchmarks.canary.verdict import FROZEN_NS, counted_reason, different_reaso
 from benchmarks.canary.work import Work
 from benchmarks.pairs.cores import choose_cores
 from benchmarks.pairs.seeds import Seeds
-from benchmarks.sandbox import SandboxLevel, levels_here
 from benchmarks.sandbox.accounting.placement import accounting
 from benchmarks.sandbox.levels import GIB
 from tests.benchmarks.canary import trees
 from tests.benchmarks.canary.trees import Change, built_tree, changed_tree
+from tests.benchmarks.sandbox.sandbox_levels import level_or_skip
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.slow, pytest.mark.timeout(900)]
 
-LEVEL = next(
-    (one for one, problem in levels_here().items() if problem is None and one is not SandboxLevel.NONE), None
-)
 PLAN = Plan((Shape(120, 12),), (1, 7), pairs=2)
 
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if LEVEL is None:
-        pytest.skip("no sandbox works on this machine")
+    level_or_skip("best")  # before anything is built
     return built_tree(tmp_path_factory.mktemp("trees") / "installed")
 
 
@@ -65,9 +61,14 @@ def clocked(
 def compared(
     against: str, work: Work, tree: Path, candidate: Path, folder: Path, patience: Patience | None = None
 ) -> Comparison:
-    assert LEVEL is not None
     setup = NodeSetup(
-        "tiny", None, LEVEL, "cpu", 3 * GIB, choose_cores().measuring, patience=patience or Patience()
+        "tiny",
+        None,
+        level_or_skip("best"),
+        "cpu",
+        3 * GIB,
+        choose_cores().measuring,
+        patience=patience or Patience(),
     )
     found = Comparison(
         against,

@@ -5,17 +5,15 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.confined_node.selftest import NODE_FAMILIES, attack_node
-from benchmarks.sandbox import Attack, SandboxLevel, SandboxUnavailable, best_level, levels_here
+from benchmarks.sandbox import Attack, SandboxLevel, best_level, levels_here
+from tests.benchmarks.sandbox.sandbox_levels import level_or_skip
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
 def attacks() -> list[Attack]:
-    try:
-        return attack_node(best_level())
-    except SandboxUnavailable as error:
-        pytest.skip(f"no sandbox on this machine: {error}")
+    return attack_node(level_or_skip("best"))
 
 
 def test_every_attack_is_contained(attacks: list[Attack]) -> None:
@@ -32,10 +30,7 @@ def test_every_kind_of_attack_was_tried(attacks: list[Attack]) -> None:
 
 def test_attacks_find_what_is_in_reach() -> None:
     """With the planted secrets mounted, the attacks on files report them; so silence means that they are not there."""
-    try:
-        attacks = attack_node(best_level(), exposed=True)
-    except SandboxUnavailable as error:
-        pytest.skip(f"no sandbox on this machine: {error}")
+    attacks = attack_node(level_or_skip("best"), exposed=True)
     found = {attack.name for attack in attacks if not attack.contained}
     assert {"node.filesystem.host_files", "node.filesystem.host_folders"} <= found
 

@@ -35,6 +35,7 @@ from model.serving.api.chat import TEMPLATE_FILE, TINY_TEMPLATE
 from model.serving.api.tokenizer import TOKENIZER_FILE, byte_alphabet
 from model.serving.node.served import tiny
 from tests.benchmarks.confined_node.confined import ROOT, TOKEN, ConfinedNode, bearer, eventually
+from tests.benchmarks.sandbox.sandbox_levels import level_or_skip
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -45,11 +46,10 @@ HERE = [
 ]
 
 
-@pytest.fixture(scope="module", params=HERE or ["none here"])
+@pytest.fixture(scope="module", params=HERE or ["best"])
 def node(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConfinedNode]:
-    if not HERE:
-        pytest.skip("no sandbox works on this machine")
-    made = ConfinedNode(tmp_path_factory.mktemp(request.param), request.param).start()
+    level = request.param if HERE else level_or_skip("best").value
+    made = ConfinedNode(tmp_path_factory.mktemp(level), level).start()
     yield made
     made.close()
 
@@ -57,9 +57,7 @@ def node(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture
 def one(tmp_path: Path) -> Iterator[ConfinedNode]:
     """A node for one test, which ends it."""
-    if not HERE:
-        pytest.skip("no sandbox works on this machine")
-    made = ConfinedNode(tmp_path, HERE[0])
+    made = ConfinedNode(tmp_path, level_or_skip("best").value)
     yield made
     made.close()
 

@@ -9,12 +9,9 @@ import torch.nn.functional as F
 
 from benchmarks.figures import attention as bench
 from benchmarks.report import MeasuringFailed
-from model import native
 from model.layers.attention import gqa_fused
+from tests.needs_torch import needs_kernels
 
-needs_kernels = pytest.mark.skipif(
-    not native.available(), reason=f"NO COMPILED KERNELS HERE: {native.state()}"
-)
 PACKED = bench.Shape(1, 12, 3)
 
 

@@ -12,10 +12,7 @@ from benchmarks.figures import experts as bench
 from benchmarks.report import MeasuringFailed, Report
 from model import native
 from model.layers.moe import experts, experts_fused
-
-needs_kernels = pytest.mark.skipif(
-    not native.available(), reason=f"NO COMPILED KERNELS HERE: {native.state()}"
-)
+from tests.needs_torch import needs_kernels
 
 
 @pytest.fixture

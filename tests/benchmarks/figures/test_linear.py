@@ -7,12 +7,9 @@ import torch
 
 from benchmarks.figures import linear as bench
 from benchmarks.report import MeasuringFailed
-from model import native
 from model.layers import linear_fused
+from tests.needs_torch import needs_kernels
 
-needs_kernels = pytest.mark.skipif(
-    not native.available(), reason=f"NO COMPILED KERNELS HERE: {native.state()}"
-)
 SHAPE = bench.Shape("toy", 9, 20, 30)
 PRODUCTS = ("answer", "gradient of rows", "gradient of weight")
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from benchmarks.patch.patches import PatchError, apply_patch, diff_trees, normalise, parse_patch
 from benchmarks.patch.trees import BlobStore, Tree, TreeEntry
+from tests.needs import needs_git
 
 pytestmark = pytest.mark.slow
 
@@ -87,7 +88,7 @@ def git_diff(before: dict[str, str], after: dict[str, str], context: int) -> byt
         shutil.rmtree(folder)
 
 
-@pytest.mark.skipif(shutil.which("git") is None, reason="no git on this machine")
+@needs_git
 @given(FILES, FILES, st.integers(0, 4))
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_git_diffs_apply_to_exactly_the_target(

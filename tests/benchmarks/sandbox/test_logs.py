@@ -12,14 +12,13 @@ from benchmarks.sandbox import (
     Limits,
     Sample,
     SandboxLevel,
-    SandboxUnavailable,
-    best_level,
     python_runtime,
     spawn,
 )
 from benchmarks.sandbox.levels import MIB
 from benchmarks.sandbox.log_capture import CUT, MAX_LINE_CHARACTERS, LogCapture
 from benchmarks.sandbox.readable import readable
+from tests.benchmarks.sandbox.sandbox_levels import level_or_skip
 
 PATIENCE_S = 20.0
 
@@ -144,10 +143,7 @@ def test_a_cleaned_text_is_never_longer_than_asked_for(letter: str) -> None:
 
 @pytest.fixture(scope="module")
 def level() -> SandboxLevel:
-    try:
-        return best_level()
-    except SandboxUnavailable as error:
-        pytest.skip(f"no sandbox on this machine: {error}")
+    return level_or_skip("best")
 
 
 def start(level: SandboxLevel, code: str, **limits: object) -> Sample:

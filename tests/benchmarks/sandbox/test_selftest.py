@@ -6,10 +6,11 @@ import sys
 
 import pytest
 
-from benchmarks.sandbox import Attack, SandboxUnavailable, best_level, self_test
+from benchmarks.sandbox import Attack, best_level, self_test
 from benchmarks.sandbox.__main__ import main
 from benchmarks.sandbox.selftest.targets import CANARY_VARIABLE, set_stage
 from gainshare.cli.main import main as gainshare
+from tests.benchmarks.sandbox.sandbox_levels import level_or_skip
 
 pytestmark = pytest.mark.sandbox
 
@@ -19,10 +20,7 @@ OF_A_NODE = Attack("node.network.tcp_to_host", True, "Connection refused")
 
 @pytest.fixture(scope="module")
 def attacks() -> list[Attack]:
-    try:
-        return self_test(best_level())
-    except SandboxUnavailable as error:
-        pytest.skip(f"no sandbox on this machine: {error}")
+    return self_test(level_or_skip("best"))
 
 
 def test_every_attack_is_contained(attacks: list[Attack]) -> None:

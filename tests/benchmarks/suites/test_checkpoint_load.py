@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from safetensors.numpy import load as load_safetensors
 
 from benchmarks.catalogue.decoders import CHECKPOINT_CAP_BYTES, HEADER_BYTES
@@ -24,6 +23,7 @@ from benchmarks.suites.checkpoint_load import (
 from benchmarks.suites.decoder_problem import draw_weights
 from benchmarks.suites.prefill import prefill
 from tests.benchmarks.suites.suite_pairs import SECRET, InProcess, Trees, draw, sample_half, verdict_on
+from tests.needs_torch import needs_cuda
 
 CHECKPOINT = "model/checkpoint.py"
 # What a process leaves for its next load, in its own memory and wherever it can write.
@@ -93,9 +93,7 @@ def test_the_shipped_loader_passes_the_checks_it_is_measured_by(preset: str, hel
             assert verdict_on(suite, problem, problem.plain(inputs, turn), answers, inputs, turn) is None
 
 
-@pytest.mark.skipif(
-    not torch.cuda.is_available(), reason="expected: NO CUDA DEVICE HERE: checkpoint_load was not run on one"
-)
+@needs_cuda("checkpoint_load was not run on one")
 def test_the_shipped_loader_on_cuda_passes_the_checks(helpers: None) -> None:
     suite = checkpoint_load("demo")
     problem = draw(suite)

@@ -16,6 +16,7 @@ from benchmarks.suites.base import WARM_UP, Tensors
 from benchmarks.suites.decode import Decode, DecodeProblem, decode, decode_flops
 from benchmarks.suites.decode_batched import decode_batched
 from tests.benchmarks.suites.suite_pairs import SECRET, InProcess, Trees, draw, verdict_on
+from tests.needs_torch import needs_cuda
 
 SUITES = [decode, decode_batched]
 EXECUTOR, WEIGHTS = "model/serving/executors/native.py", "model/serving/executors/native_weights.py"
@@ -174,10 +175,7 @@ def test_the_floor_counts_every_active_weight_and_the_whole_context() -> None:
     assert decode_flops(shape, [7, 9]) == 2 * 2 * (active + 10 * 4) + 4 * 16 * 2 * 2 * 2
 
 
-@pytest.mark.skipif(
-    not torch.cuda.is_available(),
-    reason="expected: NO CUDA DEVICE HERE: the inference suites were not run on one",
-)
+@needs_cuda("the inference suites were not run on one")
 @pytest.mark.parametrize("name", ["prefill", "decode", "decode_batched", "peak_memory"])
 def test_the_stack_on_cuda_passes_the_checks(name: str) -> None:
     suite = get_suite(name, "demo")

@@ -14,6 +14,7 @@ from benchmarks.pairs.side import SideFailed
 from benchmarks.suites.base import WARM_UP, Tensors
 from benchmarks.suites.moe_backward import MoEBackwardProblem, moe_backward
 from tests.benchmarks.suites.suite_pairs import SECRET, InProcess, Trees, draw, verdict_on
+from tests.needs_torch import needs_cuda
 
 ROUTER = "model/layers/moe/router.py"
 # The router's choice cut off from its weights' gradient: a tenth of the way back saved, unnoticed by y.
@@ -120,9 +121,7 @@ def test_upstream_gradients_are_fresh_in_every_call(side: InProcess) -> None:
     assert (first["grad_y"] != second["grad_y"]).all() and (first["x"] != second["x"]).all()
 
 
-@pytest.mark.skipif(
-    not torch.cuda.is_available(), reason="expected: NO CUDA DEVICE HERE: moe_backward was not run on one"
-)
+@needs_cuda("moe_backward was not run on one")
 def test_the_layer_on_cuda_passes_the_checks() -> None:
     suite = moe_backward("demo")
     problem = draw(suite)

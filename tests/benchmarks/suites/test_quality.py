@@ -24,6 +24,7 @@ from benchmarks.suites.language import (
 from benchmarks.suites.quality import quality
 from tests.benchmarks.suites.language_sides import SCORING_NS, STEP_NS, InProcessSides
 from tests.benchmarks.suites.suite_pairs import Trees, draw
+from tests.needs_torch import needs_cuda
 
 pytestmark = pytest.mark.slow
 
@@ -220,9 +221,7 @@ def test_the_rules_that_the_text_was_drawn_by_are_in_the_evidence() -> None:
     assert corpus["version"] == grammar.VERSION and "secret language" in corpus["name"]
 
 
-@pytest.mark.skipif(
-    not torch.cuda.is_available(), reason="expected: NO CUDA DEVICE HERE: quality was not trained on one"
-)
+@needs_cuda("quality was not trained on one")
 def test_training_on_cuda_learns_as_well() -> None:
     sides = sides_of_a_pair()
     frames = {name: (str(v.dtype), v.shape, v.tobytes()) for name, v in sides.problem.weights.items()}

@@ -15,6 +15,7 @@ from benchmarks.suites.language import LanguageProblem, Scoring
 from benchmarks.suites.time_to_loss import TimeToLossTrial, reached_ns, time_to_loss
 from tests.benchmarks.suites.language_sides import SCORING_NS, STEP_NS, InProcessSides
 from tests.benchmarks.suites.suite_pairs import Trees, draw
+from tests.needs_torch import needs_cuda
 
 pytestmark = pytest.mark.slow
 
@@ -183,9 +184,7 @@ def test_the_shipped_recipe_reaches_the_target_long_before_the_cap(preset: str) 
         assert sides.steps["base"] * 2 < suite.trial.steps
 
 
-@pytest.mark.skipif(
-    not torch.cuda.is_available(), reason="expected: NO CUDA DEVICE HERE: time_to_loss was not trained on one"
-)
+@needs_cuda("time_to_loss was not trained on one")
 def test_training_on_cuda_reaches_the_target_in_as_many_steps() -> None:
     sides = sides_of_a_pair()
     frames = {name: (str(v.dtype), v.shape, v.tobytes()) for name, v in sides.problem.weights.items()}

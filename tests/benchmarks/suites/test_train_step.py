@@ -18,6 +18,7 @@ from benchmarks.suites.base import WARM_UP, Tensors
 from benchmarks.suites.train_step import MIN_MARGIN, TrainStepProblem, train_step
 from model.training.run.trainer import Trainer
 from tests.benchmarks.suites.suite_pairs import SECRET, InProcess, Trees, draw, verdict_on
+from tests.needs_torch import needs_cuda
 
 TURNS = range(WARM_UP, 6)
 TRAINER = "model/training/run/trainer.py"
@@ -219,9 +220,7 @@ def test_floor_counts_batch_and_probes() -> None:
     assert (more - base) * 14 == base * 12  # 3 * 4 of 3 * 4 + 2 parts
 
 
-@pytest.mark.skipif(
-    not torch.cuda.is_available(), reason="expected: NO CUDA DEVICE HERE: train_step was not run on one"
-)
+@needs_cuda("train_step was not run on one")
 def test_steps_on_cuda_pass_the_checks() -> None:
     suite = train_step("demo")
     problem = draw(suite)

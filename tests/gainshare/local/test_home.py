@@ -28,6 +28,7 @@ from gainshare.local.state import (
 )
 from gainshare.local.supervision import logs
 from gainshare.local.supervision.processes import ProcessId
+from tests.needs import only_root
 
 NOBODY = 65534
 is_root = os.geteuid() == 0
@@ -83,7 +84,7 @@ def test_a_home_that_cannot_be_written_says_what_to_do(tmp_path: Path) -> None:
         Home(tmp_path / "file" / "home").create()
 
 
-@pytest.mark.skipif(not is_root, reason="expected: needs to be root")
+@only_root
 def test_as_root_below_a_private_folder_the_database_is_outside_the_home(open_folder: Path) -> None:
     private = open_folder / "root"
     private.mkdir(mode=0o700)
@@ -101,7 +102,7 @@ def test_as_root_below_a_private_folder_the_database_is_outside_the_home(open_fo
         shutil.rmtree(home.run)
 
 
-@pytest.mark.skipif(not is_root, reason="expected: needs to be root")
+@only_root
 def test_as_root_in_an_open_folder_the_database_is_in_the_home(home: Home) -> None:
     assert home.postgres_data == home.root / "postgres"
 
@@ -129,7 +130,7 @@ def test_reach_follows_modes_from_the_top(open_folder: Path) -> None:
     assert unreachable_part(open_folder / "missing", NOBODY) == open_folder / "missing"
 
 
-@pytest.mark.skipif(not is_root, reason="expected: needs to be root")
+@only_root
 @pytest.mark.parametrize("closed", [None, "a", "a/file"])
 def test_reach_agrees_with_the_kernel(open_folder: Path, closed: str | None) -> None:
     (open_folder / "a").mkdir()

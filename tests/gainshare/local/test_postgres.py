@@ -24,12 +24,12 @@ from gainshare.local.postgres import (
 )
 from gainshare.local.supervision import processes
 from gainshare.local.throwaway import ThrowawayPostgres, remove_leftovers
+from tests.needs import only_root
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[3]
 is_root = os.geteuid() == 0
-only_root = pytest.mark.skipif(not is_root, reason="expected: needs to be root")
 
 
 def make_cluster(folder: Path, **changes: object) -> Cluster:

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from model import native
 from model.config import LatentConfig, ModelConfig
 from model.layers.attention import gqa_fused
 from model.layers.attention.gqa import Attention
@@ -21,9 +20,10 @@ from model.layers.attention.mla import MLA
 from model.layers.attention.rotary import Rotary
 from model.layers.watched import torch_instead
 from tests.model.random_models import SMALL
+from tests.needs_torch import needs_kernels
 
 pytestmark = [
-    pytest.mark.skipif(not native.available(), reason=f"NO COMPILED KERNELS HERE: {native.state()}"),
+    needs_kernels,
     pytest.mark.slow,
 ]
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from model.layers.quantisation import fp8, int8
+from tests.needs_torch import needs_cuda
 
 SIZES = [(1, 1, 1), (5, 7, 3), (16, 32, 8), (33, 65, 17), (40, 130, 50)]
 
@@ -195,10 +196,7 @@ def test_a_product_for_weights_is_of_numbers_rounded_to_bf16() -> None:
     assert ((y - rounded).abs() <= 130 * 2**-23 * (a.double().abs() @ b.double().abs()) * 1.01).all()
 
 
-@pytest.mark.skipif(
-    not torch.cuda.is_available(),
-    reason="expected: NO CUDA DEVICE HERE: 8-bit products on CUDA were not tested",
-)
+@needs_cuda("8-bit products on CUDA were not tested")
 @pytest.mark.parametrize("size", SIZES)
 def test_products_on_cuda_equal_those_on_cpu(size: tuple[int, int, int]) -> None:
     m, k, n = size

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from model import native
 from model.layers.moe import experts_fused, experts_reference
+from tests.needs_torch import needs_kernels
 
-pytestmark = pytest.mark.skipif(not native.available(), reason=f"NO COMPILED KERNELS HERE: {native.state()}")
+pytestmark = needs_kernels
 
 # Root mean square of the difference to the reference in fp32, relative. fp32 sums in another order; bf16 rounds the
 # hidden numbers and the answer to 8 bits, and its gradients come of two more roundings.

@@ -19,12 +19,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from model import native
 from model.layers.moe import experts, experts_fused, experts_reference
 from model.layers.watched import torch_instead
+from tests.needs_torch import needs_kernels
 
 pytestmark = pytest.mark.slow
-
-needs_kernels = pytest.mark.skipif(
-    not native.available(), reason=f"NO COMPILED KERNELS HERE: {native.state()}"
-)
 
 
 def arguments(dtype: torch.dtype = torch.float32) -> list[Tensor]:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from model.layers.moe import experts_reference, experts_triton
 from model.layers.moe.experts_triton import BLOCK_M, Groups
+from tests.needs_torch import needs_cuda
 
 pytestmark = pytest.mark.slow
 
@@ -109,9 +110,7 @@ def test_the_kernels_equal_the_reference_in_the_interpreter() -> None:
     assert compared("cpu", {"TRITON_INTERPRET": "1"}) == "equal\n"
 
 
-@pytest.mark.skipif(
-    not torch.cuda.is_available(), reason="expected: NO CUDA DEVICE HERE: Triton's kernels are not run on one"
-)
+@needs_cuda("Triton's kernels are not run on one")
 def test_the_kernels_equal_the_reference_on_cuda() -> None:
     assert compared("cuda", {}) == "equal\n"
 

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from model import native
 from model.data.batches.batch import IGNORED
 from model.layers import linear_fused, recompute
 from model.layers.attention.gqa import Attention
@@ -25,9 +24,10 @@ from model.layers.watched import torch_instead
 from model.training.losses.chunked import chunked_target_loss
 from tests.model.random_models import SMALL
 from tests.model.training.losses.reference_loss import target_loss
+from tests.needs_torch import needs_kernels
 
 pytestmark = [
-    pytest.mark.skipif(not native.available(), reason=f"NO COMPILED KERNELS HERE: {native.state()}"),
+    needs_kernels,
     pytest.mark.slow,
 ]
 

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from model import native
 from model.config import ModelConfig
 from model.layers import norm_fused
 from model.layers.attention.gqa import Attention
@@ -20,8 +19,9 @@ from model.layers.attention.rotary import Rotary, Rotation, rotate
 from model.layers.norm import RMSNorm
 from model.layers.watched import torch_instead
 from tests.model.random_models import SMALL, randomise
+from tests.needs_torch import needs_kernels
 
-pytestmark = pytest.mark.skipif(not native.available(), reason=f"NO COMPILED KERNELS HERE: {native.state()}")
+pytestmark = needs_kernels
 
 EPS = 1e-6
 FP32 = 2e-5  # of the largest that a sum's terms can be: more than its up to 300 roundings of 2^-24

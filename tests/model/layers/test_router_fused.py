@@ -15,8 +15,9 @@ from model.config import MoEConfig
 from model.layers.moe import router_fused, router_reference
 from model.layers.moe.router import Router
 from model.layers.watched import torch_instead
+from tests.needs_torch import needs_kernels
 
-pytestmark = pytest.mark.skipif(not native.available(), reason=f"NO COMPILED KERNELS HERE: {native.state()}")
+pytestmark = needs_kernels
 
 TOLERANCE = 3e-6  # sums of at most 300 scores, each right to two units of 2^-24
 

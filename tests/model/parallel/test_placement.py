@@ -28,6 +28,7 @@ from model.parallel.placement.parts import (
 from model.parallel.placement.work import work_of
 from model.plan.activations import stage_activations
 from model.plan.layout import PRECISIONS, Layout, Workload
+from tests.needs_torch import needs_cuda
 
 pytestmark = pytest.mark.slow
 
@@ -404,10 +405,7 @@ def test_experts_on_two_sides_equal_experts_on_one(hot: list[int], dtype: torch.
     assert held == sum(parameter.numel() for parameter in plain.parameters())
 
 
-@pytest.mark.skipif(
-    not torch.cuda.is_available(),
-    reason="expected: NO CUDA DEVICE HERE: experts were not split between host and device",
-)
+@needs_cuda("experts were not split between host and device")
 def test_hot_experts_on_an_accelerator_equal_plain_ones() -> None:
     torch.manual_seed(0)
     assert MODEL.moe is not None

@@ -31,6 +31,7 @@ from tests.gainshare.capacity.agent.agent_world import (
     sandboxes,
 )
 from tests.gainshare.capacity.pool_world import MODEL, again
+from tests.needs import only_root
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
@@ -235,7 +236,7 @@ def test_what_holds_a_device_without_a_record_is_killed(agent: AgentProcess) -> 
 
 
 @pytest.mark.long
-@pytest.mark.skipif(os.geteuid() != 0, reason="expected: only root can make a small disk")
+@only_root
 def test_a_full_disk_stops_new_starts_and_no_running_node(agent: AgentProcess) -> None:
     agent.devices = 2
     agent.home.mkdir()

@@ -37,6 +37,7 @@ from tests.model.random_models import SMALL, random_transformer, relative_error
 from tests.model.serving.engine.paged_steps import Sequences, served_mix
 from tests.model.serving.executors.captured_each_time import EachTime
 from tests.model.serving.executors.executor_steps import logits_of
+from tests.needs_torch import needs_cuda
 
 CPU = torch.device("cpu")
 QWEN = dataclasses.replace(
@@ -325,9 +326,7 @@ def test_capturing_without_a_device_is_refused_and_not_left_out() -> None:
         GraphedExecutor(random_transformer(SMALL), 4)
 
 
-@pytest.mark.skipif(
-    not torch.cuda.is_available(), reason="expected: NO CUDA DEVICE HERE: no graph was captured or replayed"
-)
+@needs_cuda("no graph was captured or replayed")
 @pytest.mark.parametrize("config", [SMALL, QWEN, WINDOWED], ids=lambda config: config.name)
 def test_replayed_graphs_give_the_answers_of_plain_steps(config: ModelConfig) -> None:
     def model() -> torch.nn.Module:

@@ -25,6 +25,7 @@ from model.transformer import Transformer
 from tests.model.random_models import SMALL, random_transformer, relative_error
 from tests.model.serving.engine.paged_steps import Sequences, served_mix
 from tests.model.serving.executors.executor_steps import logits_of
+from tests.needs_torch import needs_cuda
 
 CPU = torch.device("cpu")
 MOE = MoEConfig(d_model=24, d_expert=16, n_experts=8, top_k=2, n_shared=1)
@@ -224,10 +225,7 @@ def test_a_placement_on_a_device_that_is_not_there_is_refused() -> None:
         Layout.of(placement, {}, 8)
 
 
-@pytest.mark.skipif(
-    not torch.cuda.is_available(),
-    reason="expected: NO CUDA DEVICE HERE: experts were not moved between host and device while serving",
-)
+@needs_cuda("experts were not moved between host and device while serving")
 def test_served_tokens_on_an_accelerator_are_those_of_the_host() -> None:
     whole = random_transformer(QWEN).eval()
     _, expected = served_mix(over(copy.deepcopy(whole)), QWEN.vocab_size)

@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from model import native
 from model.data.batches.batch import IGNORED
 from model.layers.watched import torch_instead
 from model.training.losses import cross_entropy_fused
+from tests.needs_torch import needs_kernels
 
-pytestmark = pytest.mark.skipif(not native.available(), reason=f"NO COMPILED KERNELS HERE: {native.state()}")
+pytestmark = needs_kernels
 
 FORMATS = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 

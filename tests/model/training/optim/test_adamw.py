@@ -10,17 +10,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from model import native
 from model.layers.watched import torch_instead
 from model.training.config.recipe import Recipe
 from model.training.optim import adamw_fused
 from model.training.optim.adamw import MOMENTS, AdamW
 from model.training.optim.choice import adamw, optimizer_for
 from tests.model.training.run.training_runs import same_state
+from tests.needs_torch import needs_kernels
 
-needs_kernel = pytest.mark.skipif(
-    not native.available(), reason=f"NO COMPILED KERNELS HERE: {native.state()}"
-)
 SHAPES = ((7, 33), (40,), (3, 5, 11), (130, 128))
 RECIPE = Recipe(learning_rate=1e-2)
 
@@ -51,7 +48,7 @@ def test_the_recipe_s_adamw_is_this_one() -> None:
     assert type(adamw(parameters(), RECIPE)) is torch.optim.AdamW
 
 
-@needs_kernel
+@needs_kernels
 @pytest.mark.parametrize("max_norm", [1.0, 1e9], ids=["clipped", "not clipped"])
 def test_clipping_and_steps_are_torch_s(max_norm: float) -> None:
     mine, ours, theirs, reference = pair()
@@ -90,7 +87,7 @@ def test_states_are_exchanged_with_torch_s() -> None:
     assert same_state(ours.state[mine[0]], reference.state[theirs[0]])
 
 
-@needs_kernel
+@needs_kernels
 def test_a_saved_state_goes_on_with_the_same_bits() -> None:
     mine, ours, others, other = [*pair()[:2], *pair()[:2]]
     for seed in range(2):
@@ -121,7 +118,7 @@ def test_moments_that_were_laid_out_otherwise_are_the_same_moments() -> None:
     assert all(torch.equal(p, q) for p, q in zip(mine, others, strict=True))
 
 
-@needs_kernel
+@needs_kernels
 def test_parameters_without_a_gradient_stay() -> None:
     mine, ours, *_ = pair()
     before = mine[0].detach().clone()
@@ -213,7 +210,7 @@ def test_a_norm_that_is_no_number_spoils_what_torch_s_spoils(wrong: str) -> None
         assert p.isnan().any() or wrong == "inf"
 
 
-@needs_kernel
+@needs_kernels
 def test_new_gradients_are_not_clipped_by_an_old_norm() -> None:
     mine, ours, theirs, reference = pair()
     give_gradients(0, mine)
@@ -261,7 +258,7 @@ def test_a_deep_copy_goes_on() -> None:
     assert all(torch.equal(p, q) for p, q in zip(own, chosen, strict=True))
 
 
-@needs_kernel
+@needs_kernels
 def test_it_takes_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[int, ...]] = []
     step = adamw_fused.step_

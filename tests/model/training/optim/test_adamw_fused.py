@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from model import native
 from model.layers.watched import torch_instead
 from model.training.optim import adamw_fused
 from model.training.optim.adamw_fused import Rates
+from tests.needs_torch import needs_kernels
 
-pytestmark = pytest.mark.skipif(not native.available(), reason=f"NO COMPILED KERNELS HERE: {native.state()}")
+pytestmark = needs_kernels
 
 RATES = Rates(1e-2, 0.9, 0.95, 1e-8, 0.1, step=1)
 SIZES = st.one_of(st.integers(1, 70), st.sampled_from([16_383, 16_384, 16_385, 40_000]))

@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from model import native
 from model.config import LatentConfig
 from model.data.batches.batch import Batch
 from model.layers.quantisation import quantise_training
@@ -28,9 +27,10 @@ from model.training.run.state import Progress, capture, restore
 from model.training.run.trainer import Trainer
 from model.transformer import Transformer
 from tests.model.training.run.training_runs import DENSE, MOE, model_of, packed_batch, same_state
+from tests.needs_torch import needs_kernels
 
 pytestmark = [
-    pytest.mark.skipif(not native.available(), reason=f"NO COMPILED KERNELS HERE: {native.state()}"),
+    needs_kernels,
     pytest.mark.slow,
 ]
 

@@ -17,6 +17,7 @@ from model.training.config.recipe import Recipe
 from model.training.losses.cross_entropy import next_token_loss
 from model.training.run.trainer import Trainer
 from model.transformer import Transformer
+from tests.needs_torch import needs_cuda
 
 pytestmark = pytest.mark.slow
 
@@ -166,9 +167,7 @@ def test_frozen_parameters_stay() -> None:
     assert torch.equal(frozen.embedding, before)
 
 
-@pytest.mark.skipif(
-    not torch.cuda.is_available(), reason="expected: NO CUDA DEVICE HERE: training on CUDA was not tested"
-)
+@needs_cuda("training on CUDA was not tested")
 def test_a_step_on_cuda_equals_the_step_on_cpu() -> None:
     here, there = Trainer(model(), PLAIN), Trainer(model().cuda(), PLAIN)
     for step in range(3):
