@@ -30,8 +30,8 @@ from gainshare.local.supervision.processes import kill_all, session_members, tag
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[2]
 FAULT_POINT = re.compile(r"""fault_point\(\s*["']([a-z0-9_.]+)["']""")
-# Short, so that what a killed process leaves behind is taken up within a test's patience.
 SHARED = ("GAINSHARE_KERNELS", "GAINSHARE_SCHEMAS")  # of the checkout, for all homes
+# Short, so that what a killed process leaves behind is taken up within a test's patience.
 SHORT_LEASES = {
     "GAINSHARE_RECHECK_PERCENT": "0",  # a random run now and then would make counts of runs random
     "GAINSHARE_RUN_LEASE_S": "6",

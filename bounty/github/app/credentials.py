@@ -66,12 +66,6 @@ def forget_token(installation_id: int) -> None:
         _requesters.pop(_key(installation_id), None)
 
 
-def forget_tokens() -> None:
-    """Forget every installation's token, as a new process would not have them."""
-    with _lock:
-        _requesters.clear()
-
-
 def _as_installation(installation_id: int) -> Requester:
     integration = _integration()
     auth = integration.auth.get_installation_auth(installation_id, requester=integration.requester)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pytest_django import Settings
 
-from bounty.github.app.credentials import forget_tokens
+from bounty.github.app import credentials
 from bounty.github.repositories.bindings import bind
 from bounty.github.repositories.following import follow, mirror_of
 from bounty.github.standin.control.standin import StandIn, running
@@ -52,9 +52,9 @@ class Bound:
 
 
 @pytest.fixture(autouse=True)
-def no_tokens() -> None:
+def no_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stand-in may get the port of one that ended, whose tokens it does not know."""
-    forget_tokens()
+    monkeypatch.setattr(credentials, "_requesters", {})
 
 
 @pytest.fixture

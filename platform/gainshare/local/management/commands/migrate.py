@@ -12,9 +12,9 @@ PARTIAL = ("app_label", "fake", "fake_initial", "plan", "check_unapplied", "prun
 
 class Command(migrate.Command):
     def handle(self, *args: Any, **options: Any) -> None:
-        store, connection = store_of_environment(), connections[options["database"]]
-        is_whole = store is not None and not any(options.get(name) for name in PARTIAL)
-        if store is None or not is_whole or connection.introspection.table_names():
+        connection = connections[options["database"]]
+        store = None if any(options.get(name) for name in PARTIAL) else store_of_environment()
+        if store is None or connection.introspection.table_names():
             super().handle(*args, **options)
             return
         was_kept = store.restore(connection)
