@@ -11,6 +11,7 @@ from uuid import uuid4
 
 import pytest
 from django.urls import URLPattern, URLResolver, get_resolver
+from django.utils import timezone
 from playwright.sync_api import Browser, Page, expect
 from pytest_django.live_server_helper import LiveServer
 
@@ -18,11 +19,13 @@ from bounty.models import Bounty, Submission
 from gainshare.accounts.models import User
 from gainshare.accounts.services import create_api_key
 from gainshare.capacity.models import Deployment
+from gainshare.ledger.price_book import publish_price
 from tests.bounty.bounty_world import diff_of_line
 from tests.bounty.bug_world import BugWorld
 from tests.bounty.services.runners.pool_world import add_host, add_node
 from tests.chromium import Watch, new_page, started_chromium
 from tests.gainshare.capacity.scaling.scaling_world import make_class, passes, serve
+from tests.gainshare.gateway.charged_world import PRICES
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True), pytest.mark.timeout(900)]
 STARTS = ["/", "/api/docs/", "/api/reference/", "/signup/", "/how/", "/nothing/", "/bounties/?page=9999"]
@@ -53,6 +56,7 @@ def world() -> BugWorld:
     Deployment.objects.create(
         model="tiny", tree=made.lineage.tip_id, lineage=made.lineage.name, reason="asked for by a test"
     )
+    publish_price(model="tiny", effective_at=timezone.now(), actor=made.mira, **PRICES)
     User.objects.filter(pk=made.mira.pk).update(is_staff=True, is_superuser=True)
     return made
 
