@@ -9,6 +9,7 @@ alone.
 
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import product
@@ -34,6 +35,7 @@ from benchmarks.pairs.builds.build import build_tree
 from benchmarks.pairs.builds.memory import REMEMBERED, BuildMemory
 from benchmarks.pairs.calibration import CalibrationFailed, calibrated
 from benchmarks.pairs.cores import Cores, choose_cores
+from benchmarks.pairs.nameless import NamelessCopies
 from benchmarks.pairs.pair import SLOTS
 from benchmarks.pairs.phases import Phases
 from benchmarks.pairs.quiet import Quiet
@@ -106,6 +108,11 @@ class _Judgement:
         self._trees = {"base": tree_dirs[job.base_tree], "candidate": tree_dirs[job.candidate_tree]}
         if job.old_tree:
             self._trees["old"] = tree_dirs[job.old_tree]
+        candidate = self._trees["candidate"]
+        self._copies = NamelessCopies(
+            # A fix may differ from base, so its pairs have the candidate on both sides: the oracle alone judges.
+            {"base": candidate, "candidate": candidate} if job.kind == "fix" else self._trees
+        )
         self._secret, self._seeds = Seeds.fresh()
         self._phases, self._quiet = Phases(), quiet
         self._started_at = _now()
@@ -125,10 +132,8 @@ class _Judgement:
             on_log=callbacks.on_log,
             cancellation=cancellation,
         )
-        candidate = self._trees["candidate"]
         self._runner = PairRunner(
-            # A fix may differ from base, so its pairs have the candidate on both sides: the oracle alone judges.
-            {"base": candidate, "candidate": candidate} if job.kind == "fix" else self._trees,
+            self._copies,
             self._setup,
             self._seeds,
             phases=self._phases,
@@ -147,13 +152,14 @@ class _Judgement:
         )
         self._callbacks.on_commitment(commit(self._secret, job.nonce))
         self._progress(0)
-        self._build()
-        self._calibrate()
-        self._stage = STAGES[job.kind]
-        self._try_base()
-        if job.kind in BUG_KINDS:
-            self._try()
-        self._measure()
+        with closing(self._copies):
+            self._build()
+            self._calibrate()
+            self._stage = STAGES[job.kind]
+            self._try_base()
+            if job.kind in BUG_KINDS:
+                self._try()
+            self._measure()
         sealed = seal(build_document(**self._parts()), key)
         verdict = sealed["document"]["verdict"]
         self._callbacks.on_log(f"verdict: {verdict['kind']}. {verdict['reason']}\n")
@@ -191,7 +197,7 @@ class _Judgement:
             return
         try:
             self._suite, usual_ns = calibrated(
-                self._trees,
+                self._copies,
                 self._setup,
                 self._seeds.child("calibration"),
                 phases=self._phases,

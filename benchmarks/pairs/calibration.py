@@ -6,11 +6,10 @@ that is depends on the machine and on the tree. One base/base pair tells. The nu
 """
 
 import statistics
-from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 
 from benchmarks.judging.cancellation import Cancellation
+from benchmarks.pairs.nameless import NamelessCopies
 from benchmarks.pairs.pair import Pair
 from benchmarks.pairs.phases import Phases
 from benchmarks.pairs.quiet import Quiet
@@ -38,7 +37,7 @@ def calls_for(call_ns: int, fewest: int, most: int) -> int:
 
 
 def calibrated(
-    trees: Mapping[str, Path],
+    copies: NamelessCopies,
     setup: SideSetup,
     seeds: Seeds,
     *,
@@ -57,7 +56,7 @@ def calibrated(
         return suite, usual_ns
     for index, case in enumerate(suite.cases):
         plan = PairPlan(index, case.name, case.draw(seeds.numbers("shape", index)), "base")
-        pair = Pair(plan, trees, setup, seeds, phases, quiet, sample_log)
+        pair = Pair(plan, copies, setup, seeds, phases, quiet, sample_log)
         try:
             measure(pair, cancellation)
         except SideFailed as failure:

@@ -1,18 +1,51 @@
-"""A copy of a tree for one side of one pair, in a folder whose name says nothing.
+"""Copies of a run's trees for the sides of its pairs, in folders whose names say nothing.
 
 A sandbox shows where its mounts come from (`/proc/self/mountinfo`), and the trees' own folders are named by their hashes.
 Copies and not links: how many links a file has would tell whether the other side has the same tree.
 """
 
 import os
+import random
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 PREFIX = "side-"
 WRITTEN_AT = (1_000_000_000, 1_000_000_000)  # seconds since the epoch; of every file of every tree
+
+
+class NamelessCopies:
+    """Copies of a run's trees, made when a pair first needs them: two of base, one of each other. Gone with `close`.
+
+    All pairs of a run share them: to write some hundred files for each side can take longer than the calls of a pair. No
+    side can write to its copy. Which copy of base a side gets is drawn for each pair, whatever its partner runs, so what
+    tells the copies apart (numbers of files, when they were made) says nothing about the partner.
+    """
+
+    def __init__(self, trees: Mapping[str, Path]) -> None:
+        """`trees` are the folders of base, candidate and old, of those that the run has."""
+        self._trees = dict(trees)
+        self._made: dict[Path, list[Path]] = {}
+        self._folders = ExitStack()
+
+    def draw(self, tree: str, order: random.Random) -> dict[str, Path]:
+        """A folder with `model/` for each side of a pair that measures `tree` against base. Two sides never share one."""
+        base, other = self._trees["base"], self._trees[tree]
+        drawn = order.sample(self._copies(base, 2), 2)
+        return {"base": drawn[0], "candidate": drawn[1] if other == base else self._copies(other, 1)[0]}
+
+    def _copies(self, tree: Path, count: int) -> list[Path]:
+        made = self._made.setdefault(tree, [])
+        while len(made) < count:
+            made.append(self._folders.enter_context(nameless_copy(tree)))
+        return made
+
+    def close(self) -> None:
+        """Remove all copies."""
+        self._made.clear()
+        self._folders.close()
 
 
 @contextmanager

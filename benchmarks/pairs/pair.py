@@ -5,15 +5,14 @@ Nothing is left of a pair when it is over, and nothing of it was there before. H
 """
 
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
-from pathlib import Path
 
 from benchmarks.pairs import trial
 from benchmarks.pairs.clocked import SIDES, Clocked, PairRecord
 from benchmarks.pairs.cores import CacheScrubber, judge_on, scrubbed_bytes
-from benchmarks.pairs.nameless import nameless_copy
+from benchmarks.pairs.nameless import NamelessCopies
 from benchmarks.pairs.pace import LOAD_NS, Pace, rest, whole_slots
 from benchmarks.pairs.phases import Phases
 from benchmarks.pairs.quiet import Quiet
@@ -36,7 +35,7 @@ class Pair:
     def __init__(
         self,
         plan: PairPlan,
-        trees: Mapping[str, Path],
+        copies: NamelessCopies,
         setup: SideSetup,
         seeds: Seeds,
         phases: Phases,
@@ -51,11 +50,11 @@ class Pair:
         self._setup, self._seeds, self._phases, self._quiet = setup, seeds, phases, quiet
         suite = setup.suite.part(plan.case)
         self._suite = replace(suite, oracle_checks=suite.calls_per_side) if checks_all else suite
-        self._trees = {"base": trees["base"], "candidate": trees[plan.tree]}
+        self._copies = copies
         first = seeds.order("pair", plan.index, "spawn").sample(SIDES, 2)
         self.record = PairRecord(plan, spawn_order=(first[0], first[1]))
         self._sides: dict[str, Side] = {}
-        self._folders, self._usual_ns = ExitStack(), usual_ns
+        self._usual_ns = usual_ns
         self._lock = threading.Lock()
         self._is_killed = False
 
@@ -63,7 +62,7 @@ class Pair:
         """The same pair once more in fresh processes, with the same inputs and base on both sides."""
         return Pair(
             replace(self.plan, tree="base", next_to=self.plan.index),
-            self._trees,
+            self._copies,
             self._setup,
             self._seeds,
             self._phases,
@@ -79,10 +78,10 @@ class Pair:
         Raises SideFailed.
         """
         with self._phases.spend("setup"):
+            folders = self._copies.draw(self.plan.tree, self._seeds.order("pair", self.plan.index, "copies"))
             for name in self.record.spawn_order:
                 slot = self.record.spawn_order.index(name)  # at random, as the order is
-                folder = self._folders.enter_context(nameless_copy(self._trees[name]))
-                side = Side(name, folder, self._suite, self._setup, slot)
+                side = Side(name, folders[name], self._suite, self._setup, slot)
                 with self._lock:
                     self._sides[name] = side
                     if self._is_killed:
@@ -156,7 +155,6 @@ class Pair:
                     side.close()
                 except SideFailed as error:
                     failure = failure or error
-            self._folders.close()
             self._pass_on_logs()
             if failure is not None:
                 raise failure

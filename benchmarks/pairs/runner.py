@@ -9,10 +9,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from benchmarks.judging.cancellation import Cancellation
+from benchmarks.pairs.nameless import NamelessCopies
 from benchmarks.pairs.pair import Pair
 from benchmarks.pairs.phases import Phases
 from benchmarks.pairs.quiet import Quiet
@@ -82,7 +82,7 @@ class PairRunner:
 
     def __init__(
         self,
-        trees: Mapping[str, Path],
+        copies: NamelessCopies,
         setup: SideSetup,
         seeds: Seeds,
         *,
@@ -100,7 +100,7 @@ class PairRunner:
         self.outputs_differing = 0
         self.failed_pair: Pair | None = None  # the one whose failure is the last event
         self.measured: Counter[str] = Counter()  # pairs that count of each case, control pairs left out
-        self._trees, self._setup, self._seeds = dict(trees), setup, seeds
+        self._copies, self._setup, self._seeds = copies, setup, seeds
         self._phases, self._quiet, self._cancellation = phases, quiet, cancellation
         self._on_log, self._on_pair, self._on_complete = on_log, on_pair, on_complete
         self._usual_ns: dict[str, int] = {}
@@ -144,7 +144,7 @@ class PairRunner:
         self._one(
             Pair(
                 plan,
-                self._trees,
+                self._copies,
                 self._setup,
                 self._seeds,
                 self._phases,

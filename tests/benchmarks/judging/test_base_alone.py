@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from benchmarks.evidence.signing import generate_key
 from benchmarks.evidence.verify import verify_evidence
 from benchmarks.judging import judge as judging
 from benchmarks.judging.job import Job
+from benchmarks.pairs.nameless import PREFIX
 from benchmarks.pairs.schedule import BLOCK, Schedule
 from benchmarks.pairs.seeds import Seeds
 from tests.benchmarks.judging.judge_bench import Record
@@ -64,12 +65,13 @@ def secret(*, control_first: bool) -> tuple[bytes, Seeds]:
     raise AssertionError("no such secret")
 
 
-def repaired(tree: Path) -> Callable[[str], None]:
-    """Takes the tree's script away once base is tried without the patch: so it failed next to the patch only."""
+def repaired(trees: Mapping[str, Path]) -> Callable[[str], None]:
+    """Takes the script out of all copies once base is tried without the patch: so it failed next to the patch only."""
 
     def on_log(text: str) -> None:
         if AGAIN in text:
-            (tree / "model" / "script.json").write_text(json.dumps({"load": [], "call": []}))
+            for copy in trees["base"].parent.glob(f"{PREFIX}*/model/script.json"):
+                copy.write_text(json.dumps({"load": [], "call": []}))
 
     return on_log
 
@@ -92,7 +94,7 @@ def test_a_base_that_fails_next_to_the_patch_only_is_the_patch_s_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trees = script_trees(tmp_path, side="base", call=[["exit", 3]])
-    document = judged(trees, monkeypatch, on_log=repaired(trees["base"]))
+    document = judged(trees, monkeypatch, on_log=repaired(trees))
     assert [attempt["failure"] for attempt in document["base_checks"]] == [None]
     assert document["base_checks"][0]["pair"]["calls"]
     assert document["verdict"]["kind"] == "wrong_output"
@@ -103,7 +105,7 @@ def test_a_control_pair_that_fails_once_is_nobody_s_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trees = script_trees(tmp_path, side="base", call=[["exit", 3]])
-    document = judged(trees, monkeypatch, on_log=repaired(trees["base"]), control_first=True)
+    document = judged(trees, monkeypatch, on_log=repaired(trees), control_first=True)
     assert document["pairs"][0]["control"]
     assert document["verdict"]["kind"] == "infrastructure_error"
     assert "without the patch" in document["verdict"]["reason"]

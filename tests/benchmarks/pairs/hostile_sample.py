@@ -338,6 +338,29 @@ def facts(path: Path) -> list[int]:
     return [status.st_mode, status.st_nlink, status.st_uid, status.st_size, int(status.st_mtime)]
 
 
+def do_mark_tree() -> None:
+    """Say all that can be seen of the tree's script, then try to leave a mark in it; say which ways were open."""
+    path = Path(tree(), "model/script.json")
+    status = path.stat()
+    os.write(2, f"TREE {[*status, status.st_atime_ns, status.st_ctime_ns, os.listxattr(path)]}\n".encode())
+    path.read_bytes()
+    ways = {
+        "write": lambda: path.open("ab"),
+        "mode": lambda: path.chmod(0o777),
+        "times": lambda: os.utime(path),
+        "attribute": lambda: os.setxattr(path, "user.mark", b"1"),
+        "neighbour": lambda: (path.parent / "mark").touch(),
+        "link": lambda: path.with_name("link").symlink_to(path),
+        "removal": path.unlink,
+    }
+    for name, way in ways.items():
+        try:
+            way()
+        except OSError:
+            continue
+        os.write(2, f"MARKED by {name}\n".encode())
+
+
 def do_clock(moment: str) -> None:
     """When a call's work begins and ends, by the clock that every process can read."""
     os.write(2, f"CLOCK {moment} {time.monotonic_ns()}\n".encode())

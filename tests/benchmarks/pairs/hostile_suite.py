@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from benchmarks.catalogue import SUITES
 from benchmarks.catalogue.facts import Case, TimeLimits
 from benchmarks.judging.cancellation import Cancellation
 from benchmarks.pairs.cores import choose_cores
+from benchmarks.pairs.nameless import NamelessCopies
 from benchmarks.pairs.pair import Pair
 from benchmarks.pairs.phases import Phases
 from benchmarks.pairs.quiet import Quiet
@@ -109,12 +110,13 @@ def hostile_pair(
 ) -> Iterator[Pair]:
     setup = SideSetup(suite, level or best_level(), choose_cores(), wall_s=120)
     plan = PairPlan(0, suite.cases[0].name, {"numbers": 1}, "base" if is_control else "candidate")
-    pair = Pair(plan, trees, setup, Seeds.fresh()[1], Phases(), Quiet(), SampleLog(lambda _: None))
-    try:
-        pair.prepare()
-        yield pair
-    finally:
-        pair.close()
+    with closing(NamelessCopies(trees)) as copies:
+        pair = Pair(plan, copies, setup, Seeds.fresh()[1], Phases(), Quiet(), SampleLog(lambda _: None))
+        try:
+            pair.prepare()
+            yield pair
+        finally:
+            pair.close()
 
 
 def run_pairs(
@@ -129,8 +131,9 @@ def run_pairs(
 ) -> tuple[PairRunner, str]:
     """Take pairs as a judge does, until there are enough or an event ends them. The runner, and the log."""
     log: list[str] = []
+    copies = NamelessCopies(trees)
     runner = PairRunner(
-        trees,
+        copies,
         SideSetup(suite, level or best_level(), choose_cores(), wall_s=120),
         seeds or Seeds.fresh()[1],
         phases=Phases(),
@@ -142,6 +145,7 @@ def run_pairs(
     case = suite.cases[0].name
     if usual_ns is not None:
         runner.measure_with(suite, {case: usual_ns})
-    while not runner.has_ended and runner.measured[case] < pairs:
-        runner.take_block({case: pairs}, controls=int(has_controls), old=0)
+    with closing(copies):
+        while not runner.has_ended and runner.measured[case] < pairs:
+            runner.take_block({case: pairs}, controls=int(has_controls), old=0)
     return runner, "".join(log)

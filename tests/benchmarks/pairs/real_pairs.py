@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from benchmarks.pairs.builds.memory import REMEMBERED
 from benchmarks.pairs.cores import choose_cores
+from benchmarks.pairs.nameless import NamelessCopies
 from benchmarks.pairs.pair import SLOTS, Pair
 from benchmarks.pairs.phases import Phases
 from benchmarks.pairs.quiet import Quiet
@@ -50,9 +51,10 @@ def prepared_pair(
         trees = {"base": folders[base.hash], "candidate": folders[candidate.hash]}
         for name, tree in trees.items():
             REMEMBERED.build(name, tree, level=setup.level, slot=SLOTS[name])
-        pair = Pair(plan, trees, setup, seeds, Phases(), Quiet(), SampleLog(print))
-        try:
-            pair.prepare()
-            yield pair
-        finally:
-            pair.close()
+        with closing(NamelessCopies(trees)) as copies:
+            pair = Pair(plan, copies, setup, seeds, Phases(), Quiet(), SampleLog(print))
+            try:
+                pair.prepare()
+                yield pair
+            finally:
+                pair.close()
