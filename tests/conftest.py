@@ -17,6 +17,7 @@ from django.test import Client
 
 from gainshare.local.throwaway import ThrowawayPostgres
 from tests import emptied_tables, rest_contract
+from tests.short_paths import short_parent
 
 EXPECTED_SKIP = "expected:"
 DATABASE = frozenset({"db", "transactional_db", "live_server", "throwaway_postgres"})
@@ -76,7 +77,7 @@ def django_db_modify_db_settings(throwaway_postgres: ThrowawayPostgres | None) -
 @pytest.fixture
 def short_folder() -> Iterator[Path]:
     """A private folder with a path short enough for Unix sockets."""
-    folder = Path(tempfile.mkdtemp(prefix="gs-", dir="/tmp"))
+    folder = Path(tempfile.mkdtemp(prefix="gs-", dir=short_parent()))
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
 
@@ -84,7 +85,7 @@ def short_folder() -> Iterator[Path]:
 @pytest.fixture
 def open_folder() -> Iterator[Path]:
     """A folder that every user may pass through (pytest's own are 0700), with a short path."""
-    folder = Path(tempfile.mkdtemp(prefix="gs-", dir="/tmp"))
+    folder = Path(tempfile.mkdtemp(prefix="gs-", dir=short_parent()))
     folder.chmod(0o711)
     yield folder
     shutil.rmtree(folder, ignore_errors=True)

@@ -26,6 +26,7 @@ from gainshare.local.postgres import Cluster
 from gainshare.local.secrets import Secrets, read_secret
 from gainshare.local.state import StackState, running_state
 from gainshare.local.supervision.processes import kill_all, session_members, tagged
+from tests.short_paths import short_parent
 
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[2]
@@ -64,7 +65,7 @@ class Stack:
         prepare: Callable[[Home], None] | None = None,
         **overrides: str,
     ) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="gsa-", dir="/tmp"))
+        self.folder = Path(tempfile.mkdtemp(prefix="gsa-", dir=short_parent()))
         self.folder.chmod(0o711)  # the database's user passes through
         self.home = Home(self.folder / "home")
         self.faults = self.folder / "faults"

@@ -3,7 +3,8 @@
 pytest-django reads the settings before any conftest.py is imported, so the environment is set here. The
 database starts when the first test needs it (`tests/conftest.py`). Existing environment variables take
 precedence, but each pytest-xdist worker has its own database and home. Compiled kernels and schemas are shared
-by all homes and stored in the checkout's home.
+by all homes and stored in the checkout's home. Temporary files are in memory where there is room, unless TMPDIR says
+where they are to be.
 """
 
 from benchmarks import blas as _blas  # noqa: F401, I001 - before numpy is imported
@@ -16,11 +17,13 @@ from pathlib import Path
 
 import pytest
 
+from gainshare.local.memory_folder import make_memory_folder
 from gainshare.local.paths import ROOT
 from gainshare.local.throwaway import ThrowawayPostgres
 
 _postgres = pytest.StashKey[ThrowawayPostgres]()
-_home = pytest.StashKey[str]()
+_home = pytest.StashKey[Path]()
+_memory = pytest.StashKey[Path]()
 
 OWN = "GAINSHARE_TEST_OWN"
 """Environment variable with the names that this session set, for its workers."""
@@ -31,15 +34,18 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
     if "PYTEST_XDIST_WORKER" in os.environ:
         for name in os.environ.pop(OWN, "").split():
             os.environ.pop(name, None)
+    elif "TMPDIR" not in os.environ and (folder := make_memory_folder()) is not None:
+        early_config.stash[_memory] = folder
+        os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
     given = set(os.environ)
     os.environ.setdefault("GAINSHARE_SECRET_KEY", secrets.token_urlsafe(32))
     os.environ.setdefault(
         "BROKER_URL", "memory://"
     )  # unit tests need no broker; the stack's tests use Valkey
     if "GAINSHARE_HOME" not in os.environ:
-        early_config.stash[_home] = tempfile.mkdtemp(prefix="gainshare-home-")
-        os.environ["GAINSHARE_HOME"] = early_config.stash[_home]
-        (Path(early_config.stash[_home]) / "static").mkdir()  # whitenoise warns if it is missing
+        home = early_config.stash[_home] = Path(tempfile.mkdtemp(prefix="gainshare-home-"))
+        os.environ["GAINSHARE_HOME"] = str(home)
+        (home / "static").mkdir()  # whitenoise warns if it is missing
     os.environ.setdefault("GAINSHARE_KERNELS", str(ROOT / ".gainshare" / "native"))
     os.environ.setdefault("GAINSHARE_SCHEMAS", str(ROOT / ".gainshare" / "schemas"))
     if "DATABASE_URL" not in os.environ:
@@ -51,8 +57,9 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     if (postgres := config.stash.get(_postgres, None)) is not None:
         postgres.remove()
-    if (home := config.stash.get(_home, None)) is not None:
-        shutil.rmtree(home, ignore_errors=True)
+    for key in (_home, _memory):
+        if (folder := config.stash.get(key, None)) is not None:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

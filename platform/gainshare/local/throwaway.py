@@ -14,9 +14,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+from gainshare.local.owned_folder import abandoned_folders, make_owned_folder
 from gainshare.local.postgres import Cluster, reachable_binaries, server_account
 from gainshare.local.reach import reaches
-from gainshare.local.supervision.processes import ProcessId
 
 PREFIX = "gainshare-test-"
 
@@ -27,13 +27,12 @@ class ThrowawayPostgres:
     def __init__(self) -> None:
         account = server_account()
         parent = Path(tempfile.gettempdir())
-        if len(bytes(parent)) > 60 or (account.user is not None and not reaches(parent, account.user)):
+        if len(bytes(parent)) > 60 or (
+            account.user is not None and not reaches(parent, account.user, to_enter=True)
+        ):
             parent = Path("/tmp")  # noqa: S108 (mkdtemp below makes a private folder in it)
         remove_leftovers(parent)
-        self.folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
-        self.folder.chmod(0o711)
-        me = ProcessId.of(os.getpid())
-        (self.folder / "owner").write_text(f"{me.pid} {me.started_ticks}" if me else "0 0")
+        self.folder = make_owned_folder(parent, PREFIX)
         self.cluster = Cluster(
             data=self.folder / "data",
             sockets=self.folder / "s",
@@ -62,16 +61,9 @@ class ThrowawayPostgres:
 
 def remove_leftovers(parent: Path) -> None:
     """Remove folders of this user's dead test sessions in `parent`."""
-    for folder in parent.glob(f"{PREFIX}*"):
-        try:
-            if folder.is_symlink() or folder.stat().st_uid != os.geteuid():
-                continue
-            pid, ticks = (int(word) for word in (folder / "owner").read_text().split())
-        except (OSError, ValueError):
-            continue  # another session is creating it now
-        if not ProcessId(pid, ticks).is_alive():
-            _end_server(folder / "data")
-            shutil.rmtree(folder, ignore_errors=True)
+    for folder in abandoned_folders(parent, PREFIX):
+        _end_server(folder / "data")
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _end_server(data: Path) -> None:
