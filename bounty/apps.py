@@ -10,3 +10,4 @@ class BountyConfig(AppConfig):
 
     def ready(self) -> None:
         import_module("bounty.github.handing_over")  # registers what a linked GitHub account brings with it
+        import_module("bounty.services.royalties.audit")  # registers what the audit checks of royalties

@@ -34,7 +34,19 @@ def audit() -> list[Invariant]:
         if is_own:
             with connection.cursor() as cursor:
                 cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-        return [*(_counted(*check) for check in COUNTED), *_totals(), _flows(), *_chain(), _guards()]
+        counted = [_counted(*check) for check in (*COUNTED, *_registered.values())]
+        return [*counted, *_totals(), _flows(), *_chain(), _guards()]
+
+
+def register_check(name: str, what: str, sql: str) -> None:
+    """Have every audit count the violations of an invariant between the ledger's rows and another app's.
+
+    ``what`` are the words after the count. ``sql`` is one query of one number.
+    """
+    _registered[name] = (name, what, sql)
+
+
+_registered: dict[str, tuple[str, str, str]] = {}
 
 
 COUNTED = (

@@ -36,7 +36,7 @@ def book(
         transfer_id=transfer_id or uuid4(),
         user=user or world.bob,
         amount_microcredits=amount,
-        reference="submission:1",
+        reference="gain:1",
     )
 
 
