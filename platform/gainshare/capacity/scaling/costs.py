@@ -17,6 +17,7 @@ from gainshare.capacity.models import Node
 
 HOUR_US = 3_600_000_000
 DAY = timedelta(days=1)
+EVER, NEVER = (moment.replace(tzinfo=UTC) for moment in (datetime.min, datetime.max))
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +44,23 @@ def day_start(moment: datetime) -> datetime:
 
 
 def node_times(*, start: datetime, end: datetime, model: str | None = None) -> list[NodeTime]:
-    """All nodes that held a device at some time between ``start`` and ``end``."""
+    """All nodes that held a device at some time between ``start`` and ``end``.
+
+    While a tree takes over from another one, two nodes share a device. It costs once: the second holds it from the end
+    of the first.
+    """
     nodes = Node.objects.filter(Q(ended_at=None) | Q(ended_at__gt=start), created_at__lt=end)
     if model is not None:
         nodes = nodes.filter(model=model)
-    rows = nodes.values_list(
-        "model", "host__device_class__name", "price_microcredits_per_device_hour", "created_at", "ended_at"
-    )
-    return [NodeTime(*row) for row in rows]
+    held, free_at = [], defaultdict(lambda: EVER)
+    for node in nodes.select_related("host__device_class").order_by("created_at"):
+        device = node.host_id, node.device
+        since = max(node.created_at, free_at[device])
+        if since < (node.ended_at or end):
+            price = node.price_microcredits_per_device_hour
+            held.append(NodeTime(node.model, node.host.device_class.name, price, since, node.ended_at))
+        free_at[device] = max(since, node.ended_at or NEVER)
+    return held
 
 
 def spent_today(model: str, now: datetime) -> int:

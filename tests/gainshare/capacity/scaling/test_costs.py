@@ -76,3 +76,29 @@ def test_the_price_at_its_start_is_what_a_node_costs() -> None:
     assert spent_today("other", now) == 0
     assert len(node_times(start=start, end=now)) == 1
     assert len(node_times(start=start - 2 * HOUR, end=now)) == 2
+
+
+@pytest.mark.django_db
+def test_a_device_costs_once_while_a_second_node_takes_over() -> None:
+    """One of ten minutes' handover, one whose second node failed, and one that still goes on."""
+    host = make_host(make_class(price=3600), devices=3)
+    start = day_start(timezone.now())
+    minute = timedelta(minutes=1)
+    for device, since, until in (
+        (0, 0, 70), (0, 60, 120),
+        (1, 0, 120), (1, 30, 40),
+        (2, 0, None), (2, 110, None),
+    ):  # fmt: skip
+        node = Node.objects.create(
+            host=host, device=device, berth=int(since > 0), model=MODEL, reason="test",
+            price_microcredits_per_device_hour=3600, state="ready" if until is None else "ended",
+            ended_at=None if until is None else start + until * minute,
+        )  # fmt: skip
+        Node.objects.filter(pk=node.pk).update(created_at=start + since * minute)
+    assert spent_today(MODEL, start + 120 * minute) == 3 * 2 * 3600
+    times = node_times(start=start, end=start + 120 * minute)
+    minutes = [
+        ((one.since - start) // minute, None if one.until is None else (one.until - start) // minute)
+        for one in times
+    ]
+    assert sorted(minutes, key=str) == [(0, 120), (0, 70), (0, None), (70, 120)]
