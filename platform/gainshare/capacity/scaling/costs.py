@@ -17,7 +17,7 @@ from gainshare.capacity.models import Node
 
 HOUR_US = 3_600_000_000
 DAY = timedelta(days=1)
-EVER, NEVER = (moment.replace(tzinfo=UTC) for moment in (datetime.min, datetime.max))
+NEVER = datetime.max.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +52,11 @@ def node_times(*, start: datetime, end: datetime, model: str | None = None) -> l
     nodes = Node.objects.filter(Q(ended_at=None) | Q(ended_at__gt=start), created_at__lt=end)
     if model is not None:
         nodes = nodes.filter(model=model)
-    held, free_at = [], defaultdict(lambda: EVER)
+    held: list[NodeTime] = []
+    free_at: dict[tuple[int, int], datetime] = {}
     for node in nodes.select_related("host__device_class").order_by("created_at"):
         device = node.host_id, node.device
-        since = max(node.created_at, free_at[device])
+        since = max(node.created_at, free_at.get(device, node.created_at))
         if since < (node.ended_at or end):
             price = node.price_microcredits_per_device_hour
             held.append(NodeTime(node.model, node.host.device_class.name, price, since, node.ended_at))
