@@ -23,10 +23,10 @@ def make_memory_folder(parent: Path = SHARED_MEMORY) -> Path | None:
     for folder in abandoned_folders(parent, PREFIX):
         remove_leftovers(folder)
         shutil.rmtree(folder, ignore_errors=True)
-    return make_owned_folder(parent, PREFIX) if _has_room(parent) else None
+    return make_owned_folder(parent, PREFIX) if has_room(parent) else None
 
 
-def _has_room(parent: Path) -> bool:
+def has_room(parent: Path) -> bool:
     """Whether the session's files fit in, and leave as much memory again for its processes."""
     if not os.access(parent, os.W_OK | os.X_OK):
         return False

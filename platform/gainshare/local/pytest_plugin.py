@@ -13,6 +13,7 @@ import os
 import secrets
 import shutil
 import tempfile
+from multiprocessing.util import Finalize
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,6 @@ from gainshare.local.throwaway import ThrowawayPostgres
 
 _postgres = pytest.StashKey[ThrowawayPostgres]()
 _home = pytest.StashKey[Path]()
-_memory = pytest.StashKey[Path]()
 
 OWN = "GAINSHARE_TEST_OWN"
 """Environment variable with the names that this session set, for its workers."""
@@ -35,8 +35,9 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
         for name in os.environ.pop(OWN, "").split():
             os.environ.pop(name, None)
     elif "TMPDIR" not in os.environ and (folder := make_memory_folder()) is not None:
-        early_config.stash[_memory] = folder
         os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
+        # After what multiprocessing itself removes there at the end of this process, which has -100.
+        Finalize(None, shutil.rmtree, [folder], {"ignore_errors": True}, exitpriority=-200)
     given = set(os.environ)
     os.environ.setdefault("GAINSHARE_SECRET_KEY", secrets.token_urlsafe(32))
     os.environ.setdefault(
@@ -57,9 +58,8 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     if (postgres := config.stash.get(_postgres, None)) is not None:
         postgres.remove()
-    for key in (_home, _memory):
-        if (folder := config.stash.get(key, None)) is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+    if (home := config.stash.get(_home, None)) is not None:
+        shutil.rmtree(home, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,13 @@ from gainshare.local.memory_folder import NEEDED_BYTES, available_bytes, make_me
 from gainshare.local.supervision import processes
 
 ROOT = Path(__file__).resolve().parents[3]
-SHOWN = "import tempfile\n\ndef test_shown(tmp_path):\n    print('here', tempfile.gettempdir(), tmp_path, sep='\\n')\n"
+SHOWN = """
+import multiprocessing.util, tempfile
+
+def test_shown(tmp_path):
+    multiprocessing.util.get_temp_dir()  # which it removes when the process ends
+    print('here', tempfile.gettempdir(), tmp_path, sep='\\n')
+"""
 
 
 @pytest.fixture
@@ -78,17 +84,19 @@ def test_a_session_s_files_are_in_it_and_are_gone_afterwards(workers: list[str],
     test = open_folder / "test_shown.py"
     test.write_text(SHOWN)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-    arguments = [sys.executable, "-m", "pytest", str(test), "-q", "-rP", "-p", "no:cacheprovider", *workers]
+    options = ["-c", str(ROOT / "pyproject.toml"), "-q", "-rP", "-p", "no:cacheprovider", *workers]
+    arguments = [sys.executable, "-m", "pytest", *options, str(test)]
+    memory = memory_folder.SHARED_MEMORY if memory_folder.has_room(memory_folder.SHARED_MEMORY) else None
     for given in ({}, {"TMPDIR": str(open_folder)}):
         environment.pop("TMPDIR", None)
         done = subprocess.run(
             arguments, env=environment | given, cwd=ROOT, capture_output=True, text=True, check=False
         )
-        assert done.returncode == 0, done.stdout
+        assert (done.returncode, done.stderr) == (0, ""), done.stdout
         lines = done.stdout.splitlines()
         place, own = (Path(line) for line in lines[lines.index("here") + 1 :][:2])
         assert own.is_relative_to(place)
         if given:
             assert place == open_folder
-        elif place.is_relative_to(memory_folder.SHARED_MEMORY):
-            assert not place.exists()
+        elif memory is not None:
+            assert place.parent == memory and not place.exists()
