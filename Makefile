@@ -8,6 +8,7 @@
 #                     newest: the newest of everything that pyproject.toml allows
 #   ARGS              passed on to `gainshare up`, `gainshare demo` or pytest, e.g. make test ARGS="-k ledger -x"
 #   WORKERS           processes of make test that share the cores; default: one for each
+#   TMPDIR            where tests put their temporary files; default: in memory (/dev/shm) where there is room, else /tmp
 #   BENCH             which figures `make bench` prints: python -m benchmarks.$(BENCH)
 
 PYTHON ?=
