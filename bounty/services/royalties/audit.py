@@ -13,28 +13,30 @@ EARNED = """
     FROM bounty_royaltypayment p JOIN bounty_royaltyterm r ON r.id = p.term_id
 """
 PAID = """
-    SELECT u.model, (u.settled_at AT TIME ZONE 'UTC')::date AS day, u.user_id AS payer, t.posted_amount AS paid
+    SELECT u.model, (u.settled_at AT TIME ZONE 'UTC')::date AS day, u.user_id AS payer, sum(t.posted_amount) AS paid
     FROM gateway_usagerecord u
     JOIN ledger_transfer t ON t.hold_id = u.request_id AND t.kind = 'usage' AND t.state = 'posted'
     JOIN ledger_account a ON a.id = t.from_account_id
     WHERE a.source = 'purchase' OR (a.source = 'award' AND a.reference LIKE 'award:%')
+    GROUP BY 1, 2, 3
 """
-"""What was paid from lots that count (`days.COUNTING_LOTS`), by the day on which it was settled."""
+"""What each account paid from lots that count (`days.COUNTING_LOTS`), by the day on which it was settled."""
 
 register_check(
     "royalties_within_their_days",
     "earners and days of a model whose royalties are above the caps of what others paid for it on that day",
     f"""
     WITH earned AS ({EARNED}), paid AS ({PAID}),
+    paid_in_all AS (SELECT model, day, sum(paid) AS paid FROM paid GROUP BY 1, 2),
     of_day AS (SELECT model, day, sum(earned) AS earned FROM earned GROUP BY 1, 2),
     of_person AS (SELECT model, day, person, sum(earned) AS earned FROM earned GROUP BY 1, 2, 3)
     SELECT (
-        SELECT count(*) FROM of_person e WHERE e.earned * {MILLION} > {PAYER_CAP_PPM} * (
-            SELECT coalesce(sum(p.paid), 0) FROM paid p
-            WHERE p.model = e.model AND p.day = e.day AND p.payer <> e.person)
+        SELECT count(*) FROM of_person e LEFT JOIN paid_in_all d USING (model, day)
+        LEFT JOIN paid own ON (own.model, own.day, own.payer) = (e.model, e.day, e.person)
+        WHERE e.earned * {MILLION} > {PAYER_CAP_PPM} * (coalesce(d.paid, 0) - coalesce(own.paid, 0))
     ) + (
-        SELECT count(*) FROM of_day e WHERE e.earned * {MILLION} > {min(PAYER_CAP_PPM, DAY_CAP_PPM)} * (
-            SELECT coalesce(sum(p.paid), 0) FROM paid p WHERE p.model = e.model AND p.day = e.day)
+        SELECT count(*) FROM of_day e LEFT JOIN paid_in_all d USING (model, day)
+        WHERE e.earned * {MILLION} > {min(PAYER_CAP_PPM, DAY_CAP_PPM)} * coalesce(d.paid, 0)
     )
     """,  # noqa: S608 - constants
 )
