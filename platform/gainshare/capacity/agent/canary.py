@@ -21,7 +21,7 @@ from gainshare.capacity.agent.background import finished
 from gainshare.capacity.agent.canary_process import CanaryPlace, CanaryProcess, CanaryTaken, start_canary
 from gainshare.capacity.agent.host_key import HostKey
 from gainshare.capacity.agent.options import AgentOptions
-from gainshare.capacity.agent.preparing import NotPrepared, Preparer
+from gainshare.capacity.agent.preparing import DoesNotBuild, NotPrepared, Preparer
 from gainshare.capacity.agent.protocol import (
     CANARY_PATH,
     MAX_CANARY_BYTES,
@@ -142,12 +142,20 @@ class Canary:
             check_model(order.model, self._options.models)
             if self._options.level == SandboxLevel.NONE:
                 raise NotPrepared("this agent has no sandbox (--level none), and executes no deployed tree")
-            for tree in dict.fromkeys((order.served, order.candidate, order.best)):
-                self._progress = f"prepares the tree {tree[:12] or 'installed'}"
-                await self._preparer.ready(tree)
+            for tree in dict.fromkeys((order.served, order.best)):
+                await self._prepare(tree)
+            try:
+                await self._prepare(order.candidate)
+            except DoesNotBuild as error:  # the others do, on this same host
+                return {**_failed(str(error)), "is_of_tree": True}
         except (NotPrepared, Refused) as error:
             return _failed(str(error))
         return await self._run(order)
+
+    async def _prepare(self, tree: str) -> None:
+        """Raises NotPrepared."""
+        self._progress = f"prepares the tree {tree[:12] or 'installed'}"
+        await self._preparer.ready(tree)
 
     async def _run(self, order: CanaryOrder) -> dict[str, Any]:
         await finished(self._place.clear)

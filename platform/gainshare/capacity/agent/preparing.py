@@ -27,6 +27,10 @@ class NotPrepared(Exception):
     """A tree that this host cannot execute; the message says why, safe to show and at most MAX_TEXT long."""
 
 
+class DoesNotBuild(NotPrepared):
+    """A tree that the compiler or the interpreter refuses. It is built by the same command on every host."""
+
+
 class Preparer:
     """Trees that are ready, or why not. ``say`` gets lines for people, ``done`` is called after each tree."""
 
@@ -128,8 +132,14 @@ async def _explained(what: str, work: Awaitable[None]) -> None:
         why = f"{what} cannot be fetched: {error}"
     except SideFailed as error:
         why = f"{what} does not build ({error.kind}): {error.detail}"
+        if error.kind == "build_failed":
+            raise DoesNotBuild(_shown(why)) from None
     except (OSError, SandboxError) as error:
         why = f"{what} cannot be built here: {error}"
     else:
         return
-    raise NotPrepared(readable(" ".join(why.split()))[:MAX_TEXT])
+    raise NotPrepared(_shown(why))
+
+
+def _shown(why: str) -> str:
+    return readable(" ".join(why.split()))[:MAX_TEXT]

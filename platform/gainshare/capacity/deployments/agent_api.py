@@ -21,7 +21,7 @@ from gainshare.capacity.deployments.keys import register_key
 from gainshare.capacity.deployments.serializers import CanaryIn, CanaryOut, KeyIn, KeyOut, TreeFilesOut
 from gainshare.capacity.deployments.trees import blob_for_agent, manifest_for_agent
 from gainshare.capacity.hosts.agent_api import HostTokenAuthentication, IsHost, SmallJSONParser
-from gainshare.capacity.models import Deployment, DeploymentState, Host
+from gainshare.capacity.models import Host
 from gainshare.capacity.scaling.api import AnyAccept
 
 MAX_DOCUMENT_BYTES = 16 * 1024 * 1024
@@ -104,10 +104,12 @@ class AgentCanary(OfHost):
         parsed.is_valid(raise_exception=True)
         said: dict[str, Any] = parsed.validated_data
         if "failed" in said:
-            fail(host=self.host, deployment_id=pk, reason=said["failed"])
-            return Response({"state": DeploymentState.REQUESTED, "why": said["failed"]})
-        taken: Deployment = take_document(host=self.host, deployment_id=pk, sealed=said["document"])
-        return Response({"state": taken.state, "why": taken.why})
+            ended = fail(
+                host=self.host, deployment_id=pk, reason=said["failed"], is_of_tree=said["is_of_tree"]
+            )
+        else:
+            ended = take_document(host=self.host, deployment_id=pk, sealed=said["document"])
+        return Response({"state": ended.state, "why": ended.why})
 
 
 urlpatterns = [

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from django.conf import settings
-from django.db.models import F
+from django.db.models import F, QuerySet
 from django.utils import timezone
 
 from benchmarks.canary.order import CanaryOrder, Plan
@@ -68,12 +68,19 @@ def begin(deployment: Deployment, host: Host) -> bool:
     return begun > 0
 
 
-def fail(*, host: Host, deployment_id: UUID, reason: str) -> None:
-    """Take an agent's word that it could not run its canary. Raises NotThisCanary."""
+def fail(*, host: Host, deployment_id: UUID, reason: str, is_of_tree: bool = False) -> Deployment:
+    """Take an agent's word that it could not run its canary; the deployment afterwards. Raises NotThisCanary.
+
+    Where it says that the tree does not build next to one that does, the deployment is refused and not tried again.
+    """
     running = Deployment.objects.filter(pk=deployment_id, host=host, state=DeploymentState.CANARY).first()
     if running is None:
         raise NotThisCanary("This host runs no such canary now. Drop it.")
-    try_again(running, f"the host {host.name} could not run the canary: {readable(reason)}")
+    if is_of_tree:
+        _end(running, DeploymentState.REFUSED, f"on the host {host.name}, {readable(reason)}")
+    else:
+        try_again(running, f"the host {host.name} could not run the canary: {readable(reason)}")
+    return Deployment.objects.get(pk=deployment_id)
 
 
 def tend(now: datetime) -> int:
@@ -89,13 +96,22 @@ def tend(now: datetime) -> int:
 
 def try_again(deployment: Deployment, reason: str) -> bool:
     """Let another try begin, or end the deployment as failed after MOST_TRIES. Returns whether this call did it."""
-    same = Deployment.objects.filter(
+    if deployment.tries < MOST_TRIES:
+        again = {"state": DeploymentState.REQUESTED, "host": None, "progress": reason[:MAX_PROGRESS]}
+        return same_try(deployment).update(**again) > 0
+    why = f"{deployment.tries} canaries could not be run; the last: {reason}"
+    return _end(deployment, DeploymentState.FAILED, why)
+
+
+def _end(deployment: Deployment, state: DeploymentState, why: str) -> bool:
+    return same_try(deployment).update(state=state, why=why[:MAX_WHY], ended_at=timezone.now()) > 0
+
+
+def same_try(deployment: Deployment) -> QuerySet[Deployment]:
+    """The row, unless the canary was decided or begun again meanwhile."""
+    return Deployment.objects.filter(
         pk=deployment.pk, state=DeploymentState.CANARY, tries=deployment.tries, host=deployment.host_id
     )
-    if deployment.tries < MOST_TRIES:
-        return same.update(state=DeploymentState.REQUESTED, host=None, progress=reason[:MAX_PROGRESS]) > 0
-    why = f"{deployment.tries} canaries could not be run; the last: {reason}"
-    return same.update(state=DeploymentState.FAILED, why=why[:MAX_WHY], ended_at=timezone.now()) > 0
 
 
 def expected_order(deployment: Deployment) -> CanaryOrder:

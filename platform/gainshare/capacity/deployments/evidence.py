@@ -15,7 +15,7 @@ from benchmarks.evidence.signing import key_id
 from benchmarks.faults import fault_point
 from benchmarks.patch.trees import BlobStore, sha256_hex
 from benchmarks.sandbox.readable import readable
-from gainshare.capacity.deployments.canaries import MAX_WHY, expected_order
+from gainshare.capacity.deployments.canaries import MAX_WHY, expected_order, same_try
 from gainshare.capacity.deployments.errors import BadEvidence, Decided, NotThisCanary
 from gainshare.capacity.deployments.handover import advance
 from gainshare.capacity.models import Deployment, DeploymentState, Host
@@ -67,12 +67,7 @@ def _verified(sealed: Any, deployment: Deployment, host: Host) -> CanaryVerdict:
 def _record(deployment: Deployment, verdict: CanaryVerdict, blob: str) -> None:
     """One conditional UPDATE. Raises Decided where the canary was decided or begun again meanwhile."""
     now = timezone.now()
-    same = Deployment.objects.filter(
-        pk=deployment.pk,
-        state=DeploymentState.CANARY,
-        host=deployment.host_id,
-        tries=deployment.tries,
-    )
+    same = same_try(deployment)
     told = {"evidence_blob": blob, "result": verdict.to_json(), "judged_at": now, "progress": ""}
     if verdict.passed:
         changed = same.update(state=DeploymentState.STARTING, starting_at=now, **told)

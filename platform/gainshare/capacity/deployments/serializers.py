@@ -68,6 +68,9 @@ class CanaryIn(serializers.Serializer[Any]):
         required=False, help_text="Sealed: `document`, `digest` and `signature` by the host's key."
     )
     failed = serializers.CharField(required=False, max_length=300, help_text="Why it could not be run.")
+    is_of_tree = serializers.BooleanField(
+        default=False, help_text="It failed because the tree does not build, where the served one does."
+    )
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         if ("document" in attrs) == ("failed" in attrs):

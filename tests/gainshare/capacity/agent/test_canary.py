@@ -26,6 +26,7 @@ from tests.gainshare.capacity.agent.canary_world import (
     pids,
 )
 from tests.gainshare.capacity.agent.fake_site import FakeSite, fake_site
+from tests.gainshare.capacity.agent.tree_making import changed, installed
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -145,6 +146,20 @@ def test_a_tree_that_cannot_be_had_fails_the_canary(
         site.results.clear()
         site.canary = order_of(**{"served": trees[0], "candidate": trees[1], **wrong})
         assert said in str(result(site, agent)["failed"])
+    assert not pids(agent)
+
+
+def test_a_candidate_that_does_not_build_is_told_to_be_at_fault(
+    site: FakeSite, agent: AgentProcess, trees: tuple[str, str], tmp_path: Path
+) -> None:
+    """Where it is the served tree that does not build, nothing is known of the candidate."""
+    broken = site.offer(*changed(installed(tmp_path), {"model/wrong.py": b"def (:\n"}))
+    agent.start()
+    for order, is_of_tree in ((order_of(trees[0], broken), True), (order_of(broken, trees[1]), None)):
+        site.results.clear()
+        site.canary = order
+        body = result(site, agent)
+        assert "does not build" in str(body["failed"]) and body.get("is_of_tree") is is_of_tree
     assert not pids(agent)
 
 

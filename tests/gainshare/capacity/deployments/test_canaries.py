@@ -114,11 +114,29 @@ def test_a_canary_that_fails_is_begun_again_twice_with_another_nonce(at: Machine
     assert ask().pk != deployment.pk  # it says nothing of the tree
 
 
+def test_a_tree_that_does_not_build_is_refused_at_once(at: Machine) -> None:
+    deployment = ask()
+    at.order()
+    ended = fail(
+        host=at.row, deployment_id=deployment.pk, reason="it does not build: \x1b[2Jx", is_of_tree=True
+    )
+    assert (ended.state, ended.ended_at is not None, ended.tries) == (DeploymentState.REFUSED, True, 1)
+    assert at.row.name in ended.why and "does not build" in ended.why and "\x1b" not in ended.why
+    assert order_for(at.row, None) is None
+    with pytest.raises(NotThisCanary):
+        fail(host=at.row, deployment_id=deployment.pk, reason="again", is_of_tree=True)
+
+
 def test_another_hosts_word_ends_no_canary(at: Machine) -> None:
     deployment = ask()
     at.order()
     with pytest.raises(NotThisCanary):
-        fail(host=machine(at.host.device_class).row, deployment_id=deployment.pk, reason="broken")
+        fail(
+            host=machine(at.host.device_class).row,
+            deployment_id=deployment.pk,
+            reason="broken",
+            is_of_tree=True,
+        )
     assert again(deployment).state == DeploymentState.CANARY
 
 
