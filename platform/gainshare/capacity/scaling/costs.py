@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from uuid import UUID
 
 from django.db.models import Q
 
@@ -53,7 +54,7 @@ def node_times(*, start: datetime, end: datetime, model: str | None = None) -> l
     if model is not None:
         nodes = nodes.filter(model=model)
     held: list[NodeTime] = []
-    free_at: dict[tuple[int, int], datetime] = {}
+    free_at: dict[tuple[UUID, int], datetime] = {}
     for node in nodes.select_related("host__device_class").order_by("created_at"):
         device = node.host_id, node.device
         since = max(node.created_at, free_at.get(device, node.created_at))
