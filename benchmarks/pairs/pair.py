@@ -1,7 +1,7 @@
 """One fresh pair: two new sandboxed processes whose calls alternate in random order, one of them frozen at any time.
 
-Nothing is left of a pair when it is over, and nothing of it was there before. How a pair is measured is in `turns` and
-`trial`.
+Nothing is left of a pair when it is over, and nothing of it was there before, but for the copies of the run's trees, which
+sides can only read (`nameless`). How a pair is measured is in `turns` and `trial`.
 """
 
 import threading
