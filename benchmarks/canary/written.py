@@ -6,12 +6,15 @@ searched is reported as such. Call it while the node is frozen, so that nothing 
 
 from __future__ import annotations
 
+import ctypes
+import hashlib
 import os
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import BinaryIO
 
 from benchmarks.canary.planted import Secret
 
@@ -21,6 +24,10 @@ MOST_BYTES = 256 << 20  # written since the words were planted, all files togeth
 MOST_FILES = 10_000
 CHUNK_BYTES = 8 << 20
 OVERLAP_BYTES = 4_096  # more than any form of a word has
+NOTING = frozenset({0xEF53, 0x58465342, 0x9123683E})  # ext2 to ext4, XFS, Btrfs: their numbers in statfs(2)
+BLOCK_BYTES = 512  # the unit of `st_blocks`
+STATFS_BYTES = 512  # more than `struct statfs` has anywhere; it begins with that number
+_LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 class TooMuch(Exception):
@@ -29,16 +36,42 @@ class TooMuch(Exception):
 
 @dataclass(frozen=True)
 class State:
-    """What a file's status says of its content: equal ones were not written in between."""
+    """What says of a file's content whether it was written in between: equal ones were not.
+
+    Its status does where the file system notes every change. One in memory does not note what is stored through a map
+    (tmpfs never writes pages back), so there the content's digest is part of the state.
+    """
 
     device: int
     inode: int
     size: int
     changed_ns: int
+    digest: str = ""
 
     @classmethod
-    def of(cls, status: os.stat_result) -> State:
-        return cls(status.st_dev, status.st_ino, status.st_size, status.st_ctime_ns)
+    def of(cls, stream: BinaryIO) -> State | None:
+        """The state with dirty pages written: what is stored through a map later changes it again.
+
+        None where only reading tells and there is more to read than is stored: a file with holes can have any size.
+        """
+        os.fsync(stream.fileno())
+        status = os.fstat(stream.fileno())
+        state = cls(status.st_dev, status.st_ino, status.st_size, status.st_ctime_ns)
+        if notes_stores(stream.fileno()):
+            return state
+        if status.st_size > status.st_blocks * BLOCK_BYTES:
+            return None
+        digest = hashlib.file_digest(stream, "blake2b").hexdigest()
+        stream.seek(0)
+        return replace(state, digest=digest)
+
+
+def notes_stores(handle: int) -> bool:
+    """Whether the file's file system changes its times for stores through a map too, once they are written (statfs(2))."""
+    answer = ctypes.create_string_buffer(STATFS_BYTES)
+    if _LIBC.fstatfs(handle, answer) != 0:
+        return False
+    return ctypes.c_long.from_buffer(answer).value & 0xFFFFFFFF in NOTING
 
 
 def plain_files(folders: Iterable[Path]) -> Iterator[Path]:
@@ -67,16 +100,12 @@ def names_below(folders: Iterable[Path]) -> Iterator[str]:
 
 
 def states_of(folders: Iterable[Path]) -> dict[Path, State]:
-    """The state of each file, with its dirty pages written: what is stored through a map later changes it again."""
+    """The state of each file."""
     found = {}
     for path in plain_files(folders):
-        with suppress(OSError):
-            handle = _opened(path)
-            try:
-                os.fsync(handle)
-                found[path] = State.of(os.fstat(handle))
-            finally:
-                os.close(handle)
+        with suppress(OSError), os.fdopen(_opened(path), "rb") as stream:
+            if (state := State.of(stream)) is not None:
+                found[path] = state
     return found
 
 
@@ -96,9 +125,8 @@ def search(folders: Iterable[Path], secrets: Iterable[Secret], known: dict[Path,
         except OSError:
             continue  # gone, or no plain file any more
         with os.fdopen(handle, "rb") as stream:
-            os.fsync(stream.fileno())
-            status = os.fstat(stream.fileno())
-            if not stat.S_ISREG(status.st_mode) or known.get(path) == State.of(status):
+            is_plain = stat.S_ISREG(os.fstat(stream.fileno()).st_mode)
+            if not is_plain or (path in known and known[path] == State.of(stream)):
                 continue
             before = b""
             while chunk := stream.read(CHUNK_BYTES):

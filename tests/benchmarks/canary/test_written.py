@@ -5,6 +5,8 @@ from __future__ import annotations
 import mmap
 import os
 import random
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,13 @@ from benchmarks.canary.planted import Secret, secret_of
 from benchmarks.canary.texts import made_up_word
 from benchmarks.canary.tokens import tokenizer_of
 from benchmarks.canary.written import TooMuch, scratch_folders, search, states_of
+
+
+@pytest.fixture(params=["/var/tmp", "/dev/shm"], ids=["on a disk", "in memory"])
+def folder(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A folder of each kind of file system. A node's scratch folders are in memory."""
+    with tempfile.TemporaryDirectory(dir=request.param) as name:
+        yield Path(name)
 
 
 @pytest.fixture
@@ -36,28 +45,38 @@ def test_a_word_in_the_name_of_a_file_folder_or_link_is_found(tmp_path: Path, se
     assert search([tmp_path], [secret], {}) == "the name of a file"
 
 
-def test_what_did_not_change_is_passed_over_and_what_did_is_searched(tmp_path: Path, secret: Secret) -> None:
-    file = tmp_path / "weights.packed"
+def test_what_did_not_change_is_passed_over_and_what_did_is_searched(folder: Path, secret: Secret) -> None:
+    file = folder / "weights.packed"
     file.write_bytes(secret.word.encode() + b"\0" * 10_000)
-    known = states_of([tmp_path])
-    assert search([tmp_path], [secret], known) is None
+    known = states_of([folder])
+    assert search([folder], [secret], known) is None
     status = file.stat()
     with file.open("r+b") as stream:
         stream.seek(100)
         stream.write(b"x")
     os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))  # the time of the change cannot be set
-    assert search([tmp_path], [secret], known) == "weights.packed"
+    assert search([folder], [secret], known) == "weights.packed"
 
 
-def test_what_is_stored_through_an_old_map_is_searched(tmp_path: Path, secret: Secret) -> None:
+def test_what_is_stored_through_an_old_map_is_searched(folder: Path, secret: Secret) -> None:
     """Its page was dirty before the words were planted, so no system call and no fault tells of the second store."""
-    file = tmp_path / "mapped"
+    file = folder / "mapped"
     file.write_bytes(b"\0" * mmap.PAGESIZE)
     with file.open("r+b") as stream, mmap.mmap(stream.fileno(), mmap.PAGESIZE) as page:
         page[0] = 1
-        known = states_of([tmp_path])
+        known = states_of([folder])
         page[100 : 100 + len(secret.word)] = secret.word.encode()
-        assert search([tmp_path], [secret], known) == "mapped"
+        assert search([folder], [secret], known) == "mapped"
+
+
+def test_a_file_with_holes_in_memory_is_not_read_for_ever(secret: Secret) -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
+        with (Path(name) / "holes").open("wb") as file:
+            file.truncate(1 << 44)
+        known = states_of([Path(name)])
+        assert known == {}
+        with pytest.raises(TooMuch, match="wrote more than"):
+            search([Path(name)], [secret], known)
 
 
 def test_a_word_across_two_chunks_is_found(

@@ -26,6 +26,7 @@ from gainshare.capacity.policies.observed import ClassFacts, Fleet, Load, Object
 from gainshare.capacity.routing.load import step_of
 from gainshare.capacity.routing.rates import WINDOW_S, window_of
 from gainshare.capacity.scaling import loop, records
+from gainshare.capacity.scaling.costs import day_start
 from gainshare.capacity.scaling.locks import lock_pass
 from tests.gainshare.capacity.pool_world import race
 from tests.gainshare.capacity.scaling.scaling_world import (
@@ -252,7 +253,7 @@ def test_the_budget_stops_what_would_pass_it() -> None:
     make_ready(*nodes)
     assert len(nodes) == 2
     # Both have cost 49,950 s by now: 100,000 micro-credits are left, 50 s of both.
-    midnight = timezone.now().replace(hour=0, minute=0, second=0, microsecond=0)
+    midnight = day_start(timezone.now()) + timedelta(days=1)  # after the first decision, whenever it was
     late = midnight + timedelta(hours=20)
     Node.objects.update(created_at=late - timedelta(seconds=49_950))
     Host.objects.update(last_seen_at=late)
