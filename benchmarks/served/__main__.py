@@ -20,6 +20,7 @@ from benchmarks.served.load import Load
 from benchmarks.served.rows import deployment_rows, saving_rows
 from benchmarks.served.site import Deployed, MeasuredSite
 from model.command_errors import CommandParser
+from model.serving.node.options import whole
 
 ROOT = Path(__file__).resolve().parents[2]
 ENGINE, FIX = "examples/base/textbook_engine.diff", "examples/engine/compiled_executor.diff"
@@ -33,11 +34,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = CommandParser(prog="python -m benchmarks.served", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
     parser.add_argument(
-        "--quick", action="store_true", help=f"{QUICK_DEPLOYMENTS} deployments, and no gain's saving"
+        "--deployments",
+        type=whole(1),
+        metavar="N",
+        help=f"trees to deploy under load (default: {DEPLOYMENTS}, with --quick {QUICK_DEPLOYMENTS})",
     )
+    parser.add_argument("--quick", action="store_true", help="fewer deployments, and no gain's saving")
     parser.add_argument("--model", default="tiny", help="the model that is served under load (default: tiny)")
     chosen = parser.parse_args(arguments)
-    number = QUICK_DEPLOYMENTS if chosen.quick else DEPLOYMENTS
+    number = chosen.deployments or (QUICK_DEPLOYMENTS if chosen.quick else DEPLOYMENTS)
     rows = _under_load(chosen.model, number)
     if not chosen.quick:
         rows += _of_the_gain()
