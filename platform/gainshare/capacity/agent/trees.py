@@ -13,6 +13,8 @@ from pathlib import Path
 from benchmarks.faults import fault_point
 from benchmarks.judging.cancellation import Cancellation
 from benchmarks.pairs.builds.memory import REMEMBERED
+from benchmarks.pairs.nameless import PREFIX as COPY_PREFIX
+from benchmarks.patch.blobs import SHA256
 from benchmarks.patch.trees import BlobStore, Tree, shipped_tree, write_tree
 from benchmarks.sandbox import SandboxLevel, best_level
 
@@ -31,10 +33,11 @@ class TreeFolders:
     """The sandbox that builds; empty for the machine's best."""
 
     def make(self) -> None:
-        """Make the folder, and remove what was left of builds that were killed. Raises OSError."""
+        """Make the folder, and remove what was left of builds and canaries that were killed. Raises OSError."""
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for left in self.folder.glob(f"{_NEW}*"):
-            shutil.rmtree(left, ignore_errors=True)
+        for prefix in (_NEW, COPY_PREFIX):
+            for left in self.folder.glob(f"{prefix}*"):
+                shutil.rmtree(left, ignore_errors=True)
 
     def path(self, tree: str) -> Path:
         """The folder of a tree, there or not; of the installed one for ""."""
@@ -87,9 +90,12 @@ class TreeFolders:
         fault_point("agent.tree.after_rename")
 
     def remove_unused(self, in_use: Collection[str]) -> list[str]:
-        """Remove trees that are not in use, except the last ones used. Returns which."""
-        found = [path for path in self.folder.iterdir() if path.is_dir() and not path.name.startswith(_NEW)]
-        idle = [path for path in found if path.name not in in_use and path.name != INSTALLED]
+        """Remove trees that are not in use, except the last ones used. Returns which.
+
+        Only folders that a hash names are trees: a canary that runs has copies of its trees next to them.
+        """
+        trees = [path for path in self.folder.iterdir() if SHA256.fullmatch(path.name) and path.is_dir()]
+        idle = [path for path in trees if path.name not in in_use]
         idle.sort(key=lambda path: path.stat().st_mtime, reverse=True)
         for path in idle[KEPT:]:
             gone = path.rename(self.folder / f"{_NEW}{path.name}")  # at once, so that no half is found

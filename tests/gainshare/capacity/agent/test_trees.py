@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.pairs.nameless import PREFIX, nameless_copy
 from benchmarks.patch.trees import MAX_FILE_BYTES, Tree, hash_entries, sha256_hex
 from gainshare.capacity.agent import fetching, trees
 from gainshare.capacity.agent.preparing import NotPrepared, Preparer
@@ -257,13 +258,19 @@ def test_trees_in_use_stay_and_of_others_the_last_ones(tmp_path: Path) -> None:
         folders.folder.joinpath(name).mkdir()
         os.utime(folders.folder / name, (age, age))
     (folders.folder / "new-begun").mkdir()
-    assert folders.remove_unused({names[0]}) == [names[2], names[1]]
-    assert {path.name for path in folders.folder.iterdir()} == {
-        *(names[:1] + names[3:]),
-        trees.INSTALLED,
-        "new-begun",
-    }
+    tree = folders.folder / names[-1]
+    (tree / "model").mkdir()
+    os.utime(tree, (99, 99))
+    with nameless_copy(tree) as copy:  # as a canary has that runs now, whose files are older than every tree
+        assert folders.remove_unused({names[0]}) == [names[2], names[1]]
+        assert {path.name for path in folders.folder.iterdir()} == {
+            *(names[:1] + names[3:]),
+            trees.INSTALLED,
+            "new-begun",
+            copy.name,
+        }
     folders.note_use(names[3])
     assert folders.remove_unused({names[0], "f" * 64}) == []
+    (folders.folder / f"{PREFIX}killed").mkdir()
     TreeFolders(tmp_path / "trees").make()  # the next agent
-    assert not (folders.folder / "new-begun").exists()
+    assert {path.name for path in folders.folder.iterdir()} == {*(names[:1] + names[3:]), trees.INSTALLED}
