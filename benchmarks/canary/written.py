@@ -13,8 +13,8 @@ import stat
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from benchmarks.canary.planted import Secret
 
@@ -49,7 +49,7 @@ class State:
     digest: str = ""
 
     @classmethod
-    def of(cls, stream: BinaryIO) -> State | None:
+    def of(cls, stream: BufferedReader) -> State | None:
         """The state with dirty pages written: what is stored through a map later changes it again.
 
         None where only reading tells and there is more to read than is stored: a file with holes can have any size.
