@@ -7,6 +7,8 @@ import os
 import shutil
 from pathlib import Path
 
+import psutil
+
 from gainshare.local.owned_folder import abandoned_folders, make_owned_folder
 from gainshare.local.throwaway import remove_leftovers
 
@@ -35,13 +37,5 @@ def has_room(parent: Path) -> bool:
     return (
         is_executable
         and system.f_bavail * system.f_frsize >= NEEDED_BYTES
-        and available_bytes() >= 2 * NEEDED_BYTES
+        and psutil.virtual_memory().available >= 2 * NEEDED_BYTES
     )
-
-
-def available_bytes() -> int:
-    """Memory that programs can still have without swapping, by the kernel's estimate; 0 where it gives none."""
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) << 10
-    return 0
