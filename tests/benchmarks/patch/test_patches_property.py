@@ -163,12 +163,11 @@ def test_the_unedited_seed_applies() -> None:
     assert result == tree_of({"model/a.py": "one\nTWO\nthree", "model/n.py": "x\n"}, store)
 
 
+@needs_git
 @given(st.lists(LINE, min_size=1, max_size=400))
 @settings(max_examples=20, deadline=None)
 def test_a_git_apply_agrees_on_our_normal_form(lines: list[str]) -> None:
     """git itself reads what `normalise` writes, with the same result."""
-    if shutil.which("git") is None:
-        pytest.skip("no git on this machine")
     before, after = {"model/a.py": "\n".join(lines)}, {"model/a.py": "\n".join(reversed(lines)) + "\nend\n"}
     store = Memory()
     base, target = tree_of(before, store), tree_of(after, store)
