@@ -100,7 +100,7 @@ class Story:
             tree = mira.post("trees/", {"base": "shipped", "diff": text})["hash"]
             mira.post("lineages/", {"name": LINEAGE, "is_demo": True, "base_tree": tree})
             mira.post("github/check/")
-            self._wait("the App's installation", lambda: mira.get("github/")["installations"] or None)
+            self._wait("the App's view of the repository", lambda: self._seen_by_app() or None)
             terms = {"github_id": self.repository.github_id, "branch": "main", "folder": "model"}
             mira.post(f"lineages/{LINEAGE}/repository/connect/", terms)
             self._wait(
@@ -234,6 +234,15 @@ class Story:
 
     def _tip(self) -> str:
         return str(self.people["mira"].get(f"lineages/{LINEAGE}/")["tip"])
+
+    def _seen_by_app(self) -> bool:
+        """Whether the site has read that the App may see the repository: its installation alone is written down earlier."""
+        installations = self.people["mira"].get("github/")["installations"]
+        return any(
+            seen["github_id"] == self.repository.github_id
+            for installation in installations
+            for seen in installation["repositories"]
+        )
 
     def _wait(self, what: str, look: Callable[[], T | None], *, within_s: float = ANSWER_S) -> T:
         """What `look` finds. Raises CliError if it finds nothing in time."""
