@@ -279,10 +279,10 @@ DEPLOY_INTERVAL_S = env.integer("GAINSHARE_DEPLOY_INTERVAL_S", 3, minimum=1)
 # A canary that takes longer is begun again, and a deployment whose nodes are not ready after so long is given up.
 CANARY_LIMIT_S = env.integer("GAINSHARE_CANARY_LIMIT_S", 1800, minimum=10)
 HANDOVER_LIMIT_S = env.integer("GAINSHARE_HANDOVER_LIMIT_S", 900, minimum=10)
-# Functions that a deployment asks: a tree's manifest by its hash (None: unknown), and the lengths of a model's latest
-# requests as (account, tokens of the prompt, tokens of the answer). Capacity imports neither bounty nor the gateway.
+# Functions that capacity asks, which imports neither bounty nor the gateway: a tree's manifest by its hash (None:
+# unknown), and the lengths of a model's latest requests (`gainshare.capacity.lengths`).
 DEPLOYED_TREES = "bounty.services.deployments.tips.manifest_of"
-RECENT_LENGTHS = "gainshare.gateway.shapes.recent_lengths"
+RECENT_LENGTHS = "gainshare.gateway.lengths.recent_lengths"
 # Ray cluster for served models with the actuator ray, and the agent's command on its machines.
 RAY_ADDRESS = env.text("GAINSHARE_RAY_ADDRESS", "auto")
 RAY_AGENT_COMMAND = env.text("GAINSHARE_RAY_AGENT_COMMAND", "python -m gainshare.capacity.agent").split()

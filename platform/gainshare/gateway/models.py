@@ -110,6 +110,11 @@ class UsageRecord(models.Model):
         ]
         indexes = [
             models.Index(fields=["user", "-created_at"], name="usage_by_user"),
+            models.Index(
+                fields=["model", "-created_at"],
+                condition=Q(status=RequestStatus.COMPLETED),
+                name="usage_answered_by_model",
+            ),
             models.Index(fields=["expires_at"], condition=Q(settled_at__isnull=True), name="usage_unsettled"),
         ]
 

@@ -7,7 +7,7 @@ raise the figure that scaling and routing rely on.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
 
 from django.db.models import Max
@@ -24,11 +24,16 @@ BUSY_SHARE = 0.7  # windows with this share of the slots in use show what a node
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Rates of one node; 0 where nothing was measured. Decode is that of one answer, requests that of a full node."""
+    """Rates of one node; 0 where nothing was measured. Decode is that of one answer, requests that of a full node.
+
+    ``alone_tokens_per_s`` is decode where one request was answered at a time, ``full_tokens_per_s`` on a full node.
+    """
 
     prefill_tokens_per_s: float = 0.0
     decode_tokens_per_s: float = 0.0
     requests_per_s: float = 0.0
+    alone_tokens_per_s: float = 0.0
+    full_tokens_per_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +69,8 @@ def rates_of(counted: Counted, slots: int) -> Rates:
 def class_rates(nodes: Iterable[Rates]) -> Rates:
     """Rates of a class: for each figure the lower median of the nodes that have it. Pure."""
     every = list(nodes)
-    return Rates(
-        _lower_median(rates.prefill_tokens_per_s for rates in every),
-        _lower_median(rates.decode_tokens_per_s for rates in every),
-        _lower_median(rates.requests_per_s for rates in every),
-    )
+    names = (part.name for part in fields(Rates))
+    return Rates(*(_lower_median(getattr(rates, name) for rates in every) for name in names))
 
 
 def measured(model: str, device_class: str, *, now: datetime | None = None) -> Rates:
@@ -114,11 +116,18 @@ def _of_node(windows: list[Counted], slots: int) -> Rates:
     """Rates of one node; its requests a second come from its fullest windows, because batches slow answers down."""
     every = rates_of(total(windows), slots)
     full = [window for window in windows if window.busy_ms >= BUSY_SHARE * slots * WINDOW_S * 1000]
-    if not full:
-        return every
-    return Rates(
-        every.prefill_tokens_per_s, every.decode_tokens_per_s, rates_of(total(full), slots).requests_per_s
+    alone = [window for window in windows if window.busy_ms <= WINDOW_S * 1000]
+    return replace(
+        every,
+        requests_per_s=rates_of(total(full), slots).requests_per_s if full else every.requests_per_s,
+        alone_tokens_per_s=_median_decode(alone),
+        full_tokens_per_s=_median_decode(full),
     )
+
+
+def _median_decode(windows: Iterable[Counted]) -> float:
+    """Of the windows, so that answers which waited while a long prompt was read do not stand for all."""
+    return _lower_median(_per_s(window.decode_tokens, window.decode_ms) for window in windows)
 
 
 def total(windows: Iterable[Counted]) -> Counted:

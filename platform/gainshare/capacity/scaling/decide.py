@@ -15,7 +15,10 @@ from gainshare.capacity.scaling.observe import Observed
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """Counts to carry out. ``note`` says what the budget left out of the policy's answer, ``is_new`` whether it was asked."""
+    """Counts to carry out.
+
+    ``note`` says what the budget left out of the policy's answer and what cannot be kept, ``is_new`` whether it was asked.
+    """
 
     policy: str
     wanted: dict[str, int]
@@ -46,7 +49,8 @@ def decide(served: ServedModel, observed: Observed, row: ScalingState) -> Decide
         left=observed.objective.budget_left_today,
         day_ends_in_s=observed.day_ends_in_s,
     )
-    return Decided(policy, wanted, answer.reason, note, answer.state, is_new)
+    notes = "; ".join(part for part in (note, observed.unkept) if part)
+    return Decided(policy, wanted, answer.reason, notes, answer.state, is_new)
 
 
 def is_due(served: ServedModel, policy: str, observed: Observed, row: ScalingState) -> bool:

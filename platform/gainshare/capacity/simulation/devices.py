@@ -5,17 +5,14 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import numpy.typing as npt
 
-from gainshare.capacity.policies.observed import ClassFacts, Objective
+from gainshare.capacity.policies.observed import ClassFacts
+from gainshare.capacity.policies.service_times import ServiceTimes, described
 from gainshare.capacity.simulation.pool import Device
 from gainshare.capacity.simulation.rates import Rates
 from gainshare.capacity.simulation.workload import Workload
 
 MEASURED_REQUESTS = 20_000
-QUANTILES = 400
-#: Where prompts alone take longer than promised, no fleet keeps the promise: then this many times what they take.
-ABOVE_ALONE = 1.25
 
 
 def device(
@@ -43,44 +40,9 @@ def device(
     # Answers get tokens also while a prompt is read: only the other steps are for them alone.
     mean_s = float(np.mean(alone_s))
     each_s = mean_s + float(np.mean(outputs)) * rates.token_s(slots) / slots
-    promised_s = max(promised_token_s, ABOVE_ALONE * rates.token_s(1))
-    facts = ClassFacts(
-        name,
-        price,
-        slots,
-        1 / each_s,
-        cold_start_s,
-        max_nodes,
-        lifetime_s != math.inf,
-        float(np.percentile(alone_s, 99)),
-        rates.token_s(1),
-        rates.token_s(slots),
-        mean_s,
-        float(np.var(alone_s)) / mean_s**2,
-        mean_s + float(np.mean(outputs)) * rates.token_s(1),
-        _held_up_share(alone_s, outputs, promised_s - rates.token_s(1)),
+    unserved = ClassFacts(
+        name, price, slots, 1 / each_s, cold_start_s, max_nodes, is_preemptible=lifetime_s != math.inf
     )
+    times = ServiceTimes(alone_s, outputs, rates.token_s(1), rates.token_s(slots))
+    facts = described(unserved, times, promised_token_s)
     return Device(facts, rates, lifetime_s, cache_blocks)
-
-
-def _held_up_share(
-    read_s: npt.NDArray[np.float64], outputs: npt.NDArray[np.int64], allowed_s: float
-) -> float:
-    """Share of answers whose tokens take over ``allowed_s`` more each where another prompt is read meanwhile.
-
-    Over all pairs of a prompt and an answer, each by QUANTILES quantiles.
-    """
-    middles = (np.arange(QUANTILES) + 0.5) / QUANTILES
-    reading, tokens = np.quantile(read_s, middles), np.quantile(outputs, middles) - 1
-    is_slow = (reading[:, None] > allowed_s * tokens[None, :]) & (tokens > 0)[None, :]
-    return float(np.mean(is_slow))
-
-
-def reachable(objective: Objective, *facts: ClassFacts) -> Objective:
-    """The objective, or what the fastest class reaches on idle nodes with a quarter more, where that is longer."""
-    first = min(one.first_token_s for one in facts)
-    token = min(one.token_alone_s for one in facts)
-    return Objective(
-        max(objective.first_token_p99_s, round(ABOVE_ALONE * first, 1)),
-        max(objective.token_p99_s, round(ABOVE_ALONE * token, 3)),
-    )

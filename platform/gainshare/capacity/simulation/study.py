@@ -12,6 +12,7 @@ from benchmarks.report import Row
 from gainshare.capacity.policies.fixed import fixed_at
 from gainshare.capacity.policies.observed import Objective
 from gainshare.capacity.policies.registry import POLICIES
+from gainshare.capacity.policies.service_times import reachable
 from gainshare.capacity.simulation import figures
 from gainshare.capacity.simulation.classes import ClassOption, OptionsError, parse_class
 from gainshare.capacity.simulation.comparison import (
@@ -23,7 +24,7 @@ from gainshare.capacity.simulation.comparison import (
     compare,
     smallest_fixed,
 )
-from gainshare.capacity.simulation.devices import device, reachable
+from gainshare.capacity.simulation.devices import device
 from gainshare.capacity.simulation.pool import Device, Progress, Setting, simulate
 from gainshare.capacity.simulation.rates import Calibration, read, shipped
 from gainshare.capacity.simulation.results import Outcome

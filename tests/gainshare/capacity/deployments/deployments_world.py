@@ -18,6 +18,7 @@ from gainshare.capacity.deployments.handover import advance
 from gainshare.capacity.deployments.requests import request_deployment
 from gainshare.capacity.hosts import nodes as life_cycle
 from gainshare.capacity.hosts.tokens import new_token
+from gainshare.capacity.lengths import Lengths
 from gainshare.capacity.models import Deployment, DeviceClass, Host, Node, NodeState, ServedModel
 from tests.benchmarks.canary.documents import Factor, comparison
 from tests.gainshare.capacity.pool_world import MODEL, make_class, make_host, make_user
@@ -25,13 +26,13 @@ from tests.gainshare.capacity.pool_world import MODEL, make_class, make_host, ma
 __all__ = ["MODEL"]
 OLD, NEW, NEWER = "0a" * 32, "1b" * 32, "2c" * 32
 INSTALLED = "ff" * 32  # as a host names what it has installed
-LENGTHS: list[tuple[int, int, int]] = []
+LENGTHS: list[Lengths] = []
 
 
-def recent_lengths(model: str) -> list[tuple[int, int, int]]:
+def recent_lengths(model: str, most: int) -> list[Lengths]:
     """Stands for the gateway's function."""
     assert model == MODEL
-    return LENGTHS
+    return LENGTHS[:most]
 
 
 def arrange(settings: Settings, folder: Any) -> None:

@@ -10,6 +10,7 @@ from pytest_django import Settings
 from gainshare.capacity.agent.protocol import CanaryReport
 from gainshare.capacity.deployments.canaries import MOST_TRIES, expected_order, fail, order_for, tend
 from gainshare.capacity.deployments.errors import NotThisCanary
+from gainshare.capacity.lengths import Lengths
 from gainshare.capacity.models import Deployment, DeploymentState, Host
 from tests.gainshare.capacity.deployments import deployments_world
 from tests.gainshare.capacity.deployments.deployments_world import (
@@ -56,7 +57,7 @@ def test_the_host_is_told_trees_shapes_and_a_new_nonce(at: Machine) -> None:
 
 
 def test_shapes_come_from_usage(at: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deployments_world, "LENGTHS", [(account, 77, 11) for account in range(5)])
+    monkeypatch.setattr(deployments_world, "LENGTHS", [Lengths(account, 77, 0, 11) for account in range(5)])
     deployment = ask()
     assert {(shape.prompt_tokens, shape.output_tokens) for shape in at.order().plan.shapes} == {(77, 11)}
     assert "usage of 5 accounts" in again(deployment).plan["shapes_source"]

@@ -332,7 +332,7 @@ class TestRates:
         ServedModel.objects.create(name=MODEL, slots=4)
         self.tell("a")
         self.tell("a")
-        assert measured(MODEL, "h100") == Rates(1000.0, 20.0, 2.0)
+        assert measured(MODEL, "h100") == Rates(1000.0, 20.0, 2.0, alone_tokens_per_s=20.0)
         assert measured(MODEL, "other") == Rates()
         assert measured("other", "h100") == Rates()
 

@@ -6,8 +6,9 @@ import pytest
 
 from gainshare.capacity.policies.fixed import fixed_at
 from gainshare.capacity.policies.observed import Objective
+from gainshare.capacity.policies.service_times import reachable
 from gainshare.capacity.simulation.comparison import Compared, NoFleetMeets, compare, smallest_fixed
-from gainshare.capacity.simulation.devices import device, reachable
+from gainshare.capacity.simulation.devices import device
 from gainshare.capacity.simulation.figures import comparison_rows, routing_rows
 from gainshare.capacity.simulation.pool import Setting, simulate
 from gainshare.capacity.simulation.results import Outcome

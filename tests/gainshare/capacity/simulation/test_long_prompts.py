@@ -12,7 +12,8 @@ from gainshare.capacity.policies.fixed import fixed_at
 from gainshare.capacity.policies.forecast import forecast
 from gainshare.capacity.policies.mix import Needs, expected_slow_share
 from gainshare.capacity.policies.observed import Objective
-from gainshare.capacity.simulation.devices import device, reachable
+from gainshare.capacity.policies.service_times import reachable
+from gainshare.capacity.simulation.devices import device
 from gainshare.capacity.simulation.pool import Device, Setting, simulate
 from gainshare.capacity.simulation.results import Outcome
 from gainshare.capacity.simulation.workload import Workload

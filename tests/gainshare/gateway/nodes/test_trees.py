@@ -7,14 +7,15 @@ from datetime import timedelta
 import pytest
 from django.utils import timezone
 
+from gainshare.capacity.lengths import Lengths
 from gainshare.capacity.routing.shared_view import Serving
 from gainshare.gateway.errors import UnknownTree
+from gainshare.gateway.lengths import recent_lengths
 from gainshare.gateway.metering import Metered
 from gainshare.gateway.models import RequestStatus, UsageRecord
 from gainshare.gateway.nodes import ModelNode
 from gainshare.gateway.nodes.sharing import pool_and_sharing
 from gainshare.gateway.requests import Endpoint, read_request
-from gainshare.gateway.shapes import recent_lengths
 from gainshare.gateway.trees import is_wanted, model_and_tree, system_fingerprint
 from tests.gainshare.gateway.charged_world import PROMPT as PROMPT_TOKENS
 from tests.gainshare.gateway.charged_world import Charged
@@ -135,10 +136,10 @@ async def test_a_tree_that_no_node_has_is_an_error_that_lists_those_there(
 def test_lengths_are_those_of_complete_answers_of_the_last_days() -> None:
     charged = Charged()
     price = charged.price()
-    charged.settled(price, Metered(PROMPT_TOKENS, 0, 3))
+    charged.settled(price, Metered(PROMPT_TOKENS, 2, 3))
     charged.settled(price, Metered(PROMPT_TOKENS, 0, 4), status=RequestStatus.FAILED)
     charged.settled(price, Metered(PROMPT_TOKENS, 0, 0))
     old = charged.settled(price, Metered(PROMPT_TOKENS, 0, 5))
     UsageRecord.objects.filter(pk=old.pk).update(created_at=timezone.now() - timedelta(days=8))
-    assert recent_lengths("tiny") == [(charged.ann.pk, PROMPT_TOKENS, 3)]
-    assert recent_lengths("other") == []
+    assert recent_lengths("tiny", 9) == [Lengths(charged.ann.pk, PROMPT_TOKENS, 2, 3)]
+    assert recent_lengths("other", 9) == []
