@@ -71,7 +71,6 @@ def ends_more(load: Load, more: int) -> Callable[[], bool]:
     return lambda: load.counted()[ENDED] >= before + more
 
 
-@pytest.mark.long
 @pytest.mark.measures
 @pytest.mark.timeout(600)
 def test_one_two_one(start_stack: Callable[..., Stack], load_of: Callable[[Stack, int], Load]) -> None:
