@@ -17,6 +17,8 @@ from benchmarks.canary.exchange import Exchanged
 from benchmarks.canary.held_out import NoDistribution, loss_micro_nats, vocabulary_size
 from benchmarks.canary.leaks import Leaks
 from benchmarks.canary.node import CanaryNode, NodeFailed, NodeSetup
+from benchmarks.canary.order import LOOKS
+from benchmarks.canary.verdict import looks_worse
 from benchmarks.canary.work import TIMED, Call, Work
 from benchmarks.pairs.cores import CacheScrubber
 from model.serving.api.tokenizer import Tokenizer
@@ -58,9 +60,26 @@ class Comparison:
         self._nodes: dict[str, CanaryNode] = {}
 
     def run(self) -> None:
-        """All rounds, or up to the candidate's failure. Raises NodeFailed for the partner's."""
-        for number in range(self._work.rounds + 1):
-            self._on_progress(f"against {self.against}, round {number} of {self._work.rounds}")
+        """A look, and one more where a line looks worse than the served tree's, or up to the candidate's failure.
+
+        Raises NodeFailed for the partner's.
+        """
+        for look in range(LOOKS):
+            self._look(self._work.rounds_of(look))
+            if self.event is not None or self.against != SERVED or not self._looks_worse():
+                break
+
+    def as_json(self) -> dict[str, Any]:
+        """For the document."""
+        return {"against": self.against, "rounds": self.rounds}
+
+    def _looks_worse(self) -> bool:
+        return looks_worse(self.as_json(), self._work.plan.to_json())
+
+    def _look(self, numbers: range) -> None:
+        once_more = ", once more" if numbers.start else ""
+        for number in numbers:
+            self._on_progress(f"against {self.against}{once_more}, round {number} of {numbers[-1]}")
             self.rounds.append(self._empty(number))
             try:
                 with self._nodes_ended():

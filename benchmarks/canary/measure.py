@@ -88,7 +88,7 @@ def measure(
         memory_bytes=setup.memory_bytes,
         arguments=list(setup.arguments),
         secret=secret.hex(),
-        comparisons=[{"against": one.against, "rounds": one.rounds} for one in comparisons],
+        comparisons=[one.as_json() for one in comparisons],
         planted=sum(one.leaks.planted for one in comparisons),
         events=[one.event for one in comparisons if one.event is not None],
         started_at=started_at,

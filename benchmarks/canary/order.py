@@ -11,6 +11,13 @@ PREFILL, DECODE, MEMORY, LOAD = "prefill", "decode", "memory", "load"
 LINES = (PREFILL, DECODE, MEMORY, LOAD)
 """What a canary measures; the first three say what a token costs, each its own line of a bill."""
 
+ROUNDS = 5
+"""Of fresh processes in one look, after one that is not clocked. Load and memory have one value a round: all five above
+the median by chance is 1 in 32."""
+
+LOOKS = 2
+"""What looks worse than the served tree is measured once more, and refused where it looks worse again."""
+
 
 @dataclass(frozen=True, slots=True)
 class Shape:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
-from benchmarks.canary.order import DECODE, PREFILL
+from benchmarks.canary.order import DECODE, LOOKS, PREFILL, ROUNDS
 from benchmarks.evidence.schema import EvidenceError
 from benchmarks.sandbox.levels import SandboxLevel
 
@@ -19,7 +19,7 @@ MOST_BYTES = 8 << 20  # of a sealed document as it is sent
 MOST_NS = 10**15  # eleven days
 MOST_MEMORY = 1 << 50
 MOST_BATCH, MOST_BATCHES, MOST_SHAPES, MOST_PAIRS = 256, 8, 256, 200
-MOST_ROUNDS, MOST_CALLS = 8, 4_000
+MOST_ROUNDS, MOST_CALLS = LOOKS * ROUNDS + 1, 4_000
 MOST_TOKENS = 1 << 24
 MOST_TEXT = 2_000
 SIDES = ("candidate", "partner")
@@ -47,7 +47,7 @@ def validate(document: Any, *, has_verdict: bool = True) -> None:
             if one["number"] != number:
                 raise EvidenceError(f"{where} is numbered {one['number']}")
             for call in one["calls"]:
-                _call(call, plan, where)
+                _call(call, plan, number, where)
         _pairs_once(comparison, name)
     if _time(document["finished_at"]) < _time(document["started_at"]):
         raise EvidenceError("document.finished_at is before started_at")
@@ -58,7 +58,7 @@ def validate_order(order: Any) -> None:
     _fields(order, _ORDER, "order")
 
 
-def _call(call: dict[str, Any], plan: dict[str, Any], where: str) -> None:
+def _call(call: dict[str, Any], plan: dict[str, Any], number: int, where: str) -> None:
     """What rules of one field alone cannot say."""
     is_timed = call["case"] in (PREFILL, DECODE)
     if sorted(call["order"]) != sorted(SIDES):
@@ -67,8 +67,8 @@ def _call(call: dict[str, Any], plan: dict[str, Any], where: str) -> None:
         raise EvidenceError(f"{where} has a call with another number of answers than requests")
     if is_timed != (call["pair"] is not None) or is_timed != (call["output_tokens"] is not None):
         raise EvidenceError(f"{where} has a call whose pair or output_tokens does not fit its case")
-    if is_timed and call["pair"] >= plan["pairs"]:
-        raise EvidenceError(f"{where} has a call of pair {call['pair']}, which the plan does not have")
+    if is_timed and call["pair"] // plan["pairs"] != (number - 1) // ROUNDS:
+        raise EvidenceError(f"{where} has a call of pair {call['pair']}, which the plan does not have there")
     if (call["case"] != "first") != (call["ns"] is not None) or (call["ns"] is None) != (
         call["clocked_ms"] is None
     ):
@@ -183,7 +183,7 @@ def _timestamp(value: Any) -> bool:
 _NS = _integer(0, MOST_NS)
 _POSITIVE_NS = _integer(1, MOST_NS)
 _LOG = _integer(-40_000_000, 40_000_000)
-_LINE = {"bound_log_ppm": _LOG, "estimate_log_ppm": _LOG, "pairs": _integer(1, MOST_PAIRS)}
+_LINE = {"bound_log_ppm": _LOG, "estimate_log_ppm": _LOG, "pairs": _integer(1, LOOKS * MOST_PAIRS)}
 
 
 def _lines(value: Any) -> bool:
@@ -199,7 +199,7 @@ def _lines(value: Any) -> bool:
 _CALL = {
     "case": _one_of(*CASES),
     "batch": _integer(1, MOST_BATCH),
-    "pair": _optional(_integer(0, MOST_PAIRS - 1)),
+    "pair": _optional(_integer(0, LOOKS * MOST_PAIRS - 1)),
     "output_tokens": _optional(_integer(1, MOST_TOKENS)),
     "order": _list_of(_one_of(*SIDES), 2, 2),
     "ns": _optional(_sides(_POSITIVE_NS)),

@@ -11,15 +11,16 @@ from typing import Any
 
 from benchmarks.canary.lines import (
     CANDIDATE,
-    LEAST_ROUNDS,
     PARTNER,
     batch_times,
     line_bounds,
+    looks,
     round_ratios,
     whole_pairs,
-    worse,
+    worse_lines,
+    worse_words,
 )
-from benchmarks.canary.order import LINES
+from benchmarks.canary.order import LINES, ROUNDS
 from benchmarks.canary.results import BatchTime, CanaryVerdict, LineResult
 from benchmarks.canary.schema import validate
 from benchmarks.statistics.confirm import LEAST_PAIRS
@@ -88,8 +89,20 @@ def _why_refused(document: dict[str, Any], comparisons: dict[str, dict[str, Any]
         if counted := counted_reason(one):
             return counted
     # What is slower than the best tree is no reason against what is not slower than the served one.
-    slower = worse(line_bounds(comparisons[SERVED], batches))
-    return slower and f"worse than the tree that is served now, {slower}"
+    return _worse_reason(comparisons[SERVED], batches)
+
+
+def looks_worse(comparison: dict[str, Any], plan: dict[str, Any]) -> bool:
+    """Whether a first look finds a line worse than it may be, so that it is measured once more; never by too few values."""
+    return _too_few(comparison, plan) is None and bool(worse_lines(comparison, plan["batches"]))
+
+
+def _worse_reason(comparison: dict[str, Any], batches: list[int]) -> str | None:
+    slower = worse_lines(comparison, batches)
+    if not slower:
+        return None
+    again = " when measured once more" if len(looks(comparison)) > 1 else ""
+    return f"worse than the tree that is served now{again}, {worse_words(*next(iter(slower.items())))}"
 
 
 def _tree_reasons(order: dict[str, Any], ran: dict[str, str]) -> Iterator[str]:
@@ -164,13 +177,14 @@ def _lost_reason(comparison: dict[str, Any], margin_ppm: int | None) -> str | No
 
 
 def _too_few(comparison: dict[str, Any], plan: dict[str, Any]) -> str | None:
-    """Every pair of the plan is needed: no one chooses among them."""
+    """Every pair of the plan is needed in each look: no one chooses among them."""
     batches = plan["batches"]
-    pairs, rounds = whole_pairs(comparison, batches), len(round_ratios(comparison, "load_ns"))
-    if pairs < max(LEAST_PAIRS, plan["pairs"]):
-        return f"too few pairs were clocked, {pairs}: {max(LEAST_PAIRS, plan['pairs'])} are needed"
-    if rounds < LEAST_ROUNDS:
-        return f"too few rounds were clocked, {rounds}: {LEAST_ROUNDS} are needed"
+    for look in looks(comparison):
+        pairs, rounds = whole_pairs(look, batches), len(round_ratios(look, "load_ns"))
+        if pairs < max(LEAST_PAIRS, plan["pairs"]):
+            return f"too few pairs were clocked, {pairs}: {max(LEAST_PAIRS, plan['pairs'])} are needed"
+        if rounds < ROUNDS:
+            return f"too few rounds were clocked, {rounds}: {ROUNDS} are needed"
     cases = {(call["case"], call["batch"]) for one in comparison["rounds"] for call in one["calls"]}
     if not {("planted", 1), ("probe", 1), *(("mixed", batch) for batch in batches)} <= cases:
         return "not every kind of request was compared"

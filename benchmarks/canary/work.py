@@ -11,13 +11,12 @@ from dataclasses import dataclass
 
 from benchmarks.canary.answers import Ask
 from benchmarks.canary.held_out import TOP, drawn, positions
-from benchmarks.canary.order import DECODE, PREFILL, Plan, Shape
+from benchmarks.canary.order import DECODE, PREFILL, ROUNDS, Plan, Shape
 from benchmarks.canary.planted import counter
 from benchmarks.canary.texts import made_up_word, text
 from benchmarks.pairs.seeds import Seeds
 from model.serving.api.tokenizer import Tokenizer
 
-ROUNDS = 5  # of fresh processes, after one that is not clocked: the least that bounds load and memory at 95 %
 FIRST, PLANTED, MIXED, REPEATED, PROBE = "first", "planted", "mixed", "repeated", "probe"
 HELD_OUT = "held_out"
 TIMED = (PREFILL, DECODE)
@@ -70,7 +69,7 @@ class Work:
     """All calls of one canary. `fit` tells it the model's context, after the first request and before all others."""
 
     def __init__(self, plan: Plan, seeds: Seeds, tokenizer: Tokenizer, *, rounds: int = ROUNDS) -> None:
-        self._plan, self._seeds, self.rounds = plan, seeds, rounds
+        self.plan, self._seeds, self.rounds = plan, seeds, rounds
         self._count = counter(tokenizer)
         self._positions = positions(tokenizer)
         self._prompt, self._output, self._mixed = MOST_PROMPT, MOST_OUTPUT, MIXED_OUTPUT
@@ -86,7 +85,7 @@ class Work:
 
     def shorten_mixed(self, token_ns: int) -> None:
         """Shorter answers in mixed batches where the partner needs so long for a token: they are under way at once still."""
-        most = int(MIXED_S * 1e9) // (max(self._plan.batches) * token_ns)
+        most = int(MIXED_S * 1e9) // (max(self.plan.batches) * token_ns)
         longest = min(MIXED_OUTPUT[1], max(LEAST_MIXED, most))
         self._mixed = (longest * MIXED_OUTPUT[0] // MIXED_OUTPUT[1], longest)
 
@@ -95,17 +94,24 @@ class Work:
 
         `step_ns` is what a token of each answer takes, summed over the plan's batches.
         """
-        pair_ns = int(TIMED_S * 1e9) // (2 * self._plan.pairs)
+        pair_ns = int(TIMED_S * 1e9) // (2 * self.plan.pairs)
         output = pair_ns * DECODE_PERCENT // 100 // step_ns
         prompt = pair_ns * (100 - DECODE_PERCENT) // 100 * READING_SHARE // token_ns
         self._output = min(MOST_OUTPUT, max(LEAST_OUTPUT, output))
         self._prompt = min(MOST_PROMPT, max(LEAST_PROMPT, prompt))
 
+    def rounds_of(self, look: int) -> range:
+        """Numbers of the rounds of a look; the first one begins with round 0."""
+        return range(look and look * self.rounds + 1, (look + 1) * self.rounds + 1)
+
     def pairs_of(self, round_number: int) -> range:
-        """The pairs of one clocked round, 1 to `rounds`; none of round 0."""
-        each = -(-self._plan.pairs // max(1, self.rounds))
-        start = (round_number - 1) * each
-        return range(max(0, start), min(self._plan.pairs, start + each)) if round_number else range(0)
+        """The pairs of one clocked round, from 1 on; none of round 0. Each look has as many as the plan."""
+        if not round_number:
+            return range(0)
+        look, place = divmod(round_number - 1, self.rounds)
+        each = -(-self.plan.pairs // self.rounds)
+        first, start = look * self.plan.pairs, min(self.plan.pairs, place * each)
+        return range(first + start, first + min(self.plan.pairs, start + each))
 
     def first(self, number: int) -> Call:
         """The first request of a fresh node."""
@@ -124,7 +130,7 @@ class Work:
 
     def mixed(self, number: int) -> Iterator[Call]:
         """Batches whose requests differ in length; all sizes in the first round, the largest one later."""
-        for batch in self._plan.batches if number == 0 else (max(self._plan.batches),):
+        for batch in self.plan.batches if number == 0 else (max(self.plan.batches),):
             order = self._order("mixed", number, batch)
             asks = []
             for place in range(batch):
@@ -141,7 +147,7 @@ class Work:
         shape = self._shape(order, pair)
         calls = [Call(PREFILL, (self._ask(order, Shape(shape.prompt_tokens, 1)),), pair)]
         prompt = min(shape.prompt_tokens, max(LEAST_DECODE_PROMPT, DECODE_PROMPT_SHARE * shape.output_tokens))
-        for batch in self._plan.batches:
+        for batch in self.plan.batches:
             asks = tuple(self._ask(order, Shape(prompt, shape.output_tokens)) for _ in range(batch))
             calls.append(Call(DECODE, asks, pair))
         order.shuffle(calls)
@@ -158,7 +164,7 @@ class Work:
 
     def held_out(self, number: int) -> Iterator[Call]:
         """Requests whose next token is scored; none where answers must be equal anyway."""
-        if self._plan.quality_margin_ppm is None:
+        if self.plan.quality_margin_ppm is None:
             return
         places = drawn(self._positions, self._order("held-out"), number, HELD_OUT_CALLS * HELD_OUT_BATCH)
         owners = self._order("held-out", number)
@@ -172,7 +178,7 @@ class Work:
         return self._order("sides", *label)
 
     def _shape(self, order: random.Random, pair: int | None = None) -> Shape:
-        shapes = self._plan.shapes
+        shapes = self.plan.shapes
         drawn = order.choice(shapes) if pair is None else shapes[pair % len(shapes)]
         output = min(max(drawn.output_tokens, LEAST_OUTPUT), self._output)
         most = min(self._prompt, self._room - MIXED_OUTPUT[1] - ROOM_TOKENS)

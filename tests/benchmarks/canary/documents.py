@@ -9,8 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from benchmarks.canary.document import build_document
-from benchmarks.canary.order import CanaryOrder, Plan, Shape
-from benchmarks.canary.work import ROUNDS
+from benchmarks.canary.order import LOOKS, ROUNDS, CanaryOrder, Plan, Shape
 from benchmarks.evidence.signing import generate_key
 
 SERVED, CANDIDATE, BEST = "1" * 64, "2" * 64, "3" * 64
@@ -44,16 +43,27 @@ def equal(line: str, batch: int) -> float:
 
 
 def comparison(
-    against: str, seed: int, plan: Plan, factor: Factor = equal, *, noise: float = 0.01
+    against: str,
+    seed: int,
+    plan: Plan,
+    factor: Factor = equal,
+    *,
+    noise: float = 0.01,
+    again: Factor | None = None,
 ) -> dict[str, Any]:
-    """One comparison; `noise` is the standard deviation of a value's logarithm."""
+    """One comparison; `noise` is the standard deviation of a value's logarithm, `again` is for a second look."""
     rng = random.Random(seed)
     each = -(-plan.pairs // ROUNDS)
     rounds = []
-    for number in range(ROUNDS + 1):
+    for number in range((ROUNDS if again is None else LOOKS * ROUNDS) + 1):
+        look, place = divmod(number - 1, ROUNDS)
+        if look == 1 and again is not None:
+            factor = again
         calls = [call("first"), call("planted"), call("planted")]
         calls += [call("mixed", batch) for batch in (plan.batches if number == 0 else plan.batches[-1:])]
-        for pair in range(each * (number - 1), min(plan.pairs, each * number)) if number else ():
+        first = look * plan.pairs
+        pairs = range(first + each * place, first + min(plan.pairs, each * (place + 1)))
+        for pair in pairs if number else ():
             calls.append(timed("prefill", 1, pair, PREFILL_NS, 1, factor, rng, noise))
             for batch in plan.batches:
                 calls.append(
