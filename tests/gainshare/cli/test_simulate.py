@@ -131,7 +131,7 @@ def test_a_budget_is_kept(run: Any) -> None:
             (*SHORT, "--class", "a,cost=3"),
             "--class 'a,cost=3' cannot be read: give a name, then any of cold, lifetime",
         ),
-        ((*SHORT, "--class", "a,price=x"), "has a value that is no number"),
+        ((*SHORT, "--class", "a,price=x"), "has a value that is not a number"),
         ((*SHORT, "--class", "a,price=nan"), "has a value that is not finite"),
         ((*SHORT, "--class", "a,speed=0"), "price, speed and lifetime must be above zero"),
         ((*SHORT, "--class", "a,max=0"), "max must be 1 to 4096"),

@@ -39,7 +39,7 @@ def parse_class(text: str) -> ClassOption:
     try:
         numbers = {key: float(value) for key, value in values.items()}
     except ValueError:
-        raise OptionsError(f"--class {text!r} has a value that is no number") from None
+        raise OptionsError(f"--class {text!r} has a value that is not a number") from None
     if any(not math.isfinite(value) for value in numbers.values()):
         raise OptionsError(f"--class {text!r} has a value that is not finite")
     if min(numbers.get(key, 1.0) for key in ("price", "speed", "lifetime")) <= 0:
