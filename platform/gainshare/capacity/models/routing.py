@@ -78,13 +78,14 @@ class NodeWindow(models.Model):
 
 
 class Arrivals(models.Model):
-    """Requests for one model in one step of `load.STEP_S`: those that arrived, that ended, and of these the late ones."""
+    """Requests for one model in one step of `load.STEP_S`: those that arrived, that ended, and of these the late and slow ones."""
 
     model = models.CharField(max_length=120)
     step_at = models.DateTimeField()
     requests = models.BigIntegerField(default=0)
-    ended = models.BigIntegerField(default=0, help_text="That kept or broke their promise.")
-    late = models.BigIntegerField(default=0, help_text="That broke it: `promises.is_late`.")
+    ended = models.BigIntegerField(default=0, help_text="That kept or broke what is promised.")
+    late = models.BigIntegerField(default=0, help_text="Whose first token came too late.")
+    slow = models.BigIntegerField(default=0, help_text="Whose further tokens took too long.")
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["model", "step_at"], name="arrivals_once")]

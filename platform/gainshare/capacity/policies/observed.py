@@ -42,8 +42,8 @@ class Load:
     """Load of one model. ``running`` are answers in progress, ``waiting`` requests without a first token.
 
     ``arrivals`` are the numbers of requests of the latest whole steps of ``step_s`` seconds, oldest first. ``late_share``
-    is the share of the latest day's requests that broke a promise, as measured: their first token came later, or their
-    other tokens took longer each. None: not known.
+    is measured, of the latest day's requests: the share of those whose first token came later than promised, or of those
+    whose further tokens took longer each, whichever is larger. None: not known.
     """
 
     running: int

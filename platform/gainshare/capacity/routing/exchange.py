@@ -178,14 +178,17 @@ def _write(cursor: Any, outbox: Outbox) -> None:
         )
     if steps := sorted({*outbox.arrivals, *outbox.ended}):
         cursor.execute(
-            "INSERT INTO capacity_arrivals AS a (model, step_at, requests, ended, late) "
-            "SELECT * FROM unnest(%s::text[], %s::timestamptz[], %s::bigint[], %s::bigint[], %s::bigint[]) "
+            "INSERT INTO capacity_arrivals AS a (model, step_at, requests, ended, late, slow) "
+            "SELECT * FROM unnest(%s::text[], %s::timestamptz[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[]) "
             "ON CONFLICT (model, step_at) DO UPDATE SET requests = a.requests + excluded.requests, "
-            "ended = a.ended + excluded.ended, late = a.late + excluded.late",
+            "ended = a.ended + excluded.ended, late = a.late + excluded.late, slow = a.slow + excluded.slow",
             [
                 [model for model, _ in steps],
                 [at for _, at in steps],
-                *([counts[key] for key in steps] for counts in (outbox.arrivals, outbox.ended, outbox.late)),
+                *(
+                    [counts[key] for key in steps]
+                    for counts in (outbox.arrivals, outbox.ended, outbox.late, outbox.slow)
+                ),
             ],
         )
     if outbox.windows:

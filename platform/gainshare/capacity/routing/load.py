@@ -47,7 +47,7 @@ def load_of(model: str, now: datetime, *, steps: int = STEPS) -> Load:
 
 
 def late_share(model: str, now: datetime) -> float | None:
-    """Share of the latest day's requests that broke a promise, as their gateways measured it; None without any."""
+    """As `Load.late_share`, as the gateways measured it; None without any request."""
     latest = Arrivals.objects.filter(model=model, step_at__gt=now - PROMISES_OF)
-    sums = latest.aggregate(ended=Sum("ended"), late=Sum("late"))
-    return sums["late"] / sums["ended"] if sums["ended"] else None
+    sums = latest.aggregate(ended=Sum("ended"), late=Sum("late"), slow=Sum("slow"))
+    return max(sums["late"], sums["slow"]) / sums["ended"] if sums["ended"] else None

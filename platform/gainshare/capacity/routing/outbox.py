@@ -12,6 +12,7 @@ from uuid import UUID
 
 from gainshare.capacity.routing.analysis import N_BUCKETS, bucket_of
 from gainshare.capacity.routing.load import step_of
+from gainshare.capacity.routing.promises import Broken
 from gainshare.capacity.routing.rates import Counted, total, window_of
 
 MOST_BLOCKS = 20_000  # digests that wait to be written; more are dropped
@@ -58,6 +59,7 @@ class Outbox:
     arrivals: Counter[tuple[str, datetime]] = field(default_factory=Counter)
     ended: Counter[tuple[str, datetime]] = field(default_factory=Counter)
     late: Counter[tuple[str, datetime]] = field(default_factory=Counter)
+    slow: Counter[tuple[str, datetime]] = field(default_factory=Counter)
     windows: dict[WindowKey, Counted] = field(default_factory=dict)
     lengths: dict[tuple[str, str], list[int]] = field(default_factory=dict)
     blocks: dict[tuple[str, int], None] = field(default_factory=dict)
@@ -65,10 +67,11 @@ class Outbox:
     def arrived(self, model: str, at: datetime) -> None:
         self.arrivals[model, step_of(at)] += 1
 
-    def kept_or_broke(self, model: str, at: datetime, *, is_late: bool) -> None:
-        """Note the end of a request that kept its promise, or broke it."""
+    def kept_or_broke(self, model: str, at: datetime, what: Broken) -> None:
+        """Note the end of a request that kept what is promised, or broke it."""
         self.ended[model, step_of(at)] += 1
-        self.late[model, step_of(at)] += is_late
+        self.late[model, step_of(at)] += what.is_late
+        self.slow[model, step_of(at)] += what.is_slow
 
     def answered(self, payer: str, endpoint: str, tokens: int) -> None:
         """Note the length of a whole answer."""
@@ -93,6 +96,7 @@ class Outbox:
         self.arrivals.update(unwritten.arrivals)
         self.ended.update(unwritten.ended)
         self.late.update(unwritten.late)
+        self.slow.update(unwritten.slow)
         for key, counted in unwritten.windows.items():
             self.windows[key] = total([self.windows.get(key, Counted()), counted])
         for payer, lengths in unwritten.lengths.items():

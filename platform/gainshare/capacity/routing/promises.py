@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """What a served model promises, in milliseconds: 99 of 100 requests are to keep it."""
+    """What a served model promises, in milliseconds: 99 of 100 requests are to keep each of the two."""
 
     first_token_ms: int
     token_ms: int
@@ -28,10 +28,19 @@ class Timed:
     decode_tokens: int = 0
 
 
-def is_late(timed: Timed, promise: Promise) -> bool | None:
-    """Whether the promise was broken. None: a request that ended by itself before it could be."""
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """Which of the two were broken: a late first token, slow ones after it."""
+
+    is_late: bool
+    is_slow: bool
+
+
+def broken(timed: Timed, promise: Promise) -> Broken | None:
+    """What was broken, if anything. None: a request that ended by itself before anything could be."""
     if timed.first_token_s is None:
-        return True if timed.waited_s * 1000 > promise.first_token_ms else None
-    if timed.first_token_s * 1000 > promise.first_token_ms:
-        return True
-    return timed.decode_s * 1000 > promise.token_ms * timed.decode_tokens if timed.decode_tokens else False
+        return Broken(is_late=True, is_slow=False) if timed.waited_s * 1000 > promise.first_token_ms else None
+    return Broken(
+        is_late=timed.first_token_s * 1000 > promise.first_token_ms,
+        is_slow=timed.decode_s * 1000 > promise.token_ms * timed.decode_tokens > 0,
+    )

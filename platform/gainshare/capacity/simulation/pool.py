@@ -104,7 +104,7 @@ class _Run:
         self.counts: deque[int] = deque(maxlen=STEPS_SHOWN)
         self.counted = 0  # requests in whole steps so far
         self.step_end_s = STEP_S
-        self.hours: deque[list[int]] = deque()  # [hour, first tokens, requests that broke a promise]
+        self.hours: deque[list[int]] = deque()  # [hour, first tokens, late ones of them, slow answers]
         self.hour_end_s = 0.0
         self.promised_s = setting.objective.first_token_p99_s
         self.promised_token_s = setting.objective.token_p99_s
@@ -215,7 +215,7 @@ class _Run:
             self.n_answering += 1
             if not self.hours or now >= self.hour_end_s:
                 self.hour_end_s = now // 3600 * 3600 + 3600
-                self.hours.append([int(now // 3600), 0, 0])
+                self.hours.append([int(now // 3600), 0, 0, 0])
             counts = self.hours[-1]
             counts[1] += 1
             if now - self.at_s[first] > self.promised_s:
@@ -224,7 +224,7 @@ class _Run:
             for request in ended:
                 self.last[request] = now
                 if self._is_slow(request, now):
-                    self.hours[-1][2] += 1
+                    self.hours[-1][3] += 1
             self.n_answering -= len(ended)
             self._end(len(ended))
             self._fill(node, now)
@@ -232,11 +232,8 @@ class _Run:
             self._later(node.due_s, _WORK, node)
 
     def _is_slow(self, request: int, now: float) -> bool:
-        """Whether its first token was in time, and its others took longer than promised."""
-        first, more = self.first[request], self.output[request] - 1
-        return (
-            now - first > self.promised_token_s * more > 0 and first - self.at_s[request] <= self.promised_s
-        )
+        """Whether its tokens after the first took longer than promised."""
+        return now - self.first[request] > self.promised_token_s * (self.output[request] - 1) > 0
 
     def _end(self, n: int) -> None:
         self.n_present -= n
@@ -355,12 +352,12 @@ class _Run:
             self.step_end_s += STEP_S
 
     def _late_share(self, now: float) -> float | None:
-        """Share of requests that broke a promise in the latest day, by the hour; None before there was any."""
+        """As `Load.late_share`, of the latest day by the hour; None before there was any request."""
         hour = int(now // 3600)
         while self.hours and self.hours[0][0] <= hour - 24:
             self.hours.popleft()
-        came = sum(counts[1] for counts in self.hours)
-        return sum(counts[2] for counts in self.hours) / came if came else None
+        came, late, slow = (sum(counts[n] for counts in self.hours) for n in (1, 2, 3))
+        return max(late, slow) / came if came else None
 
     def _fleets(self) -> dict[str, Fleet]:
         tally = [[0, 0, 0] for _ in self.facts]

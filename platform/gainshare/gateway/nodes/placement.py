@@ -22,7 +22,7 @@ from gainshare.capacity.routing.analysis import Analysis, recorded
 from gainshare.capacity.routing.estimates import work_tokens
 from gainshare.capacity.routing.exchange import HeldSeat
 from gainshare.capacity.routing.outbox import Served
-from gainshare.capacity.routing.promises import Timed, is_late
+from gainshare.capacity.routing.promises import Timed, broken
 from gainshare.capacity.routing.seats import Candidate, SeatGone, SeatRequest
 from gainshare.gateway.answers import EXTENSION
 from gainshare.gateway.background import in_background
@@ -243,8 +243,8 @@ class Placement:
             decode_s=self._last_at - self._first_at,
             decode_tokens=max(per_answer, 0),
         )
-        if (late := is_late(timed, promise)) is not None:
-            self._sharing.outbox.kept_or_broke(self._request.model, timezone.now(), is_late=late)
+        if (what := broken(timed, promise)) is not None:
+            self._sharing.outbox.kept_or_broke(self._request.model, timezone.now(), what)
 
     # -- waiting --------------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from gainshare.capacity.routing.analysis import expected_output
 from gainshare.capacity.routing.exchange import HeldSeat
 from gainshare.capacity.routing.load import load_of, step_of
 from gainshare.capacity.routing.outbox import Outbox, Served
-from gainshare.capacity.routing.promises import Promise
+from gainshare.capacity.routing.promises import Broken, Promise
 from gainshare.capacity.routing.rates import Rates, measured, window_of
 from gainshare.capacity.routing.seats import (
     AccountFull,
@@ -33,6 +33,8 @@ from tests.gainshare.capacity.pool_world import MODEL, make_class, make_host, ra
 
 ONE, TWO = uuid4(), uuid4()  # web processes
 NODES = (Candidate("a", 2), Candidate("b", 2))
+KEPT, LATE = Broken(is_late=False, is_slow=False), Broken(is_late=True, is_slow=False)
+SLOW, BOTH = Broken(is_late=False, is_slow=True), Broken(is_late=True, is_slow=True)
 
 
 def asked(**changes: Any) -> SeatRequest:
@@ -253,12 +255,12 @@ class TestExchange:
         assert load_of(MODEL, now).late_share is None
         for process in (ONE, TWO):
             sending = Outbox()
-            for hours, is_late in ((1, True), (2, False), (3, False), (25, True)):
-                sending.kept_or_broke(MODEL, now - timedelta(hours=hours), is_late=is_late)
-            sending.kept_or_broke("other", now, is_late=True)
+            for hours, what in ((1, LATE), (2, SLOW), (3, KEPT), (4, BOTH), (5, SLOW), (25, LATE)):
+                sending.kept_or_broke(MODEL, now - timedelta(hours=hours), what)
+            sending.kept_or_broke("other", now, LATE)
             exchange.exchange(process=process, outbox=sending, blocks_since=now)
         load = load_of(MODEL, now)
-        assert load.late_share == 2 / 6 and sum(load.arrivals) == 0
+        assert load.late_share == 6 / 10 and sum(load.arrivals) == 0  # of the slow ones, who are more
 
     def test_requests_that_wait_for_a_model_without_nodes_are_load(self) -> None:
         seated(nodes=())
@@ -368,11 +370,11 @@ def test_what_could_not_be_written_is_kept() -> None:
     for outbox in (old, new):
         outbox.arrived(MODEL, now)
         outbox.answered("abc", "completions", 3)
-        outbox.kept_or_broke(MODEL, now, is_late=True)
+        outbox.kept_or_broke(MODEL, now, BOTH)
         outbox.served(Served("a", MODEL, "", now, busy_ms=5))
     new.take_back(old)
     assert new.arrivals[MODEL, step_of(now)] == 2
-    assert (new.ended[MODEL, step_of(now)], new.late[MODEL, step_of(now)]) == (2, 2)
+    assert [counts[MODEL, step_of(now)] for counts in (new.ended, new.late, new.slow)] == [2, 2, 2]
     assert new.lengths["abc", "completions"] == [3, 3]
     assert new.windows["a", MODEL, "", window_of(now)].requests == 2
 

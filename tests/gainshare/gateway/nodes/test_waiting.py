@@ -1,14 +1,14 @@
 """Requests that wait in front of the nodes: limits, deadlines, a model whose node starts, kept and broken promises."""
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 
 import pytest
+from django.db.models import Sum
 from django.utils import timezone
 
 from gainshare.accounts.services import create_api_key
-from gainshare.capacity.models import Seat, ServedModel
+from gainshare.capacity.models import Arrivals, Seat, ServedModel
 from gainshare.capacity.routing.load import load_of
 from gainshare.gateway import waiting
 from gainshare.gateway.database import in_database
@@ -146,9 +146,14 @@ async def test_kept_and_broken_promises_are_counted_and_told_to_scaling(
     async def share() -> float | None:
         return (await in_database(load_of, MODEL, timezone.now())).late_share
 
-    async def asked_until(is_wanted: Callable[[float | None], bool]) -> None:
+    async def counted() -> dict[str, int]:
+        sums = Arrivals.objects.filter(model=MODEL).aggregate
+        return await in_database(lambda: sums(ended=Sum("ended"), late=Sum("late"), slow=Sum("slow")))
+
+    async def asked_until(counts: str) -> None:
+        before = (await counted())[counts] or 0
         async with asyncio.timeout(20):
-            while not is_wanted(await share()):
+            while ((await counted())[counts] or 0) <= before:
                 assert (await customer.ask()).status_code == 200
                 await asyncio.sleep(0.1)
 
@@ -158,16 +163,16 @@ async def test_kept_and_broken_promises_are_counted_and_told_to_scaling(
         )
     )
     assert await share() is None
-    await asked_until(lambda found: found == 0.0)
+    await asked_until("ended")
+    assert await share() == 0.0
     await in_database(lambda: promises.update(first_token_p99_ms=0))
-    await asked_until(lambda found: found is not None and found > 0.0)
-    before = await share()
-    assert before is not None and before < 1.0
+    await asked_until("late")
+    found = await counted()
+    assert found["slow"] == 0 and await share() == pytest.approx(found["late"] / found["ended"])
     await in_database(lambda: promises.update(first_token_p99_ms=60_000, token_p99_ms=0))
-    await asyncio.sleep(1.0)  # every process has read the view again
     nodes[0].answer = nodes[0].slow
     nodes[1].answer = nodes[1].slow
-    await asked_until(lambda found: found is not None and found > before)
+    await asked_until("slow")
 
 
 async def test_a_wait_without_credits_starts_no_node(
