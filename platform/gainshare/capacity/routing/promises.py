@@ -42,5 +42,5 @@ def broken(timed: Timed, promise: Promise) -> Broken | None:
         return Broken(is_late=True, is_slow=False) if timed.waited_s * 1000 > promise.first_token_ms else None
     return Broken(
         is_late=timed.first_token_s * 1000 > promise.first_token_ms,
-        is_slow=timed.decode_s * 1000 > promise.token_ms * timed.decode_tokens > 0,
+        is_slow=timed.decode_tokens > 0 and timed.decode_s * 1000 > promise.token_ms * timed.decode_tokens,
     )
