@@ -59,6 +59,23 @@ def test_status_for_people_names_every_process(stack: Stack) -> None:
     assert done.returncode == 0
     for name in SERVICES:
         assert name in done.stdout
+    assert "quarantined" not in done.stdout
+
+
+def test_status_says_why_nothing_is_judged_and_what_to_do(stack: Stack) -> None:
+    """A quarantined runner gets A/A runs alone; without a word in `status` its submissions just wait."""
+    (name,) = (row["name"] for row in json.loads(gainshare(stack, "runners", "list", "--json").stdout))
+    assert gainshare(stack, "runners", "quarantine", name, "--reason", "a test").returncode == 0
+    try:
+        said = gainshare(stack, "status").stdout
+        assert f"the runner {name} is quarantined (maintainer), so it judges nothing" in said
+        assert f"gainshare runners release {name} --reason TEXT" in said
+        (line,) = json.loads(gainshare(stack, "status", "--json").stdout)["quarantined"]
+        assert name in line
+    finally:
+        done = gainshare(stack, "runners", "release", name, "--reason", "a test")
+    assert done.returncode == 0
+    assert json.loads(gainshare(stack, "status", "--json").stdout)["quarantined"] == []
 
 
 def test_the_runner_process_has_no_way_to_the_database(stack: Stack) -> None:

@@ -6,6 +6,7 @@ import typer
 
 from gainshare.cli.client import KeyOption, UrlOption, site
 from gainshare.cli.contributor.submission import describe, watch
+from gainshare.cli.local.quarantined import quarantined_runners
 from gainshare.cli.output import JsonOption, console, print_json, table
 from gainshare.local.disk import LOW_FREE_BYTES, free_space_problem
 from gainshare.local.paths import home_from_environment
@@ -34,13 +35,14 @@ def status(
     state = running_state(home)
     # Checked here too, because the supervisor cannot record its warning on a full disk.
     state.warning = free_space_problem(home, LOW_FREE_BYTES) or state.warning
+    quarantined = quarantined_runners(state)
     if as_json:
-        print_json(state.to_json())
+        print_json({**state.to_json(), "quarantined": quarantined})
     else:
-        _show_stack(state)
+        _show_stack(state, quarantined)
 
 
-def _show_stack(state: StackState) -> None:
+def _show_stack(state: StackState, quarantined: list[str]) -> None:
     rows = [
         (name, row.state, row.pid, row.restarts, f"{state.files['logs']}/{name}.log", row.detail)
         for name, row in state.services.items()
@@ -57,7 +59,7 @@ def _show_stack(state: StackState) -> None:
         f"supervisor pid {state.supervisor.pid}, model {state.model}, sandbox {sandbox}{node}",
         highlight=False,
     )
-    for note in (state.detail, state.warning):
+    for note in (state.detail, state.warning, *quarantined):
         if note:
             console.print(note, style="yellow", markup=False, soft_wrap=True)
 

@@ -1,10 +1,11 @@
 """`gainshare up`: starts PostgreSQL, Valkey, web, workers and a model node on this machine."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from gainshare.capacity.agent.protocol import MAX_DEVICES
+from gainshare.cli.local.quarantined import quarantined_runners
 from gainshare.cli.output import CliError, JsonOption, console, print_json, say
 from gainshare.local import stack
 from gainshare.local.elastic import require_elastic_model
@@ -86,7 +87,7 @@ def up(
 def announce(state: StackState, home: Home, as_json: bool) -> None:
     """Print the site's address and login. The password is shown, because it is for this machine's site only."""
     secrets = Secrets(home.secrets)
-    login = {
+    login: dict[str, Any] = {
         "url": state.url,
         "username": "admin",
         "password": read_secret(secrets.admin_password),
@@ -95,6 +96,7 @@ def announce(state: StackState, home: Home, as_json: bool) -> None:
         "model": state.model,
         "sandbox": state.sandbox["level"] or None,
         "node_sandbox": state.sandbox.get("node") or None,
+        "quarantined": quarantined_runners(state),
     }
     if as_json:
         print_json(login)
@@ -112,4 +114,6 @@ def announce(state: StackState, home: Home, as_json: bool) -> None:
             "  [yellow]the model node is not confined:[/] merged code in it reaches what your user reaches",
             soft_wrap=True,
         )
+    for note in login["quarantined"]:
+        console.print(f"  {note}", style="yellow", markup=False, soft_wrap=True)
     console.print("  stop with  Ctrl-C, or `gainshare down`\n", highlight=False)
