@@ -10,19 +10,21 @@ import numpy.typing as npt
 from gainshare.capacity.policies.observed import ClassFacts, Objective
 
 QUANTILES = 400
+TINY_S = 1e-9
 #: Where prompts alone take longer than promised, no fleet keeps the promise: then this many times what they take.
 ABOVE_ALONE = 1.25
 
 
 @dataclass(frozen=True)
 class ServiceTimes:
-    """A sample of requests on one node: ``read_s`` is each prompt's time on an idle node, ``outputs`` each answer's tokens.
+    """A sample of requests on one node: each prompt's time on an idle node, its steps, and each answer's tokens.
 
-    Both have the shape [n], n > 0. ``token_alone_s`` is the time for each token with one slot used, ``token_full_s``
-    with all of them; 0 where it is not known.
+    All three have the shape [n], n > 0. ``token_alone_s`` is the time for each token with one slot used,
+    ``token_full_s`` with all of them; 0 where it is not known.
     """
 
     read_s: npt.NDArray[np.float64]
+    read_steps: npt.NDArray[np.int64]
     outputs: npt.NDArray[np.int64]
     token_alone_s: float
     token_full_s: float
@@ -40,7 +42,7 @@ def described(facts: ClassFacts, times: ServiceTimes, promised_token_s: float) -
         read_s=mean_s,
         read_spread=float(np.var(times.read_s)) / mean_s**2,
         alone_s=mean_s + float(np.mean(times.outputs)) * times.token_alone_s,
-        held_up_share=_held_up_share(times, promised_s - times.token_alone_s),
+        held_up_share=_held_up_share(times, promised_s),
     )
 
 
@@ -58,12 +60,18 @@ def reachable(objective: Objective, *facts: ClassFacts) -> Objective:
     )
 
 
-def _held_up_share(times: ServiceTimes, allowed_s: float) -> float:
-    """Share of answers whose tokens take over ``allowed_s`` more each where another prompt is read meanwhile.
+def _held_up_share(times: ServiceTimes, promised_s: float) -> float:
+    """Share of answers whose tokens take over ``promised_s`` each where another prompt is read meanwhile.
 
-    Over all pairs of a prompt and an answer, each by QUANTILES quantiles.
+    Over all pairs of a prompt and an answer, each by QUANTILES quantiles. Where prompts take longer to be read than answers
+    to be written, most of those that meet come while another one is read: then the reading begins with the other one's
+    answer, which gets a token at each of its steps.
     """
     middles = (np.arange(QUANTILES) + 0.5) / QUANTILES
-    reading, tokens = np.quantile(times.read_s, middles), np.quantile(times.outputs, middles) - 1
-    is_slow = (reading[:, None] > allowed_s * tokens[None, :]) & (tokens > 0)[None, :]
+    tokens = np.quantile(times.outputs, middles)[None, :] - 1
+    steps = np.quantile(times.read_steps, middles)[:, None]
+    step_s = np.quantile(times.read_s, middles)[:, None] / steps
+    # So much of an answer's tokens must be read slowly until it is slow in all.
+    share = (promised_s - times.token_alone_s) / np.maximum(step_s - times.token_alone_s, TINY_S)
+    is_slow = (share < 1) & (steps > share * tokens) & (tokens > 0)
     return float(np.mean(is_slow))

@@ -20,6 +20,7 @@ from gainshare.capacity.scaling.cold_starts import cold_start_s
 
 MOST_REQUESTS = 2_000  # the latest, whose lengths count
 LEAST_REQUESTS = 30  # with fewer, nothing is said of single requests
+STEP_TOKENS = 256  # of a prompt that a node reads in one step, by its default
 
 
 def facts_of(classes: Sequence[DeviceClass], served: ServedModel, now: datetime) -> tuple[ClassFacts, ...]:
@@ -54,10 +55,11 @@ def service_times(rates: Rates, lengths: Sequence[Lengths]) -> ServiceTimes | No
     prefill, decode = rates.prefill_tokens_per_s, rates.alone_tokens_per_s or rates.decode_tokens_per_s
     if len(lengths) < LEAST_REQUESTS or prefill <= 0 or decode <= 0:
         return None
-    work = [work_tokens(0, row.prompt_tokens - row.cached_tokens) for row in lengths]
+    fresh = np.array([row.prompt_tokens - row.cached_tokens for row in lengths])
     full = rates.full_tokens_per_s
     return ServiceTimes(
-        np.array(work) / prefill,
+        np.array([work_tokens(0, tokens) for tokens in fresh]) / prefill,
+        np.maximum(1, -(-fresh // STEP_TOKENS)),
         np.array([row.output_tokens for row in lengths]),
         1 / decode,
         1 / min(full, decode) if full > 0 else 0.0,

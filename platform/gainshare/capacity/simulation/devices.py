@@ -35,7 +35,7 @@ def device(
     sample = slice(None, None, max(1, len(workload.at_s) // MEASURED_REQUESTS))
     prompts, outputs = workload.prompt_tokens[sample], workload.output_tokens[sample]
     read_s = prompts * rates.prompt_token_s + 0.5 * prompts.astype(float) ** 2 * rates.prompt_pair_s
-    steps = np.ceil(prompts / rates.step_tokens)
+    steps = np.ceil(prompts / rates.step_tokens).astype(np.int64)
     alone_s = read_s + steps * rates.token_s(0)
     # Answers get tokens also while a prompt is read: only the other steps are for them alone.
     mean_s = float(np.mean(alone_s))
@@ -43,6 +43,6 @@ def device(
     unserved = ClassFacts(
         name, price, slots, 1 / each_s, cold_start_s, max_nodes, is_preemptible=lifetime_s != math.inf
     )
-    times = ServiceTimes(alone_s, outputs, rates.token_s(1), rates.token_s(slots))
+    times = ServiceTimes(alone_s, steps, outputs, rates.token_s(1), rates.token_s(slots))
     facts = described(unserved, times, promised_token_s)
     return Device(facts, rates, lifetime_s, cache_blocks)

@@ -69,6 +69,7 @@ class Node:
         "queue",
         "rates",
         "reading",
+        "reading_since_s",
         "reading_steps",
         "reading_until_s",
         "running",
@@ -88,7 +89,7 @@ class Node:
         self.queue: deque[int] = deque()
         self.reading = -1
         self.reading_steps = 0
-        self.reading_until_s = 0.0
+        self.reading_since_s = self.reading_until_s = 0.0
         self.due_s = math.inf
         self.version = 0
         self.cache = PrefixCache(cache) if cache else None
@@ -107,15 +108,20 @@ class Node:
 
     def _read(self, request: int, prompt_s: float, steps: int, at_s: float) -> None:
         rates = self.rates
-        self.reading, self.reading_steps = request, steps
+        self.reading, self.reading_steps, self.reading_since_s = request, steps, at_s
         self.due_s = at_s + prompt_s + steps * (rates.step_s + len(self.ends) * rates.sequence_s)
         self.reading_until_s = self.due_s
         self.version += 1
 
-    def work(self, at_s: float, output_tokens: list[int]) -> tuple[int, list[int]]:
-        """Do what is due now: the request that got its first token (-1: none), and those that ended."""
+    def work(self, at_s: float, output_tokens: list[int]) -> tuple[int, list[tuple[int, float]]]:
+        """Do what is due now: the request that got its first token (-1: none), and those that ended, each with its time.
+
+        While a prompt was read an answer got a token at each step, so it may have ended before; its slot is free only now.
+        """
         ends, first = self.ends, self.reading
+        since_s, before, step_s = at_s, self.progress, 0.0
         if first >= 0:
+            since_s, step_s = self.reading_since_s, (at_s - self.reading_since_s) / self.reading_steps
             self.progress += self.reading_steps
             heapq.heappush(ends, (self.progress + output_tokens[first] - 1, first))
         else:
@@ -124,7 +130,8 @@ class Node:
         reached = self.progress + ALMOST
         ended = []
         while ends and ends[0][0] <= reached:
-            ended.append(heapq.heappop(ends)[1])
+            end, request = heapq.heappop(ends)
+            ended.append((request, since_s + math.ceil(end - before - ALMOST) * step_s))
         self.running -= len(ended)
         if first >= 0:
             if self.prompts:

@@ -221,9 +221,9 @@ class _Run:
             if now - self.at_s[first] > self.promised_s:
                 counts[2] += 1
         if ended:
-            for request in ended:
-                self.last[request] = now
-                if self._is_slow(request, now):
+            for request, end_s in ended:
+                self.last[request] = end_s
+                if self._is_slow(request, end_s):
                     self.hours[-1][3] += 1
             self.n_answering -= len(ended)
             self._end(len(ended))
@@ -231,9 +231,9 @@ class _Run:
         if node.due_s != math.inf and node.state is not State.GONE:
             self._later(node.due_s, _WORK, node)
 
-    def _is_slow(self, request: int, now: float) -> bool:
+    def _is_slow(self, request: int, end_s: float) -> bool:
         """Whether its tokens after the first took longer than promised."""
-        return now - self.first[request] > self.promised_token_s * (self.output[request] - 1) > 0
+        return end_s - self.first[request] > self.promised_token_s * (self.output[request] - 1) > 0
 
     def _end(self, n: int) -> None:
         self.n_present -= n

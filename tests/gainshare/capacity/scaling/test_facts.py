@@ -14,8 +14,9 @@ from gainshare.capacity.policies.observed import ClassFacts, Objective
 from gainshare.capacity.policies.service_times import reachable
 from gainshare.capacity.routing.estimates import BASE_TOKENS
 from gainshare.capacity.routing.rates import WINDOW_S, Rates, window_of
-from gainshare.capacity.scaling.facts import LEAST_REQUESTS, service_times
+from gainshare.capacity.scaling.facts import LEAST_REQUESTS, STEP_TOKENS, service_times
 from gainshare.capacity.scaling.observe import observe
+from model.serving.metering.generation import EngineLimits
 from tests.gainshare.capacity.scaling.scaling_world import (
     MODEL,
     arrive,
@@ -75,6 +76,7 @@ def test_a_prompt_takes_its_work_at_the_measured_rate_without_what_is_cached() -
     assert times.read_s[0] == 1.0
     assert times.read_s[-1] == (1_000 + BASE_TOKENS) / 1000
     assert list(times.outputs[-2:]) == [11, 5]
+    assert list(times.read_steps[-2:]) == [4, 4]  # 872 tokens, and 1,000
     assert (times.token_alone_s, times.token_full_s) == (0.02, 0.05)
 
 
@@ -137,7 +139,7 @@ def test_the_loop_s_facts_come_from_windows_and_lengths(lengths: list[Lengths]) 
     assert facts.read_spread == pytest.approx(reads.var() / reads.mean() ** 2)
     assert facts.first_token_s == pytest.approx(10.0)
     assert facts.alone_s == pytest.approx(reads.mean() + 11 * 0.01)
-    # Ten further tokens may take 0.9 s more than alone in all: every prompt is longer than that.
+    # Short prompts are read in 4 steps of 0.25 s, so that ten tokens take 1.06 s and not one; long ones take longer still.
     assert facts.held_up_share == 1.0
 
 
@@ -199,3 +201,7 @@ def test_a_class_that_was_never_measured_does_as_the_slowest(lengths: list[Lengt
         assert (
             getattr(facts["unseen"], name) == getattr(facts["slow"], name) != getattr(facts["fast"], name)
         ), name
+
+
+def test_a_node_s_steps_are_the_engine_s_default() -> None:
+    assert EngineLimits().step_tokens == STEP_TOKENS

@@ -48,6 +48,15 @@ def test_a_long_prompt_holds_up_the_answers_of_others() -> None:
     )
 
 
+def test_an_answer_that_ends_while_a_prompt_is_read_ends_at_its_own_step() -> None:
+    """A prompt of 4,000 tokens is read in 16 steps; an answer with four tokens left gets them at the first four."""
+    read = 4000 * 0.0005 + 0.8
+    short = times([(0.0, 10, 5), (0.001, 4000, 1)])[1][0]
+    assert short * 4 == pytest.approx(4 * (read / 16 + 0.006), rel=1e-6)
+    long = times([(0.0, 10, 41), (0.001, 4000, 1)])[1][0]
+    assert long * 40 == pytest.approx(read + 16 * 0.006 + 24 * 0.006, rel=1e-6)
+
+
 def naive(rows: Rows, slots: int) -> tuple[list[float], list[float]]:
     """The same node, one engine's phase after the other, with every answer's tokens counted at each."""
     now, waiting, reading = 0.0, list(range(len(rows))), None
@@ -64,18 +73,20 @@ def naive(rows: Rows, slots: int) -> tuple[list[float], list[float]]:
             tokens = rows[request][1]
             steps = -(-tokens // 256)
             compute = tokens * 0.0005 + tokens**2 / 2 * 1e-7
-            reading = (request, steps, now + compute + steps * (0.004 + len(left) * 0.002))
+            reading = (request, steps, now, now + compute + steps * (0.004 + len(left) * 0.002))
         free = used < slots
         arrival = rows[waiting[0]][0] if waiting and free else math.inf
         if reading is not None:
-            if arrival < reading[2]:
+            if arrival < reading[3]:
                 now = arrival
                 continue
-            request, steps, now = reading
+            request, steps, since, now = reading
             reading = None
             first[request] = now - rows[request][0]
             for one in left:
                 left[one] -= steps
+                if left[one] <= 1e-6:
+                    last[one] = since + math.ceil(left[one] + steps - 1e-6) * (now - since) / steps
             left[request] = rows[request][2] - 1
         elif left:
             token_s = 0.004 + len(left) * 0.002
@@ -87,7 +98,8 @@ def naive(rows: Rows, slots: int) -> tuple[list[float], list[float]]:
         else:
             now = arrival
         for one in [one for one, tokens in left.items() if tokens <= 1e-6]:
-            last[one] = now
+            if math.isnan(last[one]):
+                last[one] = now
             del left[one]
             used -= 1
     token = [(last[n] - first[n] - rows[n][0]) / (rows[n][2] - 1) for n in range(len(rows)) if rows[n][2] > 1]
