@@ -1,7 +1,6 @@
 """kill -9 of agent, node and web at every fault point: never two nodes on one device, and none forgotten."""
 
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -32,7 +31,6 @@ from tests.gainshare.capacity.agent.agent_world import (
     reached,
     sandboxes,
 )
-from tests.gainshare.capacity.agent.test_kill_deployed import BERTH_POINTS, CANARY_POINTS, TREE_POINTS
 from tests.gainshare.capacity.pool_world import MODEL, again
 from tests.gainshare.gateway.gateway_stack import free_port, own_database
 
@@ -65,20 +63,6 @@ SERVICE_POINTS = [
     "capacity.revoke.before_nodes",
     "capacity.tend.after_losses",
 ]
-
-
-def test_every_fault_point_of_the_pools_nodes_is_in_these_lists() -> None:
-    found = set()
-    for folder in (
-        "platform/gainshare/capacity/agent",
-        "platform/gainshare/capacity/hosts",
-        "benchmarks/confined_node",
-        "platform/gainshare/capacity",
-    ):
-        for file in (ROOT / folder).glob("*.py"):
-            found |= set(re.findall(r'fault_point\("([a-z_.]+)"\)', file.read_text()))
-    deployed = {*TREE_POINTS, *BERTH_POINTS, *CANARY_POINTS}
-    assert found == {*AGENT_POINTS, *NODE_POINTS, *WEB_POINTS, *SERVICE_POINTS, *deployed}
 
 
 @dataclass

@@ -19,6 +19,7 @@ from gainshare.capacity.deployments.heard import heard  # noqa: E402
 from gainshare.capacity.deployments.keys import register_key  # noqa: E402
 from gainshare.capacity.deployments.rollback import roll_back  # noqa: E402
 from gainshare.capacity.models import Host  # noqa: E402
+from gainshare.capacity.tasks import advance_deployments  # noqa: E402
 from tests.gainshare.capacity.deployments.deployments_world import MODEL, ask  # noqa: E402
 
 if __name__ == "__main__":
@@ -29,6 +30,8 @@ if __name__ == "__main__":
         ask(argument)
     elif what == "advance":
         advance(MODEL)
+    elif what == "pass":
+        advance_deployments()
     elif what == "heartbeat":
         heard(UUID(argument), None)
     elif what == "key":

@@ -26,6 +26,8 @@ from tests.gainshare.capacity.pool_world import MODEL, make_class, make_host, ma
 __all__ = ["MODEL"]
 OLD, NEW, NEWER = "0a" * 32, "1b" * 32, "2c" * 32
 INSTALLED = "ff" * 32  # as a host names what it has installed
+#: Fault points between the parts of beat's pass over all deployments.
+PASS_POINTS = ("capacity.deployments.after_canaries", "capacity.deployments.after_watch")
 LENGTHS: list[Lengths] = []
 
 

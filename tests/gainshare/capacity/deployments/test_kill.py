@@ -20,6 +20,7 @@ from gainshare.capacity.routing.exchange import EPOCH, exchange
 from gainshare.capacity.routing.outbox import Outbox
 from tests.gainshare.capacity.deployments.deployments_world import (
     NEW,
+    PASS_POINTS,
     Machine,
     a_pool,
     again,
@@ -122,6 +123,16 @@ def test_a_switch(at: Machine, tmp_path: Path, fault: str) -> None:
     # The processes have the default setting: one node keeps the tree before for a day.
     assert len(live("", NodeState.DRAINING)) == len(live("", NodeState.READY)) == 1
     assert len(live(NEW, NodeState.READY)) == 2
+
+
+@pytest.mark.parametrize("fault", PASS_POINTS)
+def test_a_pass_that_is_killed_between_its_parts(at: Machine, tmp_path: Path, fault: str) -> None:
+    ready_node(at.host)
+    deployment = canary(at, ask())
+    make_ready(*live(NEW))
+    killed_then_repeated("pass", fault=fault, folder=tmp_path)
+    assert again(deployment).state == DeploymentState.SERVING
+    assert len(live(NEW, NodeState.READY)) == 1
 
 
 @pytest.mark.parametrize("fault", ["deployments.rollback.before_commit", "deployments.rollback.committed"])

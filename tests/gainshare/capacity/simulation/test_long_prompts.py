@@ -73,7 +73,9 @@ def test_the_share_of_slow_answers_is_near_the_simulated_one(load: Workload, nod
     found = simulate(load, fixed_at(nodes), Setting([one], objective, fleet), name="fixed", tick_s=3600)
     share = expected_slow_share(fleet, [one.facts], Needs(2.0, 1.0, objective))
     simulated = float(np.mean(found.token_s > objective.token_p99_s))
-    assert 0.7 * simulated < share < 1.6 * simulated  # rather too high: not every reading begins with the answer
+    assert (
+        0.7 * simulated < share < 1.6 * simulated
+    )  # rather too high: not every reading begins with the answer
     assert share > 0.005
 
 
