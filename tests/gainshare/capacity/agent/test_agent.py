@@ -228,8 +228,8 @@ def test_what_holds_a_device_without_a_record_is_killed(agent: AgentProcess) -> 
     agent.kill()
     agent.device().record.write_text("{")
     agent.start()
-    eventually(lambda: again(node).state == NodeState.ENDED, agent.said, 60)
-    eventually(agent.device().is_free, "the device is taken", 30)
+    eventually(lambda: again(node).state == NodeState.ENDED, "the node is ended")
+    eventually(agent.device().is_free, "the device is free")
     successor = place()
     reached(successor, NodeState.READY)
     assert again(node).state == NodeState.ENDED and successor.pk != node.pk
