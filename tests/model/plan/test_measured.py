@@ -233,6 +233,7 @@ def test_messages_and_memory_of_two_ranks_that_split_the_sequence_are_within_fiv
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1200)  # many runs of up to four ranks, one after the other
 def test_messages_and_memory_with_a_split_sequence_are_within_five_per_cent() -> None:
     for n_ranks, mesh in (
         (2, "tp=2"),
@@ -249,6 +250,7 @@ def test_messages_and_memory_with_a_split_sequence_are_within_five_per_cent() ->
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1200)  # many runs of up to four ranks, one after the other
 def test_messages_under_checkpointing_and_on_four_ranks_are_within_five_per_cent() -> None:
     for n_ranks, mesh in (
         (2, "tp=2"),
