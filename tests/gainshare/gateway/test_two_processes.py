@@ -137,6 +137,14 @@ class Stream:
     def has_begun(self) -> bool:
         return self.seen > 2 or self.is_over.is_set()
 
+    def waits(self) -> bool:
+        """Whether more of it is to come: what was on the way has arrived, and it has not ended."""
+        seen = -1
+        while seen != self.seen:
+            seen = self.seen
+            time.sleep(0.5)
+        return not self.is_over.is_set()
+
     def end(self) -> None:
         assert self.is_over.wait(PATIENT_S)
 
@@ -249,7 +257,7 @@ def test_a_frozen_node_fails_no_request_without_a_token_and_its_kill_cuts_only_w
     for _ in range(10):
         stream = begun_at_the_pools_node(pair, early)
         with frozen(pair.process), ThreadPoolExecutor(6) as pool:
-            if stream is None or not n_seats(pk=stream.request_id):
+            if stream is None or not stream.waits():
                 continue
             asking: list[Future[Any]] = [
                 pool.submit(pair.ask, customer, via=(pair.stack, pair.other)[i % 2]) for i in range(6)
