@@ -277,7 +277,7 @@ SCALE_INTERVAL_S = env.integer("GAINSHARE_SCALE_INTERVAL_S", 2, minimum=1)
 # Seconds between two looks at deployments; heartbeats and evidence move them on at once as well.
 DEPLOY_INTERVAL_S = env.integer("GAINSHARE_DEPLOY_INTERVAL_S", 3, minimum=1)
 # A canary that takes longer is begun again, and a deployment whose nodes are not ready after so long is given up.
-CANARY_LIMIT_S = env.integer("GAINSHARE_CANARY_LIMIT_S", 1800, minimum=10)
+CANARY_LIMIT_S = env.integer("GAINSHARE_CANARY_LIMIT_S", 3600, minimum=10)
 HANDOVER_LIMIT_S = env.integer("GAINSHARE_HANDOVER_LIMIT_S", 900, minimum=10)
 # Functions that capacity asks, which imports neither bounty nor the gateway: a tree's manifest by its hash (None:
 # unknown), and the lengths of a model's latest requests (`gainshare.capacity.lengths`).
