@@ -32,7 +32,7 @@ LENGTHS: list[Lengths] = []
 
 
 def recent_lengths(model: str, most: int) -> list[Lengths]:
-    """Stands for the gateway's function."""
+    """What the gateway's function of this name does."""
     assert model == MODEL
     return LENGTHS[:most]
 

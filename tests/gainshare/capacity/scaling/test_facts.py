@@ -34,7 +34,7 @@ told: list[Lengths] = []
 
 
 def recent_lengths(model: str, most: int) -> list[Lengths]:
-    """Stands for the gateway's function."""
+    """What the gateway's function of this name does."""
     assert model == MODEL
     return told[:most]
 
@@ -83,7 +83,7 @@ def test_a_prompt_takes_its_work_at_the_measured_rate_without_what_is_cached() -
 @pytest.mark.parametrize(
     ("rates", "alone_s", "full_s"),
     [
-        (Rates(1000.0, 25.0), 0.04, 0.0),  # no window was quiet or full: the mean stands for one alone
+        (Rates(1000.0, 25.0), 0.04, 0.0),  # no window was quiet or full: the mean is used instead
         (Rates(1000.0, 25.0, alone_tokens_per_s=50.0), 0.02, 0.0),
         (
             Rates(1000.0, 25.0, alone_tokens_per_s=20.0, full_tokens_per_s=25.0),
