@@ -10,6 +10,7 @@ tensors, threads or clock.
 from __future__ import annotations
 
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 
@@ -54,7 +55,7 @@ class BlockPool:
         self.n_evicted = 0  # blocks whose content was dropped for space
         self.changes = 0  # grows whenever a block gets or loses a holder
         self.sharing_changes = 0  # grows whenever a block gets its second holder or loses the last but one
-        self._holders = [0] * n_blocks
+        self._holders: Counter[int] = Counter()  # of blocks that were ever held
         self._n_touched = 0  # blocks from here on were never held: memory that was never written stays unused
         self._free: dict[int, None] = {}  # a set that gives back the last one added first
         self._idle: dict[int, None] = {}  # longest unused first

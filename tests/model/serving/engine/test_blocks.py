@@ -56,6 +56,13 @@ def test_freed_blocks_are_used_before_untouched_ones() -> None:
         pool.release_all(blocks)
 
 
+def test_blocks_that_were_never_held_cost_no_memory() -> None:
+    pool = BlockPool(10**15, 4)  # a list of as many numbers would be refused
+    block = pool.allocate()
+    assert (pool.holders(block), pool.holders(block + 1)) == (1, 0)
+    assert (pool.n_available, pool.n_held) == (10**15 - 1, 1)
+
+
 def test_a_block_goes_only_with_its_last_holder() -> None:
     pool = BlockPool(2, 4)
     block = pool.allocate()
