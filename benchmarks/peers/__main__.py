@@ -33,7 +33,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="what", required=True)
     for name, about in (
         ("train", "optimiser steps, compared with transformers"),
-        ("serve", "the engine, compared with transformers, vLLM and llama.cpp"),
+        ("serve", "the engine, compared with transformers, vLLM, llama.cpp and ik_llama.cpp"),
     ):
         command = commands.add_parser(name, help=about)
         command.add_argument("--json", action="store_true", help="print one JSON document instead of a table")

@@ -18,6 +18,7 @@ OURS = "ours"
 LOAD_TIMEOUT_S = 600.0
 COMPILE_TIMEOUT_S = 3600.0
 COMPILING = "vllm"  # compiles a model when it first loads it, and keeps what it made
+GGUF_READERS = ("llama.cpp", "ik_llama.cpp")
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,11 @@ class Contender:
         return f"{self.engine} {self.weights}"
 
     def path(self, model: PeerModel) -> Path:
-        return model.gguf(self.weights) if self.engine == "llama.cpp" else model.hf
+        return model.gguf(self.weights) if self.reads_gguf else model.hf
+
+    @property
+    def reads_gguf(self) -> bool:
+        return self.engine in GGUF_READERS
 
 
 _VLLM_ENV = (
@@ -55,6 +60,9 @@ CONTENDERS = (
     Contender("llama.cpp", "f16", "llama_serve", "llama.cpp"),
     Contender("llama.cpp", "bf16", "llama_serve", "llama.cpp"),
     Contender("llama.cpp", "q8_0", "llama_serve", "llama.cpp"),
+    Contender("ik_llama.cpp", "f16", "ik_llama_serve", "ik_llama.cpp"),
+    Contender("ik_llama.cpp", "bf16", "ik_llama_serve", "ik_llama.cpp"),
+    Contender("ik_llama.cpp", "q8_0", "ik_llama_serve", "ik_llama.cpp"),
 )
 
 

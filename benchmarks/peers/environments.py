@@ -55,6 +55,24 @@ PEERS = {
         "llama_cpp",
         env=(("CMAKE_ARGS", "-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF"),),
     ),
+    # Compiled here too. The source distribution lacks a file of llama-quantize, so only the library is built, from the
+    # CMake project in `vendor`; without the flash attention of small cache formats, which takes longest.
+    "ik_llama.cpp": Peer(
+        "ik_llama.cpp",
+        ("ik-llama-cpp-python==0.1.5",),
+        "ik_llama_cpp",
+        env=(
+            ("PIP_NO_BINARY", "ik-llama-cpp-python"),
+            ("SKBUILD_CMAKE_SOURCE_DIR", "vendor/ik_llama.cpp"),
+            ("SKBUILD_BUILD_TARGETS", "llama"),
+            ("SKBUILD_WHEEL_INSTALL_DIR", "ik_llama_cpp"),
+            (
+                "CMAKE_ARGS",
+                "-DGGML_NATIVE=ON -DGGML_IQK_FA_ALL_QUANTS=OFF "
+                "-DCMAKE_INSTALL_LIBDIR=lib -DCMAKE_INSTALL_RPATH=$ORIGIN",
+            ),
+        ),
+    ),
 }
 
 

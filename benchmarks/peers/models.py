@@ -21,7 +21,7 @@ SMOLLM2 = "smollm2-135m"
 
 @dataclass(frozen=True)
 class PeerModel:
-    """`folder` has `hf/` for everyone but llama.cpp, which reads `f16.gguf`, `bf16.gguf` and `q8_0.gguf`.
+    """`folder` has `hf/` for everyone but llama.cpp and its fork, which read `f16.gguf`, `bf16.gguf` and `q8_0.gguf`.
 
     In `packed/` this stack keeps what it has packed.
     """

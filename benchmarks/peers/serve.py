@@ -1,4 +1,4 @@
-"""`python -m benchmarks.peers serve`: this stack's engine compared with transformers, vLLM and llama.cpp.
+"""`python -m benchmarks.peers serve`: this stack's engine compared with transformers, vLLM, llama.cpp and ik_llama.cpp.
 
 One model at a time: all contenders are loaded, each a process on the same core with one thread, and take turns in random
 order on workloads that are the same for all of a round and new in the next. A contender that fails is left out, with a message.
@@ -56,7 +56,7 @@ def measure(*, quick: bool, setup: bool) -> list[Row]:
     models = [random_model(QWEN3_MOE_186M, home)]
     if not quick:
         models.append(smollm2(home))
-    ggufs = [contender.weights for contender in pythons if contender.engine == "llama.cpp"]
+    ggufs = sorted({contender.weights for contender in pythons if contender.reads_gguf})
     make_models(models, ggufs=ggufs, home=home, say=say)
     if setup:
         compile_all(models, pythons, core=cores.measuring, home=home, say=say)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from benchmarks.peers import __main__ as command
 from benchmarks.peers import serve, serve_rows, train
 from benchmarks.peers.contenders import CONTENDERS, available
+from benchmarks.peers.environments import PEERS
 from benchmarks.peers.models import QWEN3_MOE_22M, QWEN3_MOE_186M, random_model
 from benchmarks.peers.serve_rows import Measured
 from benchmarks.peers.targets import CLASSES
@@ -84,6 +86,9 @@ def found(tmp_path: Path) -> Measured:
         "llama.cpp f16": 8,
         "llama.cpp bf16": 9,
         "llama.cpp q8_0": 5,
+        "ik_llama.cpp f16": 10,
+        "ik_llama.cpp bf16": 7,
+        "ik_llama.cpp q8_0": 6,
     }
     measured.answers = {
         "prefill 512": {name: [reply([[40 * ms]])] * 2 for name, ms in pace.items()},
@@ -113,6 +118,7 @@ def test_serving_rows_hold_ours_against_each_peers_best_of_equal_width(found: Me
     best = rows["serve, ours bf16 over llama.cpp f16: qwen3-moe-186m, decode B1"]
     assert (best.value, best.holds) == (1.33, True)
     assert "serve, ours bf16 over llama.cpp bf16: qwen3-moe-186m, decode B1" not in rows
+    assert rows["serve, ours bf16 over ik_llama.cpp bf16: qwen3-moe-186m, decode B1"].value == 1.17
     assert rows["serve, ours bf16 over transformers bf16: qwen3-moe-186m, decode B1"].value == 6.0
     assert rows["serve, ours int8 over llama.cpp q8_0: qwen3-moe-186m, decode B1"].value == 1.25
     assert not any("ours int8 over vllm" in name for name in rows)
@@ -203,7 +209,20 @@ def test_only_peers_that_are_set_up_take_part(tmp_path: Path) -> None:
     said: list[str] = []
     engines = {each.engine for each in available(tmp_path, said.append)}
     assert engines == {"ours", "transformers"}
-    assert sum("--setup" in line for line in said) == 4
+    assert sum("--setup" in line for line in said) == 7
+
+
+def test_each_contender_has_a_driver_and_each_peer_a_contender() -> None:
+    assert {each.peer for each in CONTENDERS if each.peer is not None} == set(PEERS)
+    for each in CONTENDERS:
+        assert importlib.util.find_spec(f"benchmarks.peers.drivers.{each.module}") is not None
+
+
+def test_llama_cpp_and_its_fork_read_the_same_gguf_files(tmp_path: Path) -> None:
+    model = random_model(QWEN3_MOE_22M, tmp_path)
+    paths = {each.name: each.path(model) for each in CONTENDERS}
+    assert paths["ik_llama.cpp q8_0"] == paths["llama.cpp q8_0"] == model.gguf("q8_0")
+    assert {path for name, path in paths.items() if "llama.cpp" not in name} == {model.hf}
 
 
 def test_the_command_prints_one_document(
