@@ -16,7 +16,10 @@
 #define LANES_AVX512 1
 #endif
 #if defined(LANES_AVX512) && defined(__AVX512BF16__)
-#define LANES_BF16_DOT 1  // two bf16 products per lane and instruction
+#define LANES_BF16_PAIRS 1  // instructions that round to bf16, and that make two bf16 products per lane
+#if !BF16_BY_FMA            // by the processor's measured rates, see model/kernel_ways.py
+#define LANES_BF16_DOT 1    // such products are used
+#endif
 #endif
 #if defined(LANES_AVX512) && defined(__AVX512VNNI__)
 #define LANES_BYTE_DOT 1  // four products of bytes per lane and instruction
@@ -56,6 +59,8 @@ LANES_INLINE Words held(Words values) {
     asm("" : "+v"(values));
 #elif defined(__AVX__)
     asm("" : "+x"(values));
+#elif defined(__aarch64__)
+    asm("" : "+w"(values));
 #endif
     return values;
 }
@@ -89,7 +94,7 @@ LANES_INLINE Halves narrow_exactly(Floats values) {
 }
 
 LANES_INLINE Halves narrow(Floats values) {
-#if defined(LANES_BF16_DOT)
+#if defined(LANES_BF16_PAIRS)
     return bits<Halves>(_mm512_cvtneps_pbh(bits<__m512>(values)));  // numbers below 2^-126 become zero
 #else
     return narrow_exactly(values);
@@ -133,6 +138,13 @@ LANES_INLINE Halves load_halves_part(const bf16 *from, int64_t count) {
     std::memcpy(&values, from, static_cast<size_t>(count) * sizeof(bf16));
     return values;
 #endif
+}
+
+LANES_INLINE Halves load_halves(const bf16 *from, int64_t count) {
+    if (count < LANES) return load_halves_part(from, count);
+    Halves values;
+    std::memcpy(&values, from, sizeof values);
+    return values;
 }
 
 LANES_INLINE Floats load_part(const bf16 *from, int64_t count) { return widen(load_halves_part(from, count)); }
@@ -241,10 +253,16 @@ LANES_INLINE Floats most(Floats a, Floats b) { return a > b ? a : b; }
 
 // --- Dot products of bf16, of 16-bit integers and of bytes ----------------------------------------------------------
 
+#if defined(LANES_BF16_PAIRS)
+LANES_INLINE Floats add_pairs(Floats sum, Words a, Words b) {
+    return bits<Floats>(_mm512_dpbf16_ps(bits<__m512>(sum), bits<__m512bh>(a), bits<__m512bh>(b)));
+}
+#endif
+
 // sum + a0 * b0 + a1 * b1 in each lane, where a 32-bit lane holds two bf16 numbers, the earlier one in its low half.
 LANES_INLINE Floats add_products(Floats sum, Words a, Words b) {
 #if defined(LANES_BF16_DOT)
-    return bits<Floats>(_mm512_dpbf16_ps(bits<__m512>(sum), bits<__m512bh>(a), bits<__m512bh>(b)));
+    return add_pairs(sum, a, b);
 #else
     sum += bits<Floats>(a << 16) * bits<Floats>(b << 16);
     return sum + bits<Floats>(a & 0xffff0000u) * bits<Floats>(b & 0xffff0000u);

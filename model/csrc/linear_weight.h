@@ -18,18 +18,18 @@ void weight_panel(const Call &call, int64_t column, int64_t first, int64_t last,
     const T *grad_y = static_cast<const T *>(call.grad_y) + column;
     const int64_t width = least(call.outputs - column, COLUMNS), of_tile = units<T>(call.rows) * ROWS;
     for (int64_t at = 0; at < call.rows; at += BLOCK<T>) {
-        const int64_t count = least(call.rows - at, BLOCK<T>), padded = units<T>(count) * PER_UNIT<T>;
+        const int64_t count = least(call.rows - at, BLOCK<T>);
         const auto row_of = [&](int64_t i) { return grad_y + (at + i) * call.outputs; };
         pack_rows(grad_y, row_of, count, width, panel);
         const auto row = [&](int64_t r) {
             const int64_t input = first + r;
-            return reinterpret_cast<const T *>(left + input / ROWS * of_tile + at / PER_UNIT<T> * ROWS + input % ROWS);
+            return left + input / ROWS * of_tile + at / PER_UNIT<T> * ROWS + input % ROWS;
         };
         const bool is_last = at + count == call.rows;
         const auto next = [&](int64_t i) { return is_last ? grad_y + i * call.outputs + COLUMNS : row_of(BLOCK<T> + i); };
         const auto ahead = fetching(next, least(is_last ? call.rows : call.rows - at - count, BLOCK<T>),
                                     COLUMNS * static_cast<int64_t>(sizeof(T)));
-        with_panel<T>(last - first, row, ROWS, padded, panel, ahead, [&](int64_t r, const float *out) {
+        with_packed<T>(last - first, row, units<T>(count), panel, ahead, [&](int64_t r, const float *out) {
             float *sum = sums + r * COLUMNS;
             for (int v = 0; v < VECTORS; ++v) {
                 Floats values = load(out + v * LANES);

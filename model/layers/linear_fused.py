@@ -17,10 +17,9 @@ import torch
 from torch import Tensor
 
 from model import native
+from model.kernel_ways import LEAST_ROWS
+from model.layers.formats import product_dtype
 from model.layers.watched import PLAIN, is_watched
-
-#: With fewer rows torch is about as fast, and in bf16 faster at the weight's gradient.
-LEAST_ROWS = 512
 
 _DTYPES = (torch.float32, torch.bfloat16)
 _POINTER = ctypes.c_void_p
@@ -39,18 +38,16 @@ class _Call(ctypes.Structure):
 def fits(x: Tensor, weight_NK: Tensor) -> bool:
     """Whether this `linear` supports the tensors: many rows, on CPU, of one format that this processor multiplies fast.
 
-    Not while torch's operations are traced or its functions replaced, nor if autocast would choose another format.
+    Under autocast its format counts. Not while torch's operations are traced or its functions replaced.
     """
-    dtype = x.dtype
-    if dtype not in _DTYPES or weight_NK.dtype is not dtype or not weight_NK.numel():
+    if any(type(t) not in PLAIN or t.device.type != "cpu" or not t.numel() for t in (x, weight_NK)):
         return False
-    if x.numel() < LEAST_ROWS * x.shape[-1] or not weight_NK.is_contiguous():
+    dtype = product_dtype(x)
+    if dtype not in _DTYPES or product_dtype(weight_NK) is not dtype:
         return False
-    if any(type(t) not in PLAIN or t.device.type != "cpu" for t in (x, weight_NK)):
+    if x.numel() < least_rows(dtype) * x.shape[-1] or not weight_NK.is_contiguous():
         return False
     if is_watched() or torch._C._len_torch_function_stack():
-        return False
-    if torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") is not dtype:
         return False
     return is_fast(dtype)
 
@@ -60,13 +57,21 @@ def is_fast(dtype: torch.dtype) -> bool:
     return bool(_fast_formats() & {torch.float32: 1, torch.bfloat16: 2}.get(dtype, 0))
 
 
+@cache
+def least_rows(dtype: torch.dtype) -> int:
+    """With fewer rows torch is as fast: 512, but 8 in bf16 where torch has no fast products of it (`model/kernel_ways.py`)."""
+    kernel = getattr(native.library(), "linear_fused_least_rows", None)
+    return LEAST_ROWS if kernel is None else int(kernel(int(dtype is torch.bfloat16)))
+
+
 def linear(x: Tensor, weight_NK: Tensor) -> Tensor:
-    """x weight^T: [..., K] -> [..., N] in their format. For tensors that `fits` accepts.
+    """x weight^T: [..., K] -> [..., N] in their format, or autocast's if it is on. For tensors that `fits` accepts.
 
     Second derivatives are torch's. Raises MemoryError.
     """
     apply: Callable[..., Tensor] = _Linear.apply
-    return apply(x.contiguous(), weight_NK)
+    dtype = product_dtype(x)
+    return apply(x.to(dtype).contiguous(), weight_NK.to(dtype))
 
 
 class _Linear(torch.autograd.Function):

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
-from model import native
+from model import kernel_ways, native
+from model.kernel_ways import Rates
+from model.layers import linear_fused
 
 EXPORT = 'extern "C" __attribute__((visibility("default"))) '
 ANSWER = EXPORT + "int answer() { return %d; }\n"
@@ -186,6 +191,125 @@ def test_the_command_builds_or_says_why_not(
     assert "compile the kernels" in capsys.readouterr().out
 
 
+def test_the_command_shows_the_library_and_the_rates_that_it_rests_on(
+    sources: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernel_ways, "BESIDE_THE_CODE", sources.parent)
+    monkeypatch.delenv("GAINSHARE_BF16", raising=False)
+    assert native.main(["state"]) == 0
+    shown = capsys.readouterr().out
+    assert f"native kernels: {native.build()}" in shown and "nothing was measured" in shown
+    kernel_ways.keep(kernel_ways.kernels_folder(), RATES)
+    assert native.main(["state"]) == 0
+    assert "products of bf16 by fma: 2 GFLOP/s in fp32, 1 in bf16 pairs" in capsys.readouterr().out
+    native.BUILT_BY_JUDGE.write_bytes(b"built elsewhere")
+    assert native.main(["state"]) == 0
+    assert f"native kernels: {native.BUILT_BY_JUDGE}" in capsys.readouterr().out
+
+
+# --- Measured ways ------------------------------------------------------------------------------------------------
+
+RATES = Rates(fma=2e9, dot=1e9, fp32_own=1e9, fp32_torch=2e9, bf16_own=2e9, bf16_torch=1e9)
+
+
+@pytest.fixture
+def measured(sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Sources with a kernel that says how it was compiled, and the flags of each measurement, which `RATES` stand for."""
+    for name in native.MEASURED:
+        (sources / name).write_text("")
+    (sources / "answer.cpp").write_text(
+        EXPORT + "int answer() { return BF16_BY_FMA * 10 + FP32_LINEAR_BY_TORCH; }\n"
+    )
+    calls: list[list[str]] = []
+
+    def rates_of(folder: Path, command: list[str], sources: list[Path]) -> Rates:
+        calls.append([flag for flag in command if flag.startswith("-D")])
+        return RATES
+
+    monkeypatch.setattr(native, "_rates_of", rates_of)
+    monkeypatch.setattr(kernel_ways, "BESIDE_THE_CODE", tmp_path / "install")
+    monkeypatch.delenv("GAINSHARE_BF16", raising=False)
+    return calls
+
+
+def test_the_library_takes_the_ways_that_were_measured(measured: list[list[str]]) -> None:
+    assert loaded_answer() == 11
+    # The second time by the way that the first one decided.
+    assert measured == [[], ["-DBF16_BY_FMA=1"]]
+
+
+def test_a_processor_is_measured_once(measured: list[list[str]], sources: Path) -> None:
+    first = native.build()
+    (sources / "more.cpp").write_text("int more() { return 1; }\n")
+    assert native.build() != first
+    assert len(measured) == 2
+
+
+def test_the_command_measures_again(measured: list[list[str]], capsys: pytest.CaptureFixture[str]) -> None:
+    kernel_ways.keep(native._own_folder(None), replace(RATES, dot=4e9))
+    assert loaded_answer() == 1 and measured == []
+    assert native.main(["measure"]) == 0
+    assert len(measured) == 2
+    assert "products of bf16 by fma: 2 GFLOP/s in fp32, 1 in bf16 pairs" in capsys.readouterr().out
+    assert kernel_ways.measured(kernel_ways.kernels_folder()) == RATES
+
+
+@pytest.mark.usefixtures("measured")
+@pytest.mark.parametrize("command", ["build", "measure", "state"])
+def test_the_command_names_a_way_that_does_not_exist(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GAINSHARE_BF16", "other")
+    assert native.main([command]) == 1
+    assert "GAINSHARE_BF16 is 'other': set it to" in capsys.readouterr().err
+
+
+def test_a_forced_way_is_another_library(measured: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = native.build()
+    monkeypatch.setenv("GAINSHARE_BF16", "dot")
+    assert native.build() != chosen and loaded_answer() == 1
+
+
+@pytest.mark.usefixtures("measured")
+def test_a_way_that_does_not_exist_is_named(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("GAINSHARE_BF16", "other")
+    assert "set it to 'fma' or 'dot'" in why_absent(caplog)
+
+
+def test_sources_that_cannot_be_measured_are_named(
+    sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in native.MEASURED:
+        (sources / name).write_text("")
+    monkeypatch.setattr(kernel_ways, "BESIDE_THE_CODE", tmp_path / "install")
+    assert "undefined symbol: linear_fused" in why_absent(caplog)
+    assert list((tmp_path / "home/native").iterdir()) == []
+
+
+@pytest.mark.slow
+def test_this_processor_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real sources, compiled and timed in a process of their own."""
+    monkeypatch.delenv("GAINSHARE_BF16", raising=False)
+    compiler = shutil.which("g++")
+    assert compiler is not None
+    rates = native._measure(tmp_path, compiler, [native.SOURCES / name for name in native.MEASURED])
+    assert rates.fma > 1e9
+    # Numbers in registers are multiplied faster than those in memory.
+    assert 0 < rates.fp32_own < 1.1 * rates.fma and 0 < rates.bf16_own < 1.1 * max(rates.fma, rates.dot)
+    assert rates.fp32_torch > 0 and rates.bf16_torch > 0
+    assert bool(rates.dot) == ("avx512_bf16" in " ".join(kernel_ways.processor()))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_importing_it_costs_no_torch() -> None:
     code = "import sys, model.native; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0
+
+
+def test_the_library_says_from_how_many_rows_on() -> None:
+    assert linear_fused.least_rows(torch.float32) == 512
+    rates = kernel_ways.measured(kernel_ways.kernels_folder())
+    expected = 512 if rates is None else kernel_ways.ways_of(rates).bf16_least_rows
+    assert linear_fused.least_rows(torch.bfloat16) == expected

@@ -101,12 +101,10 @@ void add_over_queries(const Tile &block, const T *numbers, const uint32_t *panel
     for (int64_t m = 0; m < block.keys(); m += ROWS) {
         const int64_t key = block.key() + m, height = least_of(block.keys() - m, ROWS);
         const int64_t unseen = key > block.query ? (key - block.query) / PER_UNIT<T> : 0;  // units of earlier queries
-        const T *rows[ROWS];
-        for (int64_t r = 0; r < height; ++r)
-            rows[r] = reinterpret_cast<const T *>(left + (m / ROWS * n_units + unseen) * ROWS + r);
-        const int64_t count = (n_units - unseen) * PER_UNIT<T>;
+        const uint32_t *rows[ROWS];
+        for (int64_t r = 0; r < height; ++r) rows[r] = left + (m / ROWS * n_units + unseen) * ROWS + r;
         for (int64_t p = 0; p < panels_of(width); ++p) {
-            product_of<T>(static_cast<int>(height), rows, ROWS, count, panels + (p * n_units + unseen) * COLUMNS, out);
+            product_of_packed<T>(static_cast<int>(height), rows, n_units - unseen, panels + (p * n_units + unseen) * COLUMNS, out);
             for (int64_t r = 0; r < height; ++r) {
                 float *to = sums + (key + r) * summed + p * COLUMNS;
                 for (int v = 0; v < COLUMNS; v += LANES) store(to + v, load(to + v) + load(out + r * COLUMNS + v));

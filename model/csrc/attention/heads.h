@@ -5,8 +5,8 @@
 
 #pragma once
 
+#include "panels.h"
 #include "scratch.h"
-#include "tiles.h"
 
 namespace attention {
 
@@ -81,10 +81,16 @@ struct Tile {
 // The tile's rows with all of its panels of positions: [panels][ROWS][COLUMNS].
 template <typename T>
 void multiply_positions(const Tile &tile, Head<const T> head, int64_t width, const uint32_t *panels, float *out) {
-    const T *rows[ROWS];
-    for (int64_t r = 0; r < tile.n; ++r) rows[r] = head(tile.query + r);
-    for (int64_t p = tile.panel; p < tile.end; ++p, out += ROWS * COLUMNS)
-        product_of<T>(static_cast<int>(tile.n), rows, 1, width, panels + p * units<T>(width) * COLUMNS, out);
+    const auto multiply = [&](auto row) {
+        decltype(row(0)) rows[ROWS];
+        for (int64_t r = 0; r < tile.n; ++r) rows[r] = row(r);
+        for (int64_t p = tile.panel; p < tile.end; ++p, out += ROWS * COLUMNS)
+            product_of(static_cast<int>(tile.n), rows, width, panels + p * units<T>(width) * COLUMNS, out);
+    };
+    alignas(64) float wide[ROWS * WIDENED];
+    const auto row = [&](int64_t r) { return head(tile.query + r); };
+    if (width <= WIDENED) multiply(as_units<T>(tile.n, row, width, wide));
+    else multiply(row);
 }
 
 // The tile's rows of numbers, one for each key from tile.key() on, times the positions' rows: sink(row, column, COLUMNS sums).
@@ -96,7 +102,7 @@ void multiply_width(const Call &call, const Tile &tile, const T *numbers, int64_
     for (int64_t r = 0; r < tile.n; ++r) rows[r] = numbers + r * stride;
     panels += tile.key() / PER_UNIT<T> * COLUMNS;
     for (int64_t column = 0; column < width; column += COLUMNS, panels += units<T>(call.length) * COLUMNS) {
-        product_of<T>(static_cast<int>(tile.n), rows, 1, tile.keys(), panels, out);
+        product_of(static_cast<int>(tile.n), rows, tile.keys(), panels, out);
         for (int64_t r = 0; r < tile.n; ++r) sink(r, column, out + r * COLUMNS);
     }
 }

@@ -8,22 +8,23 @@
 #include <initializer_list>
 
 #include "experts/routing.h"
+#include "experts/unit_rows.h"
 
 namespace experts {
 
 // The activation's part of a panel of hidden columns: from grad_y w_down to the gradients of gate and up, [N, 2 F], and
 // of each pair's weight, summed over the panel; and, where it is wanted, weight * hidden [N, F].
 template <typename T>
-void activation_panel(const Call &call, const Routing &routing, int64_t expert, int64_t first, const T *next,
-                      uint32_t *panel, T *grad_gate_up, T *weighted_hidden, float *of_weight) {
+void activation_panel(const Call &call, const Routing &routing, const UnitRows<T> &grad_y, int64_t expert,
+                      int64_t first, const T *next, uint32_t *panel, T *grad_gate_up, T *weighted_hidden, float *of_weight) {
     const int64_t n = routing.rows(expert), start = routing.start[expert], d = call.d, f = call.f;
     const int64_t count = f - first < COLUMNS ? f - first : COLUMNS;
     const T *down = static_cast<const T *>(call.down) + expert * d * f + first;
     pack_rows(down, [&](int64_t i) { return down + i * f; }, d, count, panel);
-    const T *grad_y = static_cast<const T *>(call.grad_y), *kept = static_cast<const T *>(call.gate_up);
-    const auto row = [&](int64_t r) { return grad_y + routing.token[start + r] * d; };
+    const T *kept = static_cast<const T *>(call.gate_up);
+    const auto row = [&](int64_t r) { return grad_y(routing.token[start + r]); };
     const auto ahead = fetching([&](int64_t i) { return next + i * f; }, d, count * static_cast<int64_t>(sizeof(T)));
-    with_panel<T>(n, row, 1, d, panel, ahead, [&](int64_t r, const float *out) {
+    with_panel<Unit<T>>(n, row, d, panel, ahead, [&](int64_t r, const float *out) {
         const int64_t at = (start + r) * 2 * f + first;
         const float weight = routing.weight[start + r];
         for (const int64_t half : {at, at + f}) {  // what the forward pass kept has left the caches
@@ -46,8 +47,8 @@ void activation_panel(const Call &call, const Routing &routing, int64_t expert, 
 }
 
 template <typename T>
-void input_panel(const Call &call, const Routing &routing, int64_t first, uint32_t *panel, float *sums,
-                 const T *grad_gate_up) {
+void input_panel(const Call &call, const Routing &routing, const UnitRows<T> &grad_gate_up, int64_t first,
+                 uint32_t *panel, float *sums) {
     const int64_t d = call.d, f = call.f, count = d - first < COLUMNS ? d - first : COLUMNS;
     std::memset(sums, 0, sizeof(float) * static_cast<size_t>(call.tokens * COLUMNS));
     for (int64_t i = 0; i < routing.n_touched; ++i) {
@@ -55,11 +56,11 @@ void input_panel(const Call &call, const Routing &routing, int64_t first, uint32
         const T *gate = static_cast<const T *>(call.gate) + expert * f * d + first;
         const T *up = static_cast<const T *>(call.up) + expert * f * d + first;
         pack_rows(gate, [&](int64_t j) { return j < f ? gate + j * d : up + (j - f) * d; }, 2 * f, count, panel);
-        const auto row = [&](int64_t r) { return grad_gate_up + (start + r) * 2 * f; };
+        const auto row = [&](int64_t r) { return grad_gate_up(start + r); };
         const int64_t distance = i + 1 < routing.n_touched ? (routing.touched[i + 1] - expert) * f * d : 0;
         const auto ahead = fetching([&](int64_t j) { return (j < f ? gate + j * d : up + (j - f) * d) + distance; },
                                     distance ? 2 * f : 0, count * static_cast<int64_t>(sizeof(T)));
-        with_panel<T>(n, row, 1, 2 * f, panel, ahead, [&](int64_t r, const float *out) {
+        with_panel<Unit<T>>(n, row, 2 * f, panel, ahead, [&](int64_t r, const float *out) {
             float *to = sums + routing.token[start + r] * COLUMNS;
             for (int v = 0; v < VECTORS; ++v) store(to + v * LANES, load(to + v * LANES) + load(out + v * LANES));
         });
@@ -87,14 +88,12 @@ void gated_gradients(const Call &call, const Routing &routing, int64_t expert, i
     }
     const T *x = static_cast<const T *>(call.x), *grads = grad_gate_up + start * 2 * f;
     pack_left(grads, [&](int64_t i) { return grads + i * 2 * f; }, n, first, last - first, left);
-    const int64_t k = units<T>(n) * PER_UNIT<T>, block = units<T>(n) * ROWS;
+    const int64_t n_units = units<T>(n);
     for (int64_t column = 0; column < d; column += COLUMNS) {
         const int64_t count = d - column < COLUMNS ? d - column : COLUMNS;
         pack_rows(x, [&](int64_t i) { return x + routing.token[start + i] * d + column; }, n, count, panel);
-        const auto row = [&](int64_t r) {
-            return reinterpret_cast<const T *>(left + r / ROWS * block + r % ROWS);
-        };
-        with_panel<T>(last - first, row, ROWS, k, panel, fetching_nothing(), [&](int64_t r, const float *out) {
+        const auto row = [&](int64_t r) { return left + r / ROWS * n_units * ROWS + r % ROWS; };
+        with_packed<T>(last - first, row, n_units, panel, fetching_nothing(), [&](int64_t r, const float *out) {
             const int64_t m = first + r;
             T *to = (m < f ? gate + m * d : up + (m - f) * d) + column;
             for (int v = 0; v < VECTORS; ++v) store_at(to, v, count, load(out + v * LANES));
@@ -111,14 +110,12 @@ void down_gradients(const Call &call, const Routing &routing, int64_t expert, in
     if (!n) return clear(down, f, first, last);
     const T *grad_y = static_cast<const T *>(call.grad_y), *hidden = weighted_hidden + start * f;
     pack_left(grad_y, [&](int64_t i) { return grad_y + routing.token[start + i] * d; }, n, first, last - first, left);
-    const int64_t k = units<T>(n) * PER_UNIT<T>, block = units<T>(n) * ROWS;
+    const int64_t n_units = units<T>(n);
     for (int64_t column = 0; column < f; column += COLUMNS) {
         const int64_t count = f - column < COLUMNS ? f - column : COLUMNS;
         pack_rows(hidden, [&](int64_t i) { return hidden + i * f + column; }, n, count, panel);
-        const auto row = [&](int64_t r) {
-            return reinterpret_cast<const T *>(left + r / ROWS * block + r % ROWS);
-        };
-        with_panel<T>(last - first, row, ROWS, k, panel, fetching_nothing(), [&](int64_t r, const float *out) {
+        const auto row = [&](int64_t r) { return left + r / ROWS * n_units * ROWS + r % ROWS; };
+        with_packed<T>(last - first, row, n_units, panel, fetching_nothing(), [&](int64_t r, const float *out) {
             T *to = down + (first + r) * f + column;
             for (int v = 0; v < VECTORS; ++v) store_at(to, v, count, load(out + v * LANES));
         });
@@ -150,7 +147,10 @@ int backward(const Call &call) {
     const int64_t own = panel + left + aligned(call.tokens * COLUMNS * 4);
     const Memory grads(call.pairs() * 2 * f * size), hidden(call.grad_down ? call.pairs() * f * size : 0);
     const Memory of_weight(h_panels * call.pairs() * 4), scratch(call.threads * own);
+    const UnitRows<T> grad_y(static_cast<const T *>(call.grad_y), call.tokens, d);
+    const UnitRows<T> gate_up_units(grads.at<T>(0), call.grad_x ? call.pairs() : 0, 2 * f);
     if (!grads.data || !hidden.data || !of_weight.data || !scratch.data) return 2;
+    if (!grad_y.has_memory() || !gate_up_units.has_memory()) return 2;
     for (void *stack : {call.grad_gate, call.grad_up, call.grad_down})
         in_large_pages(stack, call.experts * d * f * size);
     T *const grad_gate_up = grads.at<T>(0), *const weighted_hidden = call.grad_down ? hidden.at<T>(0) : nullptr;
@@ -160,16 +160,18 @@ int backward(const Call &call) {
     {
         const int64_t base = own * thread_number();
         uint32_t *own_panel = scratch.at<uint32_t>(base), *own_left = scratch.at<uint32_t>(base + panel);
+        grad_y.widen_all();
 #pragma omp for schedule(dynamic)
         for (int64_t i = 0; i < n_panels; ++i) {
             const int64_t next = i + threads < n_panels ? i + threads : i, at = next % h_panels * COLUMNS;
             const T *down = static_cast<const T *>(call.down) + routing.touched[next / h_panels] * d * f + at;
-            activation_panel<T>(call, routing, routing.touched[i / h_panels], i % h_panels * COLUMNS, down, own_panel,
-                                grad_gate_up, weighted_hidden, of_weight.at<float>(i % h_panels * call.pairs() * 4));
+            activation_panel<T>(call, routing, grad_y, routing.touched[i / h_panels], i % h_panels * COLUMNS, down,
+                                own_panel, grad_gate_up, weighted_hidden, of_weight.at<float>(i % h_panels * call.pairs() * 4));
         }
+        gate_up_units.widen_all();
 #pragma omp for schedule(dynamic)
         for (int64_t i = 0; i < (call.grad_x ? x_panels : 0); ++i)
-            input_panel<T>(call, routing, i * COLUMNS, own_panel, scratch.at<float>(base + panel + left), grad_gate_up);
+            input_panel<T>(call, routing, gate_up_units, i * COLUMNS, own_panel, scratch.at<float>(base + panel + left));
 #pragma omp for schedule(dynamic)
         for (int64_t i = 0; i < (call.grad_gate ? call.experts * gated_parts : 0); ++i) {
             const int64_t expert = i / gated_parts, first = i % gated_parts * height;

@@ -7,6 +7,7 @@
 #pragma once
 
 #include "experts/routing.h"
+#include "experts/unit_rows.h"
 
 namespace experts {
 
@@ -35,13 +36,14 @@ Columns<T> down_columns(const Call &call, int64_t expert, int64_t first) {
 }
 
 template <typename T>
-void hidden_panel(const Call &call, const Routing &routing, int64_t expert, int64_t first, const Columns<T> &next,
-                  uint32_t *panel, T *hidden) {
+void hidden_panel(const Call &call, const Routing &routing, const UnitRows<T> &x_units, int64_t expert, int64_t first,
+                  const Columns<T> &next, uint32_t *panel, T *hidden) {
     const int64_t n = routing.rows(expert), start = routing.start[expert], d = call.d, f = call.f;
     const int64_t count = f - first < GATED ? f - first : GATED;
     const T *x = static_cast<const T *>(call.x);
     T *kept = static_cast<T *>(call.gate_up);
     const auto row = [&](int64_t r) { return x + routing.token[start + r] * d; };
+    const auto unit_row = [&](int64_t r) { return x_units(routing.token[start + r]); };
     const auto sink = [&](int64_t r, const float *out) {
         T *h = hidden + (start + r) * f + first;
         for (int v = 0; v < VECTORS / 2; ++v) {
@@ -52,11 +54,12 @@ void hidden_panel(const Call &call, const Routing &routing, int64_t expert, int6
             store_at(kept + (start + r) * 2 * f + f + first, v, count, up);
         }
     };
-    with_columns(n, row, d, gated_columns<T>(call, expert, first), next, n <= call.few, panel, sink);
+    with_columns(n, row, unit_row, d, gated_columns<T>(call, expert, first), next, n <= call.few, panel, sink);
 }
 
 template <typename T>
-void output_panel(const Call &call, const Routing &routing, int64_t first, uint32_t *panel, float *sums, const T *hidden) {
+void output_panel(const Call &call, const Routing &routing, const UnitRows<T> &hidden_units, int64_t first,
+                  uint32_t *panel, float *sums, const T *hidden) {
     const int64_t d = call.d, f = call.f, count = d - first < COLUMNS ? d - first : COLUMNS;
     std::memset(sums, 0, sizeof(float) * static_cast<size_t>(call.tokens * COLUMNS));
     Columns<T> next = down_columns<T>(call, routing.touched[0], first);
@@ -67,7 +70,8 @@ void output_panel(const Call &call, const Routing &routing, int64_t first, uint3
             ? down_columns<T>(call, routing.touched[i + 1], first)
             : down_columns<T>(call, routing.touched[0], first + COLUMNS);
         const auto row = [&](int64_t r) { return hidden + (start + r) * f; };
-        with_columns(n, row, f, columns, next, n <= call.few, panel, [&](int64_t r, const float *out) {
+        const auto unit_row = [&](int64_t r) { return hidden_units(start + r); };
+        with_columns(n, row, unit_row, f, columns, next, n <= call.few, panel, [&](int64_t r, const float *out) {
             float *to = sums + routing.token[start + r] * COLUMNS;
             const float weight = routing.weight[start + r];
             for (int v = 0; v < VECTORS; ++v)
@@ -87,7 +91,10 @@ int forward(const Call &call) {
     const int64_t panel = aligned(panel_bytes<T>(call.d > call.f ? call.d : call.f) + LANES * COLUMNS * 4);
     const int64_t own = panel + aligned(call.tokens * COLUMNS * 4);
     const Memory hidden(call.pairs() * call.f * static_cast<int64_t>(sizeof(T))), scratch(call.threads * own);
-    if (!hidden.data || !scratch.data) return 2;
+    const bool is_packed = routing.most > call.few;  // some expert's columns
+    const UnitRows<T> x_units(static_cast<const T *>(call.x), is_packed ? call.tokens : 0, call.d);
+    const UnitRows<T> hidden_units(hidden.at<T>(0), is_packed ? call.pairs() : 0, call.f);
+    if (!hidden.data || !scratch.data || !x_units.has_memory() || !hidden_units.has_memory()) return 2;
     in_large_pages(call.gate_up, call.pairs() * 2 * call.f * static_cast<int64_t>(sizeof(T)));
     const int64_t gated_panels = (call.f + GATED - 1) / GATED, y_panels = (call.d + COLUMNS - 1) / COLUMNS;
     const int64_t n_panels = routing.n_touched * gated_panels;
@@ -95,17 +102,19 @@ int forward(const Call &call) {
 #pragma omp parallel num_threads(threads)
     {
         const int64_t base = own * thread_number();
+        x_units.widen_all();
 #pragma omp for schedule(dynamic)
         for (int64_t i = 0; i < n_panels; ++i) {
             const int64_t next = i + threads < n_panels ? i + threads : i;
-            hidden_panel<T>(call, routing, routing.touched[i / gated_panels], i % gated_panels * GATED,
+            hidden_panel<T>(call, routing, x_units, routing.touched[i / gated_panels], i % gated_panels * GATED,
                             gated_columns<T>(call, routing.touched[next / gated_panels], next % gated_panels * GATED),
                             scratch.at<uint32_t>(base), hidden.at<T>(0));
         }
+        hidden_units.widen_all();
 #pragma omp for schedule(dynamic)
         for (int64_t i = 0; i < y_panels; ++i)
-            output_panel<T>(call, routing, i * COLUMNS, scratch.at<uint32_t>(base), scratch.at<float>(base + panel),
-                            hidden.at<T>(0));
+            output_panel<T>(call, routing, hidden_units, i * COLUMNS, scratch.at<uint32_t>(base),
+                            scratch.at<float>(base + panel), hidden.at<T>(0));
     }
     return 0;
 }

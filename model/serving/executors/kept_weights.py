@@ -27,7 +27,7 @@ from typing import Any, BinaryIO
 
 from torch import Tensor
 
-from model import native
+from model import kernel_ways
 from model.home import FolderNotOwnError, home_folder, make_own
 from model.serving.executors.native_weights import NativeWeights, least_bytes
 from model.serving.executors.packed import Weights
@@ -150,7 +150,7 @@ class _Place:
         stats = [(file.name, file.stat()) for file in self._stored.files]
         files = [[name, each.st_size, each.st_mtime_ns, each.st_ctime_ns] for name, each in stats]
         parts = [FORMAT, self._weights, repr(transformer.config), str(transformer.dtype), files]
-        return hashlib.sha256(json.dumps([*parts, _code(), native.processor()]).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([*parts, _code(), kernel_ways.processor()]).encode()).hexdigest()
 
 
 def _header(file: BinaryIO) -> dict[str, Any]:

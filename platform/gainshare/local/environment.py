@@ -101,6 +101,7 @@ class Environments:
             "GAINSHARE_RUNNER_KEY_FILE": str(self.secrets.runner_key),
             "GAINSHARE_RUNNER_HARDWARE": self.hardware,
             "GAINSHARE_RUNNER_HOME": str(self.home.runner),
+            "GAINSHARE_KERNELS": self.outer.get("GAINSHARE_KERNELS") or str(self.home.kernels),
         }
 
     def node(self) -> dict[str, str]:

@@ -39,7 +39,7 @@ NAMES = ("y", "grad_x", "grad_weight")
 @pytest.fixture
 def everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """Used for any number of rows, in both formats."""
-    monkeypatch.setattr(linear_fused, "LEAST_ROWS", 1)
+    monkeypatch.setattr(linear_fused, "least_rows", lambda dtype: 1)
     monkeypatch.setattr(linear_fused, "_fast_formats", lambda: 3)
 
 
@@ -190,7 +190,7 @@ class Watching(TorchDispatchMode):
 @pytest.mark.usefixtures("everywhere")
 @pytest.mark.parametrize(
     "within",
-    [torch_instead, Passing, Watching, lambda: torch.autocast("cpu", dtype=torch.bfloat16)],
+    [torch_instead, Passing, Watching, lambda: torch.autocast("cpu", dtype=torch.float16)],
     ids=["torch instead", "replaced functions", "watched operations", "autocast to another format"],
 )
 def test_torch_multiplies_while_something_looks_on(
@@ -201,6 +201,24 @@ def test_torch_multiplies_while_something_looks_on(
         answers = problem.answers(linear)
         wanted = problem.answers(F.linear)
     assert not calls and all(torch.equal(a, b) for a, b in zip(answers, wanted, strict=True))
+
+
+@pytest.mark.usefixtures("everywhere")
+def test_autocast_s_format_is_multiplied_whatever_the_tensors_are(calls: list[str]) -> None:
+    problem = Problem(30, 20, 10, torch.float32)
+    wide = problem.x.requires_grad_(), problem.weight.requires_grad_()
+    narrow = tuple(t.detach().bfloat16().requires_grad_() for t in wide)
+    expected = linear(*narrow)
+    gradients = torch.autograd.grad(expected.float().sum(), narrow)
+    for x, weight in ((wide[0], wide[1]), (wide[0], narrow[1]), (narrow[0], wide[1])):
+        calls.clear()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            y = linear(x, weight)
+        found = torch.autograd.grad(y.float().sum(), (x, weight))
+        assert calls == ["forward", "grad_input", "grad_weight"]
+        assert torch.equal(y, expected)
+        for gradient, wanted, of in zip(found, gradients, (x, weight), strict=True):
+            assert gradient.dtype is of.dtype and torch.equal(gradient, wanted.to(of.dtype))
 
 
 @pytest.mark.usefixtures("everywhere")
@@ -222,10 +240,21 @@ def test_torch_multiplies_what_does_not_fit(calls: list[str]) -> None:
 
 def test_few_rows_are_torchs(monkeypatch: pytest.MonkeyPatch, calls: list[str]) -> None:
     monkeypatch.setattr(linear_fused, "_fast_formats", lambda: 1)
-    for rows in (linear_fused.LEAST_ROWS - 1, linear_fused.LEAST_ROWS):
+    for rows in (511, 512):
         linear(torch.ones(rows, 3), torch.ones(2, 3))
-    linear(torch.ones(4, linear_fused.LEAST_ROWS, 3).bfloat16(), torch.ones(2, 3).bfloat16())
+    linear(torch.ones(4, 512, 3).bfloat16(), torch.ones(2, 3).bfloat16())
     assert calls == ["forward"]
+
+
+@pytest.mark.parametrize("least", [8, 512])
+def test_fewer_rows_are_ours_where_torch_has_no_fast_bf16(
+    monkeypatch: pytest.MonkeyPatch, calls: list[str], least: int
+) -> None:
+    monkeypatch.setattr(linear_fused, "_fast_formats", lambda: 3)
+    monkeypatch.setattr(linear_fused, "least_rows", lambda dtype: least)
+    for rows in (7, 8, 511, 512):
+        linear(torch.ones(rows, 3).bfloat16(), torch.ones(2, 3).bfloat16())
+    assert len(calls) == (3 if least == 8 else 1)
 
 
 @pytest.mark.usefixtures("everywhere")

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from model import native
+from model import kernel_ways
 from model.serving.executors import kept_weights, stored
 from model.serving.executors.hardware import Hardware, add_options, load_on, read_options
 from model.serving.executors.kept_weights import HEADER_BYTES, packed_home
@@ -173,7 +173,7 @@ def test_whatever_has_a_part_in_them_makes_them_anew(
         assert is_new() and not is_new()
         monkeypatch.setattr(kept_weights, "_code", lambda: "another")
         assert is_new() and not is_new()
-        monkeypatch.setattr(native, "processor", lambda: ["another"])
+        monkeypatch.setattr(kernel_ways, "processor", lambda: ["another"])
         assert is_new() and not is_new()
     assert all(map(torch.equal, kept(first), before))  # the first file lives on for who has mapped it
 

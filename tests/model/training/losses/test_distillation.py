@@ -219,7 +219,7 @@ def test_a_teacher_that_cannot_read_the_sequences_is_refused(school: Path, tmp_p
 
 def test_data_without_a_tokenizer_is_refused(school: Path, tmp_path: Path) -> None:
     config = student(school, tmp_path)
-    trainer = trainer_for(config, open_data_folder(school / "data").tokenizer.vocab_size)
+    trainer = trainer_for(config, open_data_folder(school / "data").tokenizer.vocab_size, "fp32")
     with pytest.raises(ConfigError, match=r"needs data with a tokenizer.json"):
         learn_from_teacher(trainer, DistillationConfig(teacher=school / "teacher" / "model"), {}, longest=64)
     assert trainer.objective is losses_on
@@ -229,7 +229,7 @@ def test_an_objective_without_a_teacher_has_no_parts(school: Path, tmp_path: Pat
     assert parts(losses_on) == {}
     config = student(school, tmp_path)
     data = open_data(config)
-    trainer = trainer_for(config, data.vocabulary)
+    trainer = trainer_for(config, data.vocabulary, "fp32")
     assert config.distillation is not None
     learn_from_teacher(trainer, config.distillation, data.files, longest=64)
     assert isinstance(trainer.objective, Distillation)
@@ -317,7 +317,7 @@ def test_layers_are_mapped_evenly_or_as_the_file_says(school: Path, tmp_path: Pa
         own = {} if layer_map is None else {"layer_map": layer_map}
         config = hidden(school, tmp_path, distillation=own)
         data = open_data(config)
-        trainer = trainer_for(config, data.vocabulary)
+        trainer = trainer_for(config, data.vocabulary, "fp32")
         assert config.distillation is not None
         learn_from_teacher(trainer, config.distillation, data.files, longest=64)
         data.stream.close()
@@ -356,7 +356,7 @@ def test_hidden_states_go_with_every_way_to_compute(
 def test_compiled_blocks_are_watched_without_being_compiled_anew(school: Path, tmp_path: Path) -> None:
     config = hidden(school, tmp_path, compute={"compile": True})
     data = open_data(config)
-    model = trainer_for(config, data.vocabulary).model
+    model = trainer_for(config, data.vocabulary, "fp32").model
     data.stream.close()
     block = model.layers[0]
     n_compiled = 0
@@ -379,7 +379,7 @@ def test_compiled_blocks_are_watched_without_being_compiled_anew(school: Path, t
 def test_an_objective_is_chosen_before_the_first_update(school: Path, tmp_path: Path) -> None:
     config = hidden(school, tmp_path)
     data = open_data(config)
-    trainer = trainer_for(config, data.vocabulary)
+    trainer = trainer_for(config, data.vocabulary, "fp32")
     trainer.update([next(data.stream)], progress=0.0)
     data.stream.close()
     with pytest.raises(ValueError, match="the optimiser already has moments"):
