@@ -16,6 +16,7 @@ from pathlib import Path
 
 from benchmarks.patch.trees import BlobStore, shipped_tree, write_tree
 from benchmarks.sandbox.isolation.identity import KEPT_SLOTS, sandbox_uid
+from model import kernel_ways
 
 #: Slots of the process that is never a judge: a node keeps its files, so its uid must stay the same.
 NODE_PID = 0
@@ -67,13 +68,12 @@ def make_folders(
     """Make the folders below `parent`, which is private to this user.
 
     `code` is a folder with the tree to serve, else the installed tree is copied. `kernels` holds this user's compiled
-    libraries, which the node begins with. `seat` decides the node's user, as root.
+    libraries, which the node begins with, and their rates. `seat` decides the node's user, as root.
     """
     parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     state = parent / "state"
     state.mkdir(mode=0o755, exist_ok=True)
-    libraries = sorted(kernels.glob("*.so")) if kernels is not None and kernels.is_dir() else []
-    _keep(state / KERNELS, libraries, seat)
+    _keep(state / KERNELS, _kernels(kernels) if kernels is not None else [], seat)
     _keep(state / PACKED, [], seat)
     run = Path(tempfile.mkdtemp(prefix="run-", dir=parent))
     if token is not None:
@@ -82,6 +82,12 @@ def make_folders(
             out.write(token)
     _hand_over(run, seat)
     return NodeFolders(code or installed_tree(Path(tempfile.mkdtemp(prefix="code-", dir=parent))), state, run)
+
+
+def _kernels(folder: Path) -> list[Path]:
+    """The libraries, and the rates that they were built by."""
+    rates = kernel_ways.file_of(folder)
+    return [*sorted(folder.glob("*.so")), *([] if rates is None else [rates])]
 
 
 def remove_old(parent: Path) -> None:

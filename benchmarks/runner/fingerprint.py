@@ -12,12 +12,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from benchmarks.pairs.builds.build import rates
 from benchmarks.patch.policy import harness_hash
 from benchmarks.runner.toolchain import compiler, packages
+from model import kernel_ways
 
 
 def environment(**more: Any) -> dict[str, Any]:
-    """CPU, cores, kernel, Python, packages and compiler; `more` is added as it is."""
+    """CPU, cores, kernel, Python, packages, compiler and ways of kernels; `more` is added as it is."""
     return {
         "cpu": cpu_name(),
         "machine": platform.machine(),
@@ -27,6 +29,7 @@ def environment(**more: Any) -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": packages(),
         "compiler": compiler(),
+        "kernels": dict(kernel_ways.as_evidence(rates())),
         **more,
     }
 

@@ -8,13 +8,18 @@ so the other side sees nothing of it. Base and candidate go through the same ste
 """
 
 import hashlib
+import logging
 import shutil
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 from benchmarks.judging.cancellation import Cancellation
 from benchmarks.pairs.side import SideFailed
 from benchmarks.sandbox import Completed, Limits, Mount, SandboxLevel, python_runtime, run
+from model import kernel_ways
+
+log = logging.getLogger(__name__)
 
 PROGRAM = "/harness/build.py"
 INSIDE = "/tree/model"
@@ -28,8 +33,13 @@ PIDS = 32
 LOG_BYTES = 64 * 1024
 MAX_LIBRARY_BYTES = 8 << 20
 MAX_MESSAGE_CHARACTERS = 3_000
+UNMEASURED = (
+    "this processor was not measured, so kernels choose by its instructions: run `python -m model.native build` as this "
+    "user, then start again"
+)
 
-#: What the sandbox has: /usr is mounted as it is. A tree has no say in the compiler or its flags.
+#: What the sandbox has: /usr is mounted as it is. A tree has no say in the compiler or its flags. The ways of kernels that
+#: were measured on this processor follow as definitions (`model/kernel_ways.py`).
 COMPILERS = ("/usr/bin/g++", "/usr/bin/c++")
 FLAGS = (
     "-O3",
@@ -154,7 +164,25 @@ def _compiler(name: str) -> tuple[str, ...]:
     if found is None:
         detail = "the tree has C++ sources, and this runner has no compiler: install g++ on it (apt-get install g++)"
         raise SideFailed("infrastructure_error", name, "build", detail)
-    return (found, *FLAGS)
+    try:
+        return (found, *FLAGS, *ways().flags())
+    except kernel_ways.KernelWaysError as error:
+        raise SideFailed("infrastructure_error", name, "build", str(error)) from error
+
+
+def ways() -> kernel_ways.Ways:
+    """How kernels multiply in all trees that this process builds. Raises KernelWaysError."""
+    found = rates()
+    return kernel_ways.UNMEASURED if found is None else kernel_ways.ways_of(found)
+
+
+@cache
+def rates() -> kernel_ways.Rates | None:
+    """This processor's, read once, so that both sides of a pair go by the same; None where none were measured."""
+    found = kernel_ways.measured(kernel_ways.kernels_folder())
+    if found is None:
+        log.warning("%s", UNMEASURED)
+    return found
 
 
 def _refuse_lateness(name: str, done: Completed) -> None:

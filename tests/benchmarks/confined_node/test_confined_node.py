@@ -30,7 +30,9 @@ from benchmarks.confined_node.folders import (
 )
 from benchmarks.confined_node.memory import default_memory_bytes
 from benchmarks.sandbox import SandboxLevel, levels_here
+from model import kernel_ways
 from model.checkpoint import save_checkpoint
+from model.kernel_ways import Rates
 from model.serving.api.chat import TEMPLATE_FILE, TINY_TEMPLATE
 from model.serving.api.tokenizer import TOKENIZER_FILE, byte_alphabet
 from model.serving.node.served import tiny
@@ -240,14 +242,21 @@ def test_links_that_a_node_left_are_not_followed(tmp_path: Path) -> None:
     assert (after.st_uid, after.st_mode) == (before.st_uid, before.st_mode)
 
 
-def test_compiled_kernels_are_kept_while_they_are_those_of_the_home(tmp_path: Path) -> None:
+def test_compiled_kernels_are_kept_while_they_are_those_of_the_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the rates that they were built by, so that the node measures nothing."""
+    monkeypatch.setattr(kernel_ways, "BESIDE_THE_CODE", tmp_path)
     kernels = tmp_path / "kernels"
     kernels.mkdir()
     (kernels / "one.so").write_bytes(b"elf")
+    rates = Rates(fma=2e9, dot=1e9, fp32_own=1e9, fp32_torch=2e9, bf16_own=2e9, bf16_torch=1e9)
+    kernel_ways.keep(kernels, rates)
     first = make_folders(tmp_path / "node", code=tmp_path, kernels=kernels, token=None)
     (first.state / "native/own.so").write_bytes(b"compiled by the node")
     again = make_folders(tmp_path / "node", code=tmp_path, kernels=kernels, token=None)
-    assert sorted(path.name for path in (again.state / "native").iterdir()) == ["one.so", "own.so"]
+    assert {path.name for path in (again.state / "native").glob("*.so")} == {"one.so", "own.so"}
+    assert kernel_ways.measured(again.state / "native") == rates
 
 
 def test_the_token_is_the_nodes_alone(tmp_path: Path) -> None:

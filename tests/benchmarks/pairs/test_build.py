@@ -19,7 +19,8 @@ from benchmarks.pairs.builds import build as build_module
 from benchmarks.pairs.builds.build import FLAGS, LIBRARY, build_tree, place
 from benchmarks.pairs.side import SideFailed
 from benchmarks.sandbox import Completed, Limits, Mount, best_level, python_runtime, run
-from model import native
+from model import kernel_ways, native
+from model.kernel_ways import Rates
 from tests.benchmarks.pairs.busy_core import busy
 from tests.benchmarks.pairs.slow_source import slow_source
 
@@ -123,6 +124,53 @@ def test_warnings_reach_the_log_and_are_bounded(folder: Path) -> None:
 
 def test_judge_and_served_stack_compile_with_the_same_flags() -> None:
     assert FLAGS == native.FLAGS
+
+
+@pytest.fixture
+def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A processor on which products of bf16 pairs are slower than fp32's, and torch's linear maps faster than ours."""
+    rates = Rates(fma=2e9, dot=1e9, fp32_own=1e9, fp32_torch=2e9, bf16_own=2e9, bf16_torch=1e9)
+    kernel_ways.keep(tmp_path, rates)
+    monkeypatch.setenv("GAINSHARE_KERNELS", str(tmp_path))
+    monkeypatch.delenv(kernel_ways.FORCED, raising=False)
+    build_module.rates.cache_clear()
+    yield
+    build_module.rates.cache_clear()
+
+
+WAYS = (
+    EXPORT + "int ways() { return BF16_BY_FMA * 100 + FP32_LINEAR_BY_TORCH * 10 + BF16_LINEAR_BY_TORCH; }\n"
+)
+
+
+@pytest.mark.usefixtures("measured")
+def test_every_tree_of_a_process_takes_the_measured_ways(folder: Path, tmp_path: Path) -> None:
+    answers = []
+    for name in ("base", "candidate"):
+        (folder / name).mkdir(mode=0o755)
+        library = build_tree(name, tree(folder / name, {"csrc/ways.cpp": WAYS}), level=best_level(), slot=1)
+        answers.append(ctypes.CDLL(str(library)).ways())
+        for file in tmp_path.glob("rates-*"):  # what is measured meanwhile does not divide the two
+            file.unlink()
+    assert answers == [110, 110]
+
+
+@pytest.mark.usefixtures("measured")
+def test_an_unknown_way_is_the_runner_s_fault(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(kernel_ways.FORCED, "other")
+    failed = failure(folder, {"csrc/ways.cpp": WAYS})
+    assert failed.kind == "infrastructure_error" and "set it to 'fma' or 'dot'" in failed.detail
+
+
+def test_a_processor_that_was_not_measured_is_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("GAINSHARE_KERNELS", str(tmp_path))
+    monkeypatch.setattr(kernel_ways, "BESIDE_THE_CODE", tmp_path)
+    build_module.rates.cache_clear()
+    assert build_module.ways() == kernel_ways.UNMEASURED
+    build_module.rates.cache_clear()
+    assert "run `python -m model.native build`" in caplog.text
 
 
 # -- what does not build -----------------------------------------------------------------------------

@@ -6,8 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from benchmarks.patch.policy import harness_hash
-from benchmarks.runner.fingerprint import cpu_name, device_names, fingerprint
+from benchmarks.runner.fingerprint import cpu_name, device_names, environment, fingerprint
+from model import kernel_ways
+from model.kernel_ways import Rates
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -19,6 +23,17 @@ def test_it_names_the_machine_and_the_judge() -> None:
     assert found["memory_bytes"] > 2**28
     assert found["harness"] == harness_hash()
     assert found["kernel"] == os.uname().release
+
+
+def test_the_evidence_s_environment_names_the_ways_of_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = Rates(fma=2e9, dot=1e9, fp32_own=1e9, fp32_torch=2e9, bf16_own=2e9, bf16_torch=1e9)
+    monkeypatch.delenv(kernel_ways.FORCED, raising=False)
+    monkeypatch.setattr("benchmarks.runner.fingerprint.rates", lambda: measured)
+    found = environment(level="container")
+    assert (found["level"], found["cores"]) == ("container", len(os.sched_getaffinity(0)))
+    assert found["kernels"]["bf16"] == "fma" and found["kernels"]["fma"] == 2_000_000_000
+    monkeypatch.setattr("benchmarks.runner.fingerprint.rates", lambda: None)
+    assert environment()["kernels"] == {}
 
 
 def test_pinning_a_process_does_not_change_it() -> None:
