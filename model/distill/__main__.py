@@ -68,6 +68,7 @@ def _fill(options: argparse.Namespace) -> dict[str, Any]:
     )
     return {
         "cache": str(filled.folder),
+        "precision": filled.precision,
         "tokens_computed": filled.n_computed,
         "tokens_known": filled.n_known,
         "tokens": filled.n_tokens,
@@ -82,8 +83,9 @@ def tokens_line(stage: str, done: int, total: int | None) -> str:
 
 def _filled_text(document: Mapping[str, Any]) -> str:
     return (
-        f"{document['cache']} is ready after {document['seconds']:.0f} s: {document['tokens_computed']:,} tokens computed, "
-        f"{document['tokens_known']:,} cached before; it has {document['tokens']:,} ({document['bytes'] / 1e6:.1f} MB)\n"
+        f"{document['cache']} is ready after {document['seconds']:.0f} s: {document['tokens_computed']:,} tokens computed "
+        f"in {document['precision']}, {document['tokens_known']:,} cached before; it has {document['tokens']:,} "
+        f"({document['bytes'] / 1e6:.1f} MB)\n"
     )
 
 

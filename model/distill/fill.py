@@ -21,10 +21,10 @@ from model.distill.precompute import precompute
 from model.distill.teacher import LiveTeacher
 from model.training.config.run_config import RunConfig
 from model.training.losses.distillation import live_teacher
-from model.training.optim.precision import autocast
+from model.training.optim.precision import Precision, autocast
 from model.training.run.data import TrainingData, open_data
 from model.training.run.micro_batches import split
-from model.training.run.setup import device_of, shape_for
+from model.training.run.setup import device_of, precision_for, shape_for
 
 Report = Callable[[int, int], None]  # tokens in the cache, approximate total
 
@@ -34,6 +34,7 @@ class Filled:
     """Result: `n_computed` tokens computed now, `n_known` cached before; `n_tokens` and `n_bytes` of the whole cache."""
 
     folder: Path
+    precision: Precision  # in which the teacher computed
     n_computed: int
     n_known: int
     n_tokens: int
@@ -45,17 +46,20 @@ def fill(
 ) -> Filled:
     """Compute the outputs of the model in `teacher` for the first `steps` steps of the run, or all of its budget.
 
-    The teacher runs on the run's device, in its precision and micro-batches. Raises ConfigError and IncompatibleError
-    where run, teacher and k do not go together, CheckpointError for a folder without a model, DataError for data and
-    CacheError for a cache that cannot be used, and OSError; finished shards stay in any case.
+    The teacher runs on the run's device, in its precision and micro-batches. Where the run's file leaves the precision
+    open, that is the one which a new run would choose now. Raises ConfigError and IncompatibleError where run, teacher
+    and k do not go together, CheckpointError for a folder without a model, DataError for data and CacheError for a
+    cache that cannot be used, and OSError; finished shards stay in any case.
     """
     folder, temperature = _cache_of(config)
     total = _tokens(config, steps)
     if config.compute.threads is not None:
         torch.set_num_threads(config.compute.threads)
+    device = device_of(config)
+    precision = precision_for(config, device).precision
     data = open_data(config)
-    with data.stream, autocast(config.compute.precision, device_of(config)):
-        live = _teacher(config, data, teacher)
+    with data.stream, autocast(precision, device):
+        live = _teacher(config, data, teacher, device, precision)
         if k > live.vocab_size:
             raise ConfigError(
                 f"k is {k}, but the teacher has {live.vocab_size} tokens: choose at most as many"
@@ -69,7 +73,7 @@ def fill(
             report=lambda computed, known: report(computed + known, total),
         )
     cache = CachedTeacher.open(folder)
-    return Filled(folder, done.n_computed, done.n_known, cache.n_tokens, cache.n_bytes)
+    return Filled(folder, precision, done.n_computed, done.n_known, cache.n_tokens, cache.n_bytes)
 
 
 def _cache_of(config: RunConfig) -> tuple[Path, float]:
@@ -91,8 +95,10 @@ def _tokens(config: RunConfig, steps: int | None) -> int:
     return min(counted)
 
 
-def _teacher(config: RunConfig, data: TrainingData, folder: Path) -> LiveTeacher:
-    teacher = live_teacher(folder, device_of(config), config.compute.precision)
+def _teacher(
+    config: RunConfig, data: TrainingData, folder: Path, device: torch.device, precision: Precision
+) -> LiveTeacher:
+    teacher = live_teacher(folder, device, precision)
     model = teacher.model
     require_same_tokens(
         student_vocabulary=shape_for(config, data.vocabulary).vocab_size,

@@ -225,7 +225,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--batch", type=int, default=1024, help="sequences per optimiser step (default: 1024)"
     )
-    parser.add_argument("--precision", choices=tuple(PRECISIONS), default="bf16")
+    parser.add_argument(
+        "--precision",
+        choices=tuple(PRECISIONS),
+        default="bf16",
+        help="auto: memory for fp32 as well as bf16, for a run that chooses when it starts (default: bf16)",
+    )
     parser.add_argument(
         "--zero",
         type=int,

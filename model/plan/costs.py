@@ -116,7 +116,7 @@ def update_working_set(workload: Workload, layout: Layout, pp: int) -> float:
     messages = gradient_messages(workload, layout, pp)
     travelling = max((message.size for message in messages if message.kind == "all_reduce"), default=0)
     largest = _largest_parameter(workload, layout, pp)
-    if precision.block_bytes == FP32_BYTES:
+    if not precision.casts_gradients:
         return max(FP32_BYTES * largest, min(travelling, FP32_BYTES * BUCKET_ELEMENTS))
     n_dp, n_edp = (mesh.dp, mesh.edp) if layout.zero else (1, 1)
     cast = FP32_BYTES * (held.block / n_dp + held.expert / n_edp)

@@ -16,19 +16,23 @@ class Precision:
     """Bytes per parameter. Norms, embedding and head stay fp32, as in model/transformer.py.
 
     `block_bytes` are those of a block's weights and of its activations; `state_bytes` are the optimiser's per
-    parameter of a block, master copy included; `gradient_bytes` those of accumulated gradients.
+    parameter of a block, master copy included; `gradient_bytes` those of accumulated gradients. `casts_gradients` says
+    whether the optimiser reads fp32 copies of them.
     """
 
     name: str
     block_bytes: int
     gradient_bytes: int
     state_bytes: int
+    casts_gradients: bool
 
 
 PRECISIONS = {
-    "fp32": Precision("fp32", block_bytes=4, gradient_bytes=4, state_bytes=8),
+    "fp32": Precision("fp32", block_bytes=4, gradient_bytes=4, state_bytes=8, casts_gradients=False),
     # bf16 weights and gradients, fp32 master copy and AdamW moments
-    "bf16": Precision("bf16", block_bytes=2, gradient_bytes=2, state_bytes=12),
+    "bf16": Precision("bf16", block_bytes=2, gradient_bytes=2, state_bytes=12, casts_gradients=True),
+    # of a run that chooses between the two when it starts: at least the memory of either
+    "auto": Precision("auto", block_bytes=4, gradient_bytes=4, state_bytes=8, casts_gradients=True),
 }
 STREAM_BYTES = 4  # per element of the residual stream, the embedding, the head and its logits
 

@@ -40,7 +40,7 @@ from model.training.optim.precision import Precision
 from model.training.run.checkpoints import Loaded
 from model.training.run.evaluation import Score
 from model.training.run.finite_weights import require_finite_weights
-from model.training.run.setup import device_of, shape_for
+from model.training.run.setup import device_of, precision_for, shape_for
 from model.training.run.state import MODEL, Progress, Snapshot
 from model.training.run.trainer import Update
 
@@ -55,15 +55,26 @@ class ManyProcesses:
 
     has_average = False
 
-    def __init__(self, config: RunConfig, parallel: ParallelConfig, vocabulary: int) -> None:
-        """Raises ConfigError and MeshError before any process starts, CheckpointError and RankMissingError afterwards."""
+    def __init__(
+        self,
+        config: RunConfig,
+        parallel: ParallelConfig,
+        vocabulary: int,
+        *,
+        saved: Precision | None = None,
+    ) -> None:
+        """Raises ConfigError and MeshError before any process starts, CheckpointError and RankMissingError afterwards.
+
+        Rank 0 alone chooses the precision, before it starts the others, and sends it to them.
+        """
         self.config, self.mesh = shape_for(config, vocabulary), parallel.mesh
         check(self.config, self.mesh, n_chunks=parallel.chunks, splits_sequence=parallel.sequence)
         is_cuda = _is_on_cuda(config, self.mesh.world_size)
         self.notices: Sequence[str] = _notices(config, self.mesh.world_size, is_cuda=is_cuda)
         if not is_cuda:
             native.available()  # once, before each rank would build them for itself
-        self.precision: Precision = config.compute.precision
+        self.choice = precision_for(config, torch.device("cuda" if is_cuda else "cpu"), saved=saved)
+        precision = self.choice.precision
         self.n_processes, self._timeout_s = self.mesh.world_size, parallel.timeout_s
         self._recipe = config.recipe
         self._steps = 0
@@ -76,8 +87,8 @@ class ManyProcesses:
             self._workers.wait_for_line(MEETING_TIMEOUT_S)
             with self._naming_the_lost():
                 self._device, self._orders = join(job, 0)
-                self._orders.send((config, parallel, vocabulary))
-                self._own = RunRank(config, parallel, vocabulary, self._device, self._orders)
+                self._orders.send((config, parallel, vocabulary, precision))
+                self._own = RunRank(config, parallel, vocabulary, precision, self._device, self._orders)
         except BaseException:
             self._kill()
             raise

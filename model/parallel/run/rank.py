@@ -40,7 +40,7 @@ from model.parallel.zero.axis import ZeroTrainer
 from model.parallel.zero.engine import ZeroConfig
 from model.training.config.run_config import ParallelConfig, RunConfig
 from model.training.optim.ordered_sums import ordered_sums
-from model.training.optim.precision import DTYPES
+from model.training.optim.precision import DTYPES, Precision
 from model.training.report.layer_metrics import summary
 from model.training.run.checkpoints import load
 from model.training.run.errors import NotFiniteError
@@ -109,6 +109,7 @@ class RunRank:
         config: RunConfig,
         parallel: ParallelConfig,
         vocabulary: int,
+        precision: Precision,
         device: torch.device,
         orders: Orders,
     ) -> None:
@@ -117,7 +118,7 @@ class RunRank:
         self.mesh = parallel.mesh
         self.processes = connect(self.mesh, timeout_s=parallel.timeout_s)
         model = model_for(config, vocabulary)
-        self.trainer = _trainer(config, parallel, model, self.processes, device)
+        self.trainer = _trainer(config, parallel, precision, model, self.processes, device)
         for stage in self.trainer.stages:
             metrics.watch(stage)
 
@@ -162,12 +163,13 @@ class RunRank:
 def _trainer(
     config: RunConfig,
     parallel: ParallelConfig,
+    precision: Precision,
     model: Transformer,
     processes: Processes,
     device: torch.device,
 ) -> ParallelTrainer | ZeroTrainer:
     """Make the trainer: DeepSpeed's if the file has `zero`, else ours."""
-    dtype, compute = DTYPES[config.compute.precision], config.compute
+    dtype, compute = DTYPES[precision], config.compute
     if parallel.zero is not None:
         is_bf16 = dtype is torch.bfloat16
         return ZeroTrainer(
@@ -240,8 +242,8 @@ def main(arguments: list[str]) -> int:
     try:
         with naming_lost_ranks():
             device, orders = join(job, rank)
-            config, parallel, vocabulary = orders.receive()
-            _serve(RunRank(config, parallel, vocabulary, device, orders), orders)
+            config, parallel, vocabulary, precision = orders.receive()
+            _serve(RunRank(config, parallel, vocabulary, precision, device, orders), orders)
     except Exception as error:
         log.exception("this rank ends")
         sys.stderr.flush()

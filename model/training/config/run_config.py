@@ -22,7 +22,7 @@ from model.training.config.tables import convert, read_table, require_known
 from model.training.config.temperature import require_temperature
 
 T = TypeVar("T")
-PrecisionName = Literal["fp32", "bf16", "fp16"]
+PrecisionName = Literal["auto", "fp32", "bf16", "fp16"]
 CheckpointingName = Literal["none", "full", "selective"]
 EightBitName = Literal["none", "int8", "fp8"]
 MOST_THREADS = 1024  # OpenMP ends the process without a message when it cannot start a thread
@@ -130,7 +130,7 @@ class ComputeConfig:
     """Device, number formats and execution of the model."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: PrecisionName = "bf16"
+    precision: PrecisionName = "auto"  # by measured rates: model/training/optim/precision_choice.py
     eight_bit: EightBitName = "none"  # the blocks' matrix products in 8 bits, see docs/concepts/eight-bit.md
     checkpointing: CheckpointingName = "none"
     micro_batches: int = 1  # of one update, computed one after the other

@@ -23,6 +23,7 @@ from model.layers.ffn import SwiGLU
 from model.layers.moe.experts import apply_experts
 from model.layers.moe.layer import ApplyExperts, Experts
 from model.layers.mtp import MTPModule
+from model.training.config.run_config import PrecisionName
 from model.transformer import Transformer
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -35,12 +36,19 @@ DTYPES: dict[Precision, torch.dtype] = {
 
 def check_precision(precision: str, device: torch.device) -> None:
     """Raises ConfigError for an unknown format and for one that the device cannot train in."""
-    if precision not in DTYPES:
-        raise ConfigError(f"precision must be one of {', '.join(get_args(Precision))}, not {precision!r}")
+    if precision not in (names := get_args(PrecisionName)):
+        raise ConfigError(f"precision must be one of {', '.join(names)}, not {precision!r}")
+    if precision != "auto" and (reason := obstacle(precision, device)) is not None:
+        raise ConfigError(f"{reason}: use precision 'auto'")
+
+
+def obstacle(precision: str, device: torch.device) -> str | None:
+    """The reason why the device cannot train in the format; None if it can."""
     if precision == "fp16" and device.type != "cuda":
-        raise ConfigError(f"precision 'fp16' is for CUDA, and this run is on {device.type}: use 'bf16'")
+        return f"precision 'fp16' is for CUDA, and this run is on {device.type}"
     if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
-        raise ConfigError("this GPU has no bf16: use precision 'fp16' or 'fp32'")
+        return "this GPU has no bf16"
+    return None
 
 
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[None]:

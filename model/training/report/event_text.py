@@ -9,10 +9,12 @@ def describe(event: Event) -> str:
     """Text of an event, one line without its newline."""
     if isinstance(event, Started):
         share = event.active_parameters / event.parameters
+        precision, reason = event.machine["precision"], event.precision_reason
         return (
             f"{'training' if event.step == 0 else f'resuming after step {event.step:,}'}: "
             f"{amount(event.parameters)} parameters, {amount(event.active_parameters)} active ({share:.0%}), "
-            f"{event.machine['device']}, {event.machine['precision']} at most {event.peak_flops / 1e9:,.0f} GFLOP/s"
+            f"{event.machine['device']}, {precision} at most {event.peak_flops / 1e9:,.0f} GFLOP/s"
+            f"{'' if reason is None else f'; precision {precision}: {reason}'}"
         )
     if isinstance(event, Stepped):
         return (

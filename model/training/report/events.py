@@ -17,6 +17,7 @@ class Started:
     parameters: int
     active_parameters: int
     peak_flops: float  # of matrix products in the run's precision, per second; measured now
+    precision_reason: str | None = None  # of a precision that the run's file leaves open
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ def measure_gemm_peak(
     """
     if device.type == "cuda":
         return _one_peak(device, dtype, side or CUDA_SIDE, seconds)
-    with _one_thread() as threads:
+    with one_thread() as threads:
         return threads * _one_peak(device, dtype, side or CPU_SIDE, seconds)
 
 
@@ -62,7 +62,7 @@ def _ways(left: Tensor, right: Tensor, out: Tensor) -> list[Callable[[], Tensor]
 
 
 @contextmanager
-def _one_thread() -> Iterator[int]:
+def one_thread() -> Iterator[int]:
     """Context with one torch thread; yields the number of threads before, which is restored."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

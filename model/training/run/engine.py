@@ -16,13 +16,14 @@ from model.training.config.run_config import RunConfig
 from model.training.losses.distillation import learn_from_teacher, parts
 from model.training.optim.ordered_sums import ordered_sums
 from model.training.optim.precision import Precision
+from model.training.optim.precision_choice import PrecisionChoice
 from model.training.report.layer_metrics import summary
 from model.training.run.checkpoints import Loaded
 from model.training.run.data import TrainingData
 from model.training.run.evaluation import Score, held_out_loss
 from model.training.run.export import export_model
 from model.training.run.micro_batches import split
-from model.training.run.setup import trainer_for
+from model.training.run.setup import device_of, precision_for, trainer_for
 from model.training.run.state import Progress, Snapshot, capture, restore
 from model.training.run.trainer import Update
 
@@ -31,7 +32,7 @@ class Engine(Protocol):
     """Interface of a model in training, a context manager."""
 
     config: ModelConfig
-    precision: Precision
+    choice: PrecisionChoice  # of the precision
     n_processes: int
     notices: Sequence[str]  # messages for the user about where and how it computes
 
@@ -66,13 +67,16 @@ class Engine(Protocol):
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None: ...
 
 
-def engine_for(config: RunConfig, data: TrainingData) -> Engine:
-    """Build a run's engine. Raises ConfigError, CheckpointError, and with several ranks MeshError, RankMissingError."""
+def engine_for(config: RunConfig, data: TrainingData, *, saved: Precision | None = None) -> Engine:
+    """Build a run's engine; `saved` is the precision of the checkpoint that it will restore.
+
+    Raises ConfigError, CheckpointError, and with several ranks MeshError, RankMissingError.
+    """
     if config.parallel is None:
-        return OneProcess(config, data)
+        return OneProcess(config, data, saved=saved)
     from model.parallel.run.engine import ManyProcesses  # imports this package's other modules
 
-    return ManyProcesses(config, config.parallel, data.vocabulary)
+    return ManyProcesses(config, config.parallel, data.vocabulary, saved=saved)
 
 
 class OneProcess:
@@ -81,15 +85,15 @@ class OneProcess:
     n_processes = 1
     notices: Sequence[str] = ()
 
-    def __init__(self, config: RunConfig, data: TrainingData) -> None:
-        self.trainer = trainer_for(config, data.vocabulary)
+    def __init__(self, config: RunConfig, data: TrainingData, *, saved: Precision | None = None) -> None:
+        self.choice = precision_for(config, device_of(config), saved=saved)
+        self.trainer = trainer_for(config, data.vocabulary, self.choice.precision)
         if config.distillation is not None:
             _, longest = config.longest_sequence
             learn_from_teacher(self.trainer, config.distillation, data.files, longest=longest)
         if config.model.moments and config.model.checkpoint is not None:
             take_moments(self.trainer, config.model.checkpoint)
         self.config = self.trainer.model.config
-        self.precision: Precision = self.trainer.precision
         self._micro_batches = config.compute.micro_batches
         metrics.watch(self.trainer.model)
 
@@ -113,7 +117,7 @@ class OneProcess:
 
     def held_out_loss(self, batches: Sequence[Batch], *, of_average: bool) -> Score:
         average = self.trainer.average if of_average else None
-        return held_out_loss(self.trainer.model, batches, precision=self.precision, average=average)
+        return held_out_loss(self.trainer.model, batches, precision=self.choice.precision, average=average)
 
     def capture(self, progress: Progress, stream: dict[str, Any], *, run: dict[str, Any]) -> Snapshot:
         return capture(self.trainer, progress, stream, run=run)

@@ -21,7 +21,7 @@ from model.checkpoint import require_place
 from model.data.batches.batch import Batch
 from model.training.config.changes import changes, shape_changes
 from model.training.config.run_config import RunConfig
-from model.training.optim.precision import DTYPES
+from model.training.optim.precision import DTYPES, Precision
 from model.training.report.events import (
     Evaluated,
     Event,
@@ -97,11 +97,7 @@ def train(
             require_same_tokenizer(config.model.checkpoint, data.files)
         stack.enter_context(folder.locked())
         signals = stack.enter_context(StopSignals())
-        checkpoints = Checkpoints(folder.checkpoints, keep=config.saving.keep)
-        if not is_resumed:
-            _require_none(checkpoints, folder)
-        run = _Run(config, folder, data, checkpoints, stack.enter_context(engine_for(config, data)))
-        notices = run.begin(is_resumed=is_resumed)
+        run, notices = _begin(config, folder, data, stack, is_resumed=is_resumed)
         run.observers = [
             *observers,
             RunLog(folder.log, step=run.progress.step),
@@ -113,6 +109,36 @@ def train(
             return run.run(notices, signals, stop_at)
         except Exception as error:
             raise run.failure(error) from error
+
+
+def _begin(
+    config: RunConfig,
+    folder: RunFolder,
+    data: TrainingData,
+    stack: contextlib.ExitStack,
+    *,
+    is_resumed: bool,
+) -> tuple[_Run, list[str]]:
+    """Restore the newest checkpoint, or start at step 0; returns notices for the user. `stack` closes the engine.
+
+    The checkpoint is read first: a run whose file leaves the precision open continues in the checkpoint's.
+    """
+    checkpoints = Checkpoints(folder.checkpoints, keep=config.saving.keep)
+    if not is_resumed:
+        _require_none(checkpoints, folder)
+    checkpoints.remove_leftovers()
+    loaded = checkpoints.newest()
+    saved = None if loaded is None else _precision_of(loaded)
+    engine = stack.enter_context(engine_for(config, data, saved=saved))
+    run = _Run(config, folder, data, checkpoints, engine)
+    notices = list(engine.notices)
+    if engine.choice.notice is not None:
+        notices.append(engine.choice.notice)
+    if loaded is not None:
+        notices += run.restore(loaded)
+    elif is_resumed:
+        notices.append(f"{folder.root} holds no checkpoint yet: starting at step 0")
+    return run, notices
 
 
 class _Run:
@@ -137,29 +163,21 @@ class _Run:
         self.held_out: float | None = None
         self._pace = Pace(0.0, 0.0)
 
-    def begin(self, *, is_resumed: bool) -> list[str]:
-        """Restore the newest checkpoint, or start at step 0; returns notices for the user."""
-        self.checkpoints.remove_leftovers()
-        notices = list(self.engine.notices)
-        loaded = self.checkpoints.newest()
-        if loaded is None:
-            if is_resumed:
-                notices.append(f"{self.folder.root} holds no checkpoint yet: starting at step 0")
-            return notices
+    def restore(self, loaded: Loaded) -> list[str]:
+        """Restore a checkpoint; returns notices for the user."""
         self._require_same_shape(loaded)
         self.progress = self.engine.restore(loaded)
         self.data.stream.resume(loaded.snapshot.facts["stream"])
         self.saved = loaded.folder
         self.held_out = loaded.snapshot.facts["run"].get("held_out")
         return [
-            *notices,
             *(f"skipped a damaged checkpoint: {message}" for message in loaded.damaged),
             *changes(loaded.snapshot.facts["run"], self._facts()),
         ]
 
     def run(self, notices: Sequence[str], signals: StopSignals, stop_at: int | None) -> Result:
         model = self.engine.config
-        peak = measure_gemm_peak(self.engine.device, DTYPES[self.engine.precision])
+        peak = measure_gemm_peak(self.engine.device, DTYPES[self.engine.choice.precision])
         speedometer = Speedometer(model, peak * self.engine.n_processes)
         self._tell(
             Started(
@@ -169,6 +187,7 @@ class _Run:
                 parameters=model.total_parameters,
                 active_parameters=model.active_parameters,
                 peak_flops=peak,
+                precision_reason=self.engine.choice.reason,
             )
         )
         for message in notices:
@@ -344,7 +363,7 @@ class _Run:
         }
 
     def _machine(self) -> dict[str, Any]:
-        facts = machine_facts(self.engine.device, self.engine.precision)
+        facts = machine_facts(self.engine.device, self.engine.choice.precision)
         return facts | {"processes": self.engine.n_processes}
 
     def _metadata(self) -> dict[str, Any]:
@@ -360,6 +379,12 @@ class _Run:
     def _tell(self, event: Event) -> None:
         for observer in self.observers:
             observer.on(event)
+
+
+def _precision_of(loaded: Loaded) -> Precision | None:
+    """The precision in which a checkpoint was made; None where the checkpoint does not name a known one."""
+    named = loaded.snapshot.facts["run"].get("machine", {}).get("precision")
+    return next((precision for precision in DTYPES if precision == named), None)
 
 
 def _require_none(checkpoints: Checkpoints, folder: RunFolder) -> None:

@@ -1,25 +1,29 @@
-"""Build the parts of a run from its configuration: device, model and trainer."""
+"""Build the parts of a run from its configuration: device, precision, model and trainer."""
 
 from __future__ import annotations
 
 import platform
 
 import torch
+import torch.nn.functional as F
 
 from model.checkpoint import load_transformer
 from model.config import ConfigError, ModelConfig
 from model.layers.attention import gqa_fused
+from model.layers.linear import linear
 from model.layers.moe.layer import Experts
 from model.layers.quantisation import quantise_training
 from model.training.config.run_config import RunConfig
 from model.training.optim.precision import Precision, check_precision
+from model.training.optim.precision_choice import PrecisionChoice, choose
+from model.training.report.product_rates import measure_product_rates
 from model.training.run.finite_weights import require_finite_checkpoint
 from model.training.run.trainer import Trainer
 from model.transformer import Transformer
 
 
 def device_of(config: RunConfig) -> torch.device:
-    """The configured device. Raises ConfigError where this machine does not have it."""
+    """The configured device. Raises ConfigError where this machine does not have it, or not the precision on it."""
     wanted = config.compute.device
     if wanted == "cuda" and not torch.cuda.is_available():
         raise ConfigError("[compute] device is 'cuda', but torch sees no CUDA device: use 'auto' or 'cpu'")
@@ -29,7 +33,28 @@ def device_of(config: RunConfig) -> torch.device:
     return device
 
 
-def trainer_for(config: RunConfig, vocabulary: int) -> Trainer:
+def precision_for(
+    config: RunConfig, device: torch.device, *, saved: Precision | None = None
+) -> PrecisionChoice:
+    """The run's precision on `device`; `saved` is that of its checkpoint. Raises as `choose`.
+
+    Rates are measured with as many rows as a micro-batch has on one rank, and with torch's products where blocks are
+    compiled.
+    """
+    compute, parallel = config.compute, config.parallel
+    n_parts = compute.micro_batches * (1 if parallel is None else parallel.dp)
+    rows = max(1, config.data.batch_tokens // n_parts)
+    multiply = F.linear if compute.compile else linear
+    return choose(
+        compute.precision,
+        device,
+        saved=saved,
+        has_fp16=parallel is None,
+        measure=lambda: measure_product_rates(rows, multiply=multiply),
+    )
+
+
+def trainer_for(config: RunConfig, vocabulary: int, precision: Precision) -> Trainer:
     """A trainer of the configured model with fp32 masters: random by `seed`, or a checkpoint's weights.
 
     Sets torch's threads and seed for the process. Raises ConfigError and CheckpointError.
@@ -42,7 +67,7 @@ def trainer_for(config: RunConfig, vocabulary: int) -> Trainer:
     model.checkpointing = compute.checkpointing
     if compute.eight_bit != "none":
         quantise_training(model, compute.eight_bit)
-    trainer = Trainer(model, config.recipe, precision=compute.precision)
+    trainer = Trainer(model, config.recipe, precision=precision)
     if compute.compile:
         _compile(model)
     return trainer

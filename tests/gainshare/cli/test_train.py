@@ -38,7 +38,7 @@ def test_it_has_help_and_json(monkeypatch: pytest.MonkeyPatch, capfd: pytest.Cap
     monkeypatch.setenv("COLUMNS", "200")
     assert gainshare(monkeypatch, "train", "--help") == 0
     text = capfd.readouterr().out
-    for part in ("--resume", "--steps", "--export", "--json", "143"):
+    for part in ("--resume", "--steps", "--export", "--json", "143", "names no precision, or auto"):
         assert part in text
 
 

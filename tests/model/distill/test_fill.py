@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from model.checkpoint import save_checkpoint
 from model.data.arrow.data_folder import open_data_folder
@@ -20,6 +21,8 @@ from model.distill.__main__ import main
 from model.presets import PRESETS
 from model.training.config.run_config import read_run_config
 from model.training.report.events import Stepped
+from model.training.report.product_rates import ProductRates
+from model.training.run import setup
 from model.training.run.data import open_data
 from model.training.run.run import train
 from model.training.run.serving_files import serving_files
@@ -89,6 +92,29 @@ def test_a_run_learns_from_a_filled_cache_as_from_its_teacher(
     assert losses(file) == pytest.approx(live, rel=2e-3)
 
 
+@pytest.mark.parametrize("faster", ["fp32", "bf16"])
+def test_a_teacher_computes_in_the_precision_that_a_new_run_would_choose(
+    school: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    faster: str,
+) -> None:
+    rates = ProductRates(**{"fp32": 1e9, "bf16": 1e9, faster: 2e9})
+    monkeypatch.setattr(setup, "measure_product_rates", lambda *_, **__: rates)
+    shards = []
+    for precision in ("auto", faster):
+        folder = tmp_path / precision
+        file = run_file(school, folder, compute={"precision": precision})
+        assert main(["fill", str(file), str(school / "teacher"), "--json"]) == 0
+        assert result(capsys)["precision"] == faster
+        [shard] = (folder / "answers").glob("*.safetensors")
+        shards.append(load_file(shard))
+    chosen, named = shards
+    assert chosen.keys() == named.keys()
+    assert all(torch.equal(chosen[name], named[name]) for name in chosen)
+
+
 def test_a_cache_is_filled_up_and_not_anew(
     school: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -104,7 +130,9 @@ def test_a_cache_is_filled_up_and_not_anew(
     assert second["bytes"] == shards
     assert main(["fill", str(file), teacher]) == 0
     out, err = capsys.readouterr()
-    assert out.startswith(f"{tmp_path / 'answers'} is ready after ") and ": 0 tokens computed, " in out
+    assert (
+        out.startswith(f"{tmp_path / 'answers'} is ready after ") and ": 0 tokens computed in fp32, " in out
+    )
     assert all(re.fullmatch(r"teacher: \d+ of about 768 tokens", line) for line in err.splitlines())
     assert 1 <= len(err.splitlines()) < 3  # not one for each of the batches
 

@@ -158,6 +158,30 @@ def test_the_update_casts_and_squares_in_fp32_when_activations_are_gone() -> Non
     assert update_working_set(large, sparse, 1) == 8 * 256 * 7168 * 2816 / 8  # more than any bucket
 
 
+@given(
+    meshes(),
+    st.sampled_from([1, 2]),
+    st.sampled_from(ALL_MODES),
+    st.integers(0, 3),
+    st.booleans(),
+    st.sampled_from([(128, 64), (1, 64)]),
+)
+def test_a_run_that_chooses_its_precision_has_room_for_either(
+    mesh: Mesh, rows: int, mode: Checkpointing, zero: int, is_latent: bool, size: tuple[int, int]
+) -> None:
+    """And for no more than the larger takes, but for the gradients that bf16 casts."""
+    latent = LatentConfig(kv_rank=8, d_nope=12, d_rope=4, d_value=10) if is_latent else None
+    config = dataclasses.replace(MODEL, latent=latent, n_kv_heads=8 if is_latent else 4)
+    layout = Layout(mesh, rows, mode, zero)
+    memory, cast = {}, 0.0
+    for name, precision in PRECISIONS.items():
+        workload = Workload(config, *size, precision)
+        memory[name] = rank_memory(workload, layout, 0).total
+        cast = max(cast, update_working_set(workload, layout, 0))
+    larger = max(memory["fp32"], memory["bf16"])
+    assert larger <= memory["auto"] <= larger + cast
+
+
 def test_one_forward_one_backward_holds_as_many_as_there_are_stages_behind() -> None:
     layout = Layout(Mesh(pp=4), 1, "full")
     assert [micro_batches_in_flight(layout, pp, 16) for pp in range(4)] == [4, 3, 2, 1]

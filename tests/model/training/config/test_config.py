@@ -57,6 +57,7 @@ def test_the_name_may_be_given() -> None:
         ({"model": {"moe": {"topk": 2}}}, r"\[model.moe\] has no key 'topk': did you mean 'top_k'"),
         ({"model": {"preset": "tinny"}}, r"preset cannot be 'tinny': did you mean 'tiny'"),
         ({"compute": {"precision": "bf61"}}, r"\[compute\] precision cannot be 'bf61': did you mean 'bf16'"),
+        ({"compute": {"precision": "int8"}}, r"cannot be 'int8'; it takes auto, bf16, fp16, fp32"),
         ({"recipe": {"optimizer": "adam"}}, r"optimizer cannot be 'adam': did you mean 'adamw'"),
         ({"recipe": {"learning_rate": "fast"}}, r"\[recipe\] learning_rate must be a number, not 'fast'"),
         ({"recipe": {"warmup_steps": 2.5}}, r"warmup_steps must be a whole number, not 2.5"),
@@ -338,6 +339,15 @@ def test_every_example_can_be_read(file: Path) -> None:
         return  # its shape is in a folder that is fetched
     shape = config.model.shape(4096)
     assert max(stage.sequence_length for stage in curriculum.stages) <= shape.max_context
+
+
+def test_a_file_without_a_precision_leaves_it_open() -> None:
+    document = run_document(OUT)
+    for precision in ("auto", "fp32", "bf16", "fp16"):
+        named = {**document, "compute": {"precision": precision}}
+        assert run_config_from(named, name="named").compute.precision == precision
+    del document["compute"]
+    assert run_config_from(document, name="open").compute.precision == "auto"
 
 
 def test_there_are_examples() -> None:

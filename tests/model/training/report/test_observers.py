@@ -208,6 +208,17 @@ def test_the_other_events_in_words() -> None:
     assert describe(replace(STARTED, step=3)).startswith("resuming after step 3: ")
 
 
+def test_the_first_event_says_the_precision_and_why_where_the_file_leaves_it_open() -> None:
+    named = "training: 1k parameters, 200 active (20%), CPU, 2 threads, bf16 at most 5 GFLOP/s"
+    assert describe(STARTED) == named
+    measured = replace(
+        STARTED, precision_reason="products of one thread reach 61 GFLOP/s, against 48 in fp32"
+    )
+    assert describe(measured) == (
+        f"{named}; precision bf16: products of one thread reach 61 GFLOP/s, against 48 in fp32"
+    )
+
+
 def test_a_terminal_gets_a_bar_and_keeps_the_lines_above_it() -> None:
     stream = io.StringIO()
     console = Console(file=stream, force_terminal=True, width=120)

@@ -49,6 +49,15 @@ def answer(capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
     return answer
 
 
+def test_help_says_how_a_precision_is_chosen(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert ended.value.code == 0
+    assert "Where the file names no precision, or 'auto', the run chooses when it starts" in said
+    assert "A resumed run keeps its precision." in said and "exit status: 0 done" in said
+
+
 def test_export_keeps_what_is_no_model(
     tmp_path: Path, data: Path, answer: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
 ) -> None:

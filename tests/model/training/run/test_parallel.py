@@ -24,9 +24,12 @@ from model.parallel.run.engine import ManyProcesses, hanging, stop
 from model.parallel.run.rank import Orders, own_rows
 from model.training.config.run_config import RunConfig, read_run_config, run_config_from
 from model.training.report.log import read_log
+from model.training.report.product_rates import ProductRates
+from model.training.run import setup
 from model.training.run.checkpoints import Checkpoints
 from model.training.run.data import open_data
 from model.training.run.run import train
+from model.training.run.setup import precision_for
 from model.training.run.state import MODEL
 from tests.model.training.run.training_processes import ended, run_file, start, steps_logged, wait_for_step
 from tests.model.training.run.training_runs import (
@@ -174,6 +177,35 @@ def test_deepspeed_goes_on_from_one_process_and_one_process_from_it(
     for figures in (curve, norms, held_out):
         assert figures(alone.output) == pytest.approx(figures(one.output), rel=TOLERANCE)
     assert curve(alone.output)[-1] < curve(alone.output)[0] - 0.5
+
+
+def test_all_processes_compute_in_what_the_first_one_chose(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other process has its own interpreter, where nothing is patched: measuring, it would choose otherwise."""
+
+    def config_of(name: str, precision: str) -> RunConfig:
+        compute = {**TABLES["compute"], "precision": precision}
+        return read_run_config(
+            run_file(tmp_path, data, name, **{**TABLES, "compute": compute, "parallel": EXPERTS})
+        )
+
+    unpatched = precision_for(config_of("open", "auto"), torch.device("cpu")).precision
+    faster, slower = ("fp32", "bf16") if unpatched == "bf16" else ("bf16", "fp32")
+    rates = ProductRates(**{faster: 2e9, slower: 1e9})
+    monkeypatch.setattr(setup, "measure_product_rates", lambda *_, **__: rates)
+    chosen, named = config_of("open", "auto"), config_of("named", faster)
+    train(chosen, open_data(chosen), stop_at=3)
+    monkeypatch.undo()  # the resumed run keeps what it has
+    train(chosen, open_data(chosen), is_resumed=True)
+    train(named, open_data(named))
+    assert equal_states(chosen.output, named.output)
+    started = read_log(chosen.output / "log.jsonl", "started")
+    assert [row["machine"]["precision"] for row in started] == [faster, faster]
+    assert [row["precision_reason"] for row in started] == [
+        f"products of one thread reach 2 GFLOP/s, against 1 in {slower}",
+        "the checkpoint was made in it",
+    ]
 
 
 @pytest.mark.long

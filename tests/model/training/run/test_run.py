@@ -75,7 +75,7 @@ def test_steps_tell_what_happened(tmp_path: Path) -> None:
     assert first.memory_bytes is not None and first.stage is None
     assert 1 <= first.metrics["max_over_mean_load"] <= 4 and first.metrics["switch_loss"] > 0
     [started] = seen.of(Started)
-    assert started.parameters == sum(p.numel() for p in trainer_for(config, 32).model.parameters())
+    assert started.parameters == sum(p.numel() for p in trainer_for(config, 32, "fp32").model.parameters())
 
 
 def test_training_learns_what_the_data_says(tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_an_averaged_model_is_evaluated_and_exported(tmp_path: Path) -> None:
 
 def test_held_out_loss_is_the_mean_over_all_targets_and_changes_nothing() -> None:
     config = run_config(Path("unused"))
-    data, trainer = data_for(config), trainer_for(config, 32)
+    data, trainer = data_for(config), trainer_for(config, 32, "fp32")
     batches = list(data.held_out["general"])
     before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
     score = held_out_loss(trainer.model, batches)
@@ -308,7 +308,7 @@ def test_a_checkpoint_s_model_can_be_where_a_run_begins(tmp_path: Path) -> None:
     document = {"checkpoint": str(tmp_path / "first" / "model")}
     config = run_config(tmp_path / "second")
     config = replace(config, model=type(config.model).read(document, name="second"))
-    trainer = trainer_for(config, 32)
+    trainer = trainer_for(config, 32, "fp32")
     assert same_state(trainer.model.state_dict(), load_transformer(tmp_path / "first" / "model").state_dict())
     assert all(p.requires_grad and p.dtype is torch.float32 for p in trainer.model.parameters())
     _, seen = run(config, stop_at=1)
@@ -367,11 +367,11 @@ def test_cuda_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
 def test_sequences_longer_than_the_context_are_refused(tmp_path: Path) -> None:
     config = run_config(tmp_path, data={"sequence_length": 1024, "batch_tokens": 2048})
     with pytest.raises(ConfigError, match="sequence_length is 1024, but the model's max_context 512"):
-        trainer_for(config, 32)
+        trainer_for(config, 32, "fp32")
     stage = {"name": "long", "share": 1, "mixture": {"general": 1}, "sequence_length": 600}
     config = run_config(tmp_path, curriculum={"stages": [stage]})
     with pytest.raises(ConfigError, match=r"curriculum.stages\]\] sequence_length is 600, but the model's"):
-        trainer_for(config, 32)
+        trainer_for(config, 32, "fp32")
 
 
 def test_a_second_ctrl_c_does_not_wait() -> None:

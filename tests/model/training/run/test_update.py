@@ -313,9 +313,10 @@ def test_choices_of_experts_are_fp32_s_under_bf16() -> None:
 def test_fp16_is_for_cuda_and_unknown_formats_for_nobody() -> None:
     with pytest.raises(ConfigError, match="'fp16' is for CUDA"):
         check_precision("fp16", CPU)
-    with pytest.raises(ConfigError, match="fp32, bf16, fp16"):
+    with pytest.raises(ConfigError, match="must be one of auto, fp32, bf16, fp16, not 'fp8'"):
         check_precision("fp8", CPU)
     check_precision("bf16", CPU)
+    check_precision("auto", CPU)
 
 
 def overflowing(trainer: Trainer) -> Trainer:
