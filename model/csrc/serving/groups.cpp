@@ -19,6 +19,7 @@ struct ByBytes {
     typedef Ints Sum;
     static constexpr int32_t KIND = INT8_DYNAMIC;
     static constexpr int PER_WORD = 1;  // times 4 numbers of the row
+    static constexpr int UNPACKING = 0;  // vectors that are computed from each before they are multiplied
     static LANES_INLINE void load(const char *from, Words *to) { to[0] = load_as<Words>(from); }
     static LANES_INLINE Sum add(Sum sum, Words weights, Words x) { return lanes::add_byte_products(sum, weights, x); }
     static LANES_INLINE Floats total(Floats total, Sum sum, const RowGroup &row, const char *, int) {
@@ -30,7 +31,7 @@ struct ByBytes {
 // is 4 numbers before its high half; then 32 scales and 32 least numbers, bf16.
 struct ByNibbles {
     static constexpr int32_t KIND = INT4;
-    static constexpr int PER_WORD = 2;
+    static constexpr int PER_WORD = 2, UNPACKING = 2;
     static LANES_INLINE void load(const char *from, Words *to) {
         const Words words = load_as<Words>(from);
         to[0] = words & 0x0f0f0f0fu;
@@ -81,14 +82,15 @@ struct OfGroups {
     static LANES_INLINE void sum(const char *const *rows, const Groups &groups, int first, Tile tile) {
         static_assert(STRIPS == 1 || ROWS == 1, "other strips take the place of rows");
         constexpr int WIDTH = UNITS * VECTORS, N_SUMS = STRIPS * WIDTH;
+        constexpr int64_t ahead = ahead_of<typename By::Sum>((ROWS * By::PER_WORD + By::UNPACKING) * VECTORS, UNITS);
         const int column = first * HALF;
         Floats totals[ROWS][N_SUMS]{};
         for (int g = 0; g < groups.n; ++g) {
             const char *group[STRIPS];
 #pragma GCC unroll 4
             for (int s = 0; s < STRIPS; ++s) group[s] = groups.data + g * BYTES + s * groups.panel_stride;
-            if (STRIPS == 1)
-                for (int at = 0; at < BYTES; at += UNIT) __builtin_prefetch(group[0] + AHEAD + at, 0, 2);
+            if (STRIPS == 1 && ahead)
+                for (int at = 0; at < BYTES; at += UNIT) __builtin_prefetch(group[0] + ahead + at, 0, 2);
             typename By::Sum sums[ROWS][N_SUMS]{};
 #pragma GCC unroll 1
             for (int step = 0; step < RowGroup::NUMBERS / STEP; ++step) {

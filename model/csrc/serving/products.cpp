@@ -1,8 +1,6 @@
 // The tiles of serving/products.h: 1 to 12 rows by 32 outputs. How much of a tile is summed at a time follows from the
 // number of registers; the sums are the same on all processors of one kind of dot product, for every number of rows.
 
-#include <type_traits>
-
 #include "serving/tiles.h"
 
 namespace serve {
@@ -61,6 +59,9 @@ typedef std::conditional_t<HAS_BYTE_DOT, ByByteDot, ByWideBytes> ByInt8;
 // --- Tiles ------------------------------------------------------------------------------------------------------------
 
 // Sums of ROWS rows with the outputs of UNITS units, from the panel's unit `first` on; of one row also with several panels.
+//
+// Where registers allow, two words of weights are multiplied together: the pointers to twelve rows do not fit into registers,
+// and fetching the others takes products' time.
 template <typename By, int ROWS, int UNITS, int PANELS = 1>
 LANES_INLINE void sum_units(const char *const *from, const Panel &panel, int first, Tile tile) {
     static_assert(PANELS == 1 || (ROWS == 1 && UNITS == 2), "other panels take the place of rows");
@@ -68,6 +69,7 @@ LANES_INLINE void sum_units(const char *const *from, const Panel &panel, int fir
     constexpr int WIDTH = UNITS * VECTORS, N_SUMS = PANELS * WIDTH;
     const int column = first * HALF;
     const int64_t second = first ? 0 : panel.second;
+    const int64_t ahead = panel.ahead ? panel.ahead : ahead_of<Sum>(ROWS * By::PRODUCTS * VECTORS, UNITS);
     const char *rows[ROWS];
     Sum sums[ROWS][N_SUMS];
 #pragma GCC unroll 12
@@ -82,24 +84,43 @@ LANES_INLINE void sum_units(const char *const *from, const Panel &panel, int fir
     int64_t at = 0;
     for (int s = 0; s < panel.n_segments; ++s) {
         const char *w = panel.segments[s] + (first ? panel.second : 0);
-        for (int step = 0; step < panel.steps; ++step, w += panel.stride, at += By::ROW) {
-            const auto unit_at = [&](int unit) { return w + unit / UNITS * panel.panel_stride + unit % UNITS * second; };
+        const auto add_groups = [&](auto n) {
+            constexpr int GROUPS = decltype(n)::value, WORDS = GROUPS * By::PRODUCTS, TOGETHER = REGISTERS == 32 ? GROUPS : 1;
+            const auto unit_at = [&](int group, int unit) {
+                return w + group * panel.stride + unit / UNITS * panel.panel_stride + unit % UNITS * second;
+            };
             // Into the L2 cache: hardware prefetching stops at pages, and the L1 cache is too small for this distance.
-            for (int unit = 0; PANELS == 1 && unit < UNITS; ++unit) __builtin_prefetch(unit_at(unit) + panel.ahead, 0, 2);
+            if (PANELS == 1 && ahead)
 #pragma GCC unroll 2
-            for (int product = 0; product < By::PRODUCTS; ++product) {
-                Words weights[N_SUMS];
+                for (int group = 0; group < GROUPS; ++group)
+                    for (int unit = 0; unit < UNITS; ++unit) __builtin_prefetch(unit_at(group, unit) + ahead, 0, 2);
+#pragma GCC unroll 2
+            for (int word = 0; word < WORDS; word += TOGETHER) {
+                Words weights[TOGETHER][N_SUMS];
+#pragma GCC unroll 2
+                for (int i = 0; i < TOGETHER; ++i)
 #pragma GCC unroll 16
-                for (int j = 0; j < N_SUMS; ++j)
-                    weights[j] = By::part(load_as<Words>(unit_at(j / VECTORS) + j % VECTORS * LANES * 4), product);
+                    for (int j = 0; j < N_SUMS; ++j) {
+                        const char *from = unit_at((word + i) / By::PRODUCTS, j / VECTORS) + j % VECTORS * LANES * 4;
+                        weights[i][j] = By::part(load_as<Words>(from), (word + i) % By::PRODUCTS);
+                    }
 #pragma GCC unroll 12
-                for (int i = 0; i < ROWS; ++i) {
-                    const Words x = all_of(rows[i] + at + product * 4);
+                for (int row = 0; row < ROWS; ++row)
+#pragma GCC unroll 2
+                    for (int i = 0; i < TOGETHER; ++i) {
+                        const int group = (word + i) / By::PRODUCTS, product = (word + i) % By::PRODUCTS;
+                        const Words x = all_of(rows[row] + at + group * By::ROW + product * 4);
 #pragma GCC unroll 16
-                    for (int j = 0; j < N_SUMS; ++j) sums[i][j] = By::add(sums[i][j], x, weights[j]);
-                }
+                        for (int j = 0; j < N_SUMS; ++j) sums[row][j] = By::add(sums[row][j], x, weights[i][j]);
+                    }
             }
-        }
+            w += GROUPS * panel.stride;
+            at += GROUPS * By::ROW;
+        };
+        constexpr int GROUPS = REGISTERS == 32 && By::PRODUCTS == 1 && ROWS > 4 ? 2 : 1;
+        int left = panel.steps;
+        for (; left >= GROUPS; left -= GROUPS) add_groups(std::integral_constant<int, GROUPS>{});
+        if (GROUPS > 1 && left) add_groups(std::integral_constant<int, 1>{});
     }
 #pragma GCC unroll 12
     for (int i = 0; i < ROWS; ++i)
@@ -128,7 +149,7 @@ void multiply(int32_t kind, const char *const *rows, int n_rows, const Panel &pa
 
 static Panel panel_of(const Matrix &matrix, int strip, const char *const *data, int apart) {
     const int32_t *starts = parts_of(matrix.kind) == 2 ? matrix.starts + strip * STRIP : nullptr;
-    return {data, 1, matrix.n_groups(), UNIT, 2 * UNIT, AHEAD, starts, apart * matrix.strip_bytes()};
+    return {data, 1, matrix.n_groups(), UNIT, 2 * UNIT, 0, starts, apart * matrix.strip_bytes()};
 }
 
 static void scale_outputs(const Matrix &matrix, int strip, float of_row, float *outputs) {

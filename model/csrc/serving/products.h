@@ -14,8 +14,15 @@ namespace serve {
 constexpr int STRIP = 32;      // outputs that one tile computes
 constexpr int HALF = 16;       // outputs of one vector
 constexpr int TILE_ROWS = 12;  // 12 x 2 sums fill 24 of 32 registers
-constexpr int AHEAD = 3072;    // bytes; distance of prefetching weights
+constexpr int AHEAD = 8192;    // bytes; distance of prefetching weights, see `ahead_of` in tiles.h
+constexpr int AHEAD_OF_FEWEST = 3072;
 constexpr int UNIT = 64;       // bytes of a vector of weights: HALF outputs of one group of k
+
+#if defined(LANES_AVX512) || defined(__aarch64__)
+constexpr int REGISTERS = 32;
+#else
+constexpr int REGISTERS = 16;
+#endif
 
 // How weights are kept, and rows for them.
 enum Kind : int32_t {
@@ -91,8 +98,9 @@ struct Matrix {
 };
 
 // Weights in memory as a tile reads them: two vectors per group of k, at `segment + step * stride` and `second` bytes
-// behind. The segments follow each other in k; `ahead` is the distance of prefetching. For a single row other
-// panels may be read at the same time, `panel_stride` bytes after each other: their sums are the tile's next rows.
+// behind. The segments follow each other in k; `ahead` is the distance of prefetching, zero: as tiles.h chooses it. For
+// a single row other panels may be read at the same time, `panel_stride` bytes after each other: their sums are the
+// tile's next rows.
 struct Panel {
     const char *const *segments;
     int n_segments;
@@ -130,10 +138,18 @@ constexpr int STREAMS = 2;
 // One row with STREAMS strips at a distance of `apart` strips, as the rows of a tile.
 void multiply_streams(const Matrix &matrix, int strip, int apart, const Rows &rows, Tile tile);
 
+// Rows of the next tile of `left`. Where twelve fit into registers, tiles of three and more take as long for each row as
+// tiles of twelve, and those between two of tiles.h's widths the time of the wider one: 9 are 6 and 3, 13 are 8 and 5.
+constexpr int rows_of_tile(int left) {
+    constexpr int OF[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 6, 6, 8, 12, 8, 8};
+    if (REGISTERS == 32 && left < static_cast<int>(sizeof OF / sizeof *OF)) return OF[left];
+    return left < TILE_ROWS ? left : TILE_ROWS;
+}
+
 // Calls each(row, strip, outputs[STRIP]) for every row with its products with the strips first .. first + n_strips - 1.
 template <typename Each>
 void for_outputs(const Matrix &matrix, int first_strip, int n_strips, const Rows &rows, int n_rows, const Each &each) {
-    const int most = TILE_ROWS / parts_of(matrix.kind), end = first_strip + n_strips;
+    const int parts = parts_of(matrix.kind), end = first_strip + n_strips;
     int strip = first_strip;
     Tile tile;
     if (n_rows == 1 && STREAMS > 1) {
@@ -145,8 +161,8 @@ void for_outputs(const Matrix &matrix, int first_strip, int n_strips, const Rows
         strip += (STREAMS - 1) * apart;
     }
     for (; strip < end; ++strip)
-        for (int first = 0; first < n_rows; first += most) {
-            const int count = n_rows - first < most ? n_rows - first : most;
+        for (int first = 0, count; first < n_rows; first += count) {
+            count = rows_of_tile((n_rows - first) * parts) / parts;
             multiply_strip(matrix, strip, rows, first, count, tile);
             for (int i = 0; i < count; ++i) each(first + i, strip, tile[i]);
         }

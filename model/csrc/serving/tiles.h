@@ -2,16 +2,13 @@
 
 #pragma once
 
+#include <type_traits>
+
 #include "serving/products.h"
 
 namespace serve {
 
 constexpr int VECTORS = HALF / lanes::LANES;  // of one unit of weights
-#if defined(LANES_AVX512) || defined(__aarch64__)
-constexpr int REGISTERS = 32;
-#else
-constexpr int REGISTERS = 16;
-#endif
 
 template <typename T>
 LANES_INLINE T load_as(const void *from) {
@@ -22,6 +19,17 @@ LANES_INLINE T load_as(const void *from) {
 
 // Four bytes of a row in every lane.
 LANES_INLINE lanes::Words all_of(const void *from) { return lanes::held(lanes::Words{} + load_as<uint32_t>(from)); }
+
+// How far weights are prefetched, by the vectors that a tile computes from each unit of them. With many, the processor sees
+// no further than the next few units, so memory has to be asked early. With a few, the loads of many units are in flight
+// at once and hardware prefetches what they read: other prefetches only get in its way, but for one row of whole numbers.
+// Hardware does not follow tiles that read one unit of each group at a time.
+constexpr int FEW_VECTORS = 4, FEWEST_VECTORS = 2;
+template <typename Sum>
+constexpr int64_t ahead_of(int n_vectors, int n_units) {
+    if (n_units < 2 || n_vectors > FEW_VECTORS) return AHEAD;
+    return std::is_same_v<Sum, lanes::Ints> && n_vectors <= FEWEST_VECTORS ? AHEAD_OF_FEWEST : 0;
+}
 
 // Numbers of rows between these compute some row twice: that is cheaper than more code.
 static constexpr int WIDTHS[] = {1, 2, 3, 4, 6, 8, 12};
