@@ -26,6 +26,7 @@ from benchmarks.peers.drivers.machine import bandwidth, gemm
 from benchmarks.peers.models import QWEN3_MOE_186M
 from benchmarks.peers.quartiles import Quartiles
 from benchmarks.peers.roofline import cache_read, prefill_flops, weights_read
+from benchmarks.peers.targets import DECODE_SHARE, PREFILL_SHARE
 from benchmarks.report import Row
 from model.checkpoint import models_home
 from model.config import ModelConfig
@@ -47,8 +48,6 @@ GEMM_DTYPES: dict[Weights, str] = {
     "int8-dynamic": "int8",
     "int4": "int8",
 }
-DECODE_TARGETS: dict[Weights, float] = {"bf16": 0.75, "int8": 0.6, "int8-dynamic": 0.6}
-PREFILL_TARGET = 0.6
 LOSS_TARGET = 0.01  # nats per token
 TEXTS = (argparse, inspect, shutil, statistics)  # modules whose sources SmolLM2 reads
 TEXT_TOKENS = 512
@@ -136,7 +135,7 @@ def _decode_rows(
         yield Row(f"decode B{n} {weights}", rate.median, "tok/s", None, None, how)
     n_bytes = bytes_read(config, weights)
     share = n_bytes / statistics.median(times["decode B1", weights]) / limits.bytes_per_s
-    target = DECODE_TARGETS.get(weights)
+    target = DECODE_SHARE.get(weights)
     yield Row(
         f"decode B1 {weights}, of the roofline",
         share,
@@ -156,8 +155,8 @@ def _prefill_rows(
         yield Row(f"prefill {n} {weights}", n / seconds, "tok/s", None, None, how)
         share = prefill_flops(config, n) / seconds / limits.flops
         how = f"products of {limits.dtype} here: {limits.flops / 1e9:.0f} G/s"
-        target = f">= {PREFILL_TARGET}" if weights == "bf16" else None
-        holds = share >= PREFILL_TARGET if target else None
+        target = f">= {PREFILL_SHARE}" if weights == "bf16" else None
+        holds = share >= PREFILL_SHARE if target else None
         yield Row(f"prefill {n} {weights}, of the products' peak", share, "", target, holds, how)
 
 

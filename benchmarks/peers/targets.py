@@ -16,8 +16,8 @@ FACTORS: Mapping[str, Mapping[str, float]] = {
     "decode B8": {"vllm": 1.3, "llama.cpp": 1.3},
     "decode B16": {"vllm": 1.3},
 }
-DECODE_SHARE = {"bf16": 0.75, "int8": 0.6, "int8-dynamic": 0.6}  # of the bandwidth's roofline at batch 1
-PREFILL_SHARE = 0.6  # of the GEMM peak in bf16
+DECODE_SHARE = {"bf16": 0.85, "int8": 0.6, "int8-dynamic": 0.6}  # of the bandwidth's roofline at batch 1
+PREFILL_SHARE = 0.75  # of bf16 prompts in the GEMM peak, bf16's or fp32's
 PREFIX_SHARE = 0.2  # time to first token on a hit, of a miss
 SCHEDULING_SHARE = 0.05  # of a step at batch 16
 SIXTEEN_BITS, EIGHT_BITS = "16-bit", "8-bit"

@@ -11,6 +11,7 @@ import torch
 from benchmarks.figures import kernels
 from benchmarks.figures.kernels import Plan, decode_parts, prefill_parts, random_transformer, text_loss
 from benchmarks.peers.models import QWEN3_MOE_22M
+from benchmarks.peers.targets import DECODE_SHARE
 from model import native
 from model.serving.executors.native import NativeExecutor
 
@@ -26,7 +27,7 @@ def test_every_form_of_weights_has_its_rows(monkeypatch: pytest.MonkeyPatch, tmp
         for name in ("decode B1", "decode B8", "decode B16", "prefill 128", "prefill 512"):
             assert float(rows[f"{name} {weights}"].value or 0) > 0
         share = rows[f"decode B1 {weights}, of the roofline"]
-        assert share.target and share.holds == (float(share.value or 0) >= kernels.DECODE_TARGETS[weights])
+        assert share.target and share.holds == (float(share.value or 0) >= DECODE_SHARE[weights])
     assert rows["prefill 128 int8, of the products' peak"].target is None
     assert rows["loss on SmolLM2"].value is None and "model.smollm2 fetch" in rows["loss on SmolLM2"].how
 
