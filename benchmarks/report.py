@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.runner.fingerprint import cpu_name
+from model import kernel_ways
 
 FILE_WIDTH = 180  # of a table that goes into a file or a log
 
@@ -113,12 +114,21 @@ def _mark(row: Row) -> str:
 
 
 def machine_name() -> str:
-    """Processor, cores and memory in one line."""
+    """Processor, how it multiplies, cores and memory in one line."""
     memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return (
-        f"{cpu_name()}, {len(os.sched_getaffinity(0))} cores, {memory_gib:.0f} GiB, "
+        f"{cpu_name()}{_products()}, {len(os.sched_getaffinity(0))} cores, {memory_gib:.0f} GiB, "
         f"{platform.system()} {platform.release()}, Python {platform.python_version()}"
     )
+
+
+def _products() -> str:
+    """What the processor was measured to multiply; nothing where its kernels were never built."""
+    rates = kernel_ways.measured(kernel_ways.kernels_folder())
+    try:
+        return "" if rates is None else f" ({kernel_ways.bf16_text_of(rates)})"
+    except kernel_ways.KernelWaysError as error:  # the figures are measured: they are printed
+        return f" ({error})"
 
 
 def short(commit: str | None) -> str:

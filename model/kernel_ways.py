@@ -113,11 +113,9 @@ def _bf16_way(rates: Rates) -> Bf16Way:
 
 
 def text_of(rates: Rates) -> str:
-    """For users: the ways and the rates that decided them, in GFLOP/s of one core."""
+    """For users: the ways and the rates that decided them, in GFLOP/s of one core. Raises KernelWaysError."""
     ways = ways_of(rates)
-    pairs = f"{rates.dot / 1e9:.0f} in bf16 pairs" if rates.dot else "no bf16 pairs"
-    by = " as GAINSHARE_BF16 forces" if os.environ.get(FORCED) else ""
-    lines = [f"products of bf16 by {ways.bf16}{by}: {rates.fma / 1e9:.0f} GFLOP/s in fp32, {pairs}"]
+    lines = [bf16_text_of(rates)]
     for name, way, least_rows, own, torchs in (
         ("fp32", ways.fp32_linear, LEAST_ROWS, rates.fp32_own, rates.fp32_torch),
         ("bf16", ways.bf16_linear, ways.bf16_least_rows, rates.bf16_own, rates.bf16_torch),
@@ -125,6 +123,13 @@ def text_of(rates: Rates) -> str:
         by = f"our kernels from {least_rows} rows on" if way == "own" else "torch"
         lines.append(f"linear maps in {name} by {by}: {own / 1e9:.0f} GFLOP/s, torch's {torchs / 1e9:.0f}")
     return "\n".join(lines)
+
+
+def bf16_text_of(rates: Rates) -> str:
+    """The part of `text_of` about products of bf16, one line. Raises KernelWaysError."""
+    pairs = f"{rates.dot / 1e9:.0f} in bf16 pairs" if rates.dot else "no bf16 pairs"
+    by = " as GAINSHARE_BF16 forces" if os.environ.get(FORCED) else ""
+    return f"products of bf16 by {_bf16_way(rates)}{by}: {rates.fma / 1e9:.0f} GFLOP/s in fp32, {pairs}"
 
 
 def kernels_folder(home: Path | None = None) -> Path:

@@ -34,7 +34,7 @@ class Measured:
     prompt_tokens: dict[str, list[list[int]]] = field(default_factory=dict)  # by workload and round
     prefix: dict[str, list[tuple[Answer, Answer]]] = field(default_factory=dict)  # miss and hit
     bandwidth: dict[str, float] = field(default_factory=dict)  # bytes/s, by format of weights
-    gemm: float = 0.0  # FLOP/s in bf16
+    gemm: float = 0.0  # FLOP/s of the faster of bf16's and fp32's products
 
     def peaks(self, machine: Machine) -> None:
         """Asks the machine again: the best of a run counts."""
@@ -147,7 +147,10 @@ def roofline_rows(found: Measured) -> list[Row]:
                 continue
             flops = prefill_flops(found.model.config, PREFILL[task])
             share = Quartiles.of([rate / PREFILL[task] * flops / found.gemm for rate in values])
-            how = f"{flops / 1e9:.1f} GFLOP at {found.gemm / 1e9:.0f} GFLOP/s in bf16, measured in this run"
+            how = (
+                f"{flops / 1e9:.1f} GFLOP at {found.gemm / 1e9:.0f} GFLOP/s, measured in this run: the faster of "
+                "bf16's and fp32's products"
+            )
             target = targets.PREFILL_SHARE if contender.engine == OURS else None
             rows.append(
                 targets.share_row(

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks import report
-from benchmarks.report import Report, Row, current_commit, milliseconds, short
+from benchmarks.report import Report, Row, current_commit, machine_name, milliseconds, short
+from model import kernel_ways
+from model.kernel_ways import Rates
 from tests.needs import needs_git
 
 
@@ -85,3 +87,19 @@ def test_figures_of_changed_files_are_not_a_commit_s(tmp_path: Path, monkeypatch
     assert current_commit() == commit
     (tmp_path / "report.py").write_text("changed", encoding="utf-8")
     assert current_commit() == f"{commit}-dirty"
+
+
+def test_the_machine_is_told_with_how_it_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates = Rates(fma=159e9, dot=86e9, fp32_own=120e9, fp32_torch=142e9, bf16_own=130e9, bf16_torch=83e9)
+    monkeypatch.delenv(kernel_ways.FORCED, raising=False)
+    monkeypatch.setattr(kernel_ways, "measured", lambda _folder: rates)
+    assert "(products of bf16 by fma: 159 GFLOP/s in fp32, 86 in bf16 pairs), " in machine_name()
+    monkeypatch.setattr(kernel_ways, "measured", lambda _folder: None)
+    assert "GFLOP/s" not in machine_name()
+
+
+def test_figures_are_printed_where_a_way_is_forced_that_there_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates = Rates(fma=102e9, dot=0, fp32_own=81e9, fp32_torch=86e9, bf16_own=78e9, bf16_torch=3e9)
+    monkeypatch.setattr(kernel_ways, "measured", lambda _folder: rates)
+    monkeypatch.setenv(kernel_ways.FORCED, "dot")
+    assert "GAINSHARE_BF16 is 'dot'" in machine_name()
