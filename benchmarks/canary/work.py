@@ -22,17 +22,13 @@ HELD_OUT = "held_out"
 TIMED = (PREFILL, DECODE)
 
 MOST_PROMPT, MOST_OUTPUT = 512, 16  # tokens of a clocked call: a canary ends within minutes
-MIXED_OUTPUT = (
-    40,
-    64,
-)  # so long that all answers of a mixed batch are under way at once, on a fast model too
+#: So long that all answers of a mixed batch are under way at once, on a fast model too.
+MIXED_OUTPUT = (40, 64)
 LEAST_PROMPT, LEAST_OUTPUT = 48, 6  # a planted word has room, and a token's time can be told
 PLANTED_SHAPE = Shape(64, 8)  # the same for every model: by its time the others' lengths are chosen
 LEAST_MIXED = 8
-TIMED_S, MIXED_S = (
-    120.0,
-    4.0,
-)  # of all clocked calls of both nodes, and of a mixed batch, by the partner's times
+#: Of all clocked calls of both nodes, and of a mixed batch, by the partner's times.
+TIMED_S, MIXED_S = 120.0, 4.0
 DECODE_PERCENT = 70  # of a pair's time; the rest reads the prompt of prefill
 READING_SHARE = 8  # a token of a prompt takes about so many times less than one of an answer
 DECODE_PROMPT_SHARE = 2  # prompts of decode calls have at most so many times the answer's tokens,
