@@ -71,18 +71,19 @@ LANES_INLINE auto as_units(int64_t n, Row row, int64_t k, float *wide) {
 
 // Of n rows of k numbers with columns that are packed.
 template <typename T, typename Row, typename Ahead, typename Sink>
-void with_panel(int64_t n, Row row, int64_t k, const uint32_t *panel, Ahead ahead, Sink sink) {
+LANES_INLINE void with_panel(int64_t n, Row row, int64_t k, const uint32_t *panel, Ahead ahead, Sink sink) {
     const auto multiply = [=](int height, const T *const *rows, float *out) { product_of(height, rows, k, panel, out); };
     for_tiles(n, row, ahead, multiply, sink);
 }
 
 // Of n rows that `pack_left` packed, of `n_units` units, which begin at row(r).
 template <typename T, typename Row, typename Ahead, typename Sink>
-void with_packed(int64_t n, Row row, int64_t n_units, const uint32_t *panel, Ahead ahead, Sink sink) {
-    const auto multiply = [=](int height, const uint32_t *const *rows, float *out) {
+LANES_INLINE void with_packed(int64_t n, Row row, int64_t n_units, const uint32_t *panel, Ahead ahead, Sink sink) {
+    const auto begin = [=](int64_t r) { return packed_row<T>(row(r)); };
+    const auto multiply = [=](int height, const Unit<T> *const *rows, float *out) {
         product_of_packed<T>(height, rows, n_units, panel, out);
     };
-    for_tiles(n, row, ahead, multiply, sink);
+    for_tiles(n, begin, ahead, multiply, sink);
 }
 
 // COLUMNS columns of k numbers each, by their beginnings.

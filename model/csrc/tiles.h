@@ -301,12 +301,16 @@ void pack_columns(const T *const *columns, int64_t k, uint32_t *panel) {
     }
 }
 
-// Of rows that `pack_left` packed, of `n_units` units.
+// Where a row begins that `pack_left` packed.
 template <typename T>
-void product_of_packed(int n, const uint32_t *const *rows, int64_t n_units, const uint32_t *panel, float *out) {
-    const Unit<T> *begin[ROWS];
-    for (int r = 0; r < n; ++r) begin[r] = reinterpret_cast<const Unit<T> *>(rows[r]);
-    product_of_units(n, begin, ROWS, n_units * PER_UNIT<T>, panel, false, out);
+LANES_INLINE const Unit<T> *packed_row(const uint32_t *words) {
+    return reinterpret_cast<const Unit<T> *>(words);
+}
+
+// Of such rows, of `n_units` units.
+template <typename T>
+void product_of_packed(int n, const Unit<T> *const *rows, int64_t n_units, const uint32_t *panel, float *out) {
+    product_of_units(n, rows, ROWS, n_units * PER_UNIT<T>, panel, false, out);
 }
 
 // Vector v of COLUMNS numbers of which `count` are there.

@@ -101,8 +101,8 @@ void add_over_queries(const Tile &block, const T *numbers, const uint32_t *panel
     for (int64_t m = 0; m < block.keys(); m += ROWS) {
         const int64_t key = block.key() + m, height = least_of(block.keys() - m, ROWS);
         const int64_t unseen = key > block.query ? (key - block.query) / PER_UNIT<T> : 0;  // units of earlier queries
-        const uint32_t *rows[ROWS];
-        for (int64_t r = 0; r < height; ++r) rows[r] = left + (m / ROWS * n_units + unseen) * ROWS + r;
+        const Unit<T> *rows[ROWS];
+        for (int64_t r = 0; r < height; ++r) rows[r] = packed_row<T>(left + (m / ROWS * n_units + unseen) * ROWS + r);
         for (int64_t p = 0; p < panels_of(width); ++p) {
             product_of_packed<T>(static_cast<int>(height), rows, n_units - unseen, panels + (p * n_units + unseen) * COLUMNS, out);
             for (int64_t r = 0; r < height; ++r) {
