@@ -124,7 +124,7 @@ class Comparison:
             self._ask(call)
             self.leaks.plant(call)
         if is_choosing:
-            self._work.shorten_mixed(self._token_ns(planted))
+            self._work.fit_mixed(self._token_ns(planted))
         mixed = list(self._work.mixed(number))
         for call in mixed:
             self._ask(call)

@@ -22,13 +22,13 @@ HELD_OUT = "held_out"
 TIMED = (PREFILL, DECODE)
 
 MOST_PROMPT, MOST_OUTPUT = 512, 16  # tokens of a clocked call: a canary ends within minutes
-#: So long that all answers of a mixed batch are under way at once, on a fast model too.
-MIXED_OUTPUT = (40, 64)
+MIXED_OUTPUT = (40, 64)  # of a mixed batch whose model is neither fast nor slow
 LEAST_PROMPT, LEAST_OUTPUT = 48, 6  # a planted word has room, and a token's time can be told
 PLANTED_SHAPE = Shape(64, 8)  # the same for every model: by its time the others' lengths are chosen
 LEAST_MIXED = 8
 #: Of all clocked calls of both nodes, and of a mixed batch, by the partner's times.
 TIMED_S, MIXED_S = 120.0, 4.0
+LEAST_MIXED_S = 0.25  # its longest answer: by then all its requests have arrived, and are answered at once
 DECODE_PERCENT = 70  # of a pair's time; the rest reads the prompt of prefill
 READING_SHARE = 8  # a token of a prompt takes about so many times less than one of an answer
 DECODE_PROMPT_SHARE = 2  # prompts of decode calls have at most so many times the answer's tokens,
@@ -79,10 +79,12 @@ class Work:
             )
         self._room = max_context
 
-    def shorten_mixed(self, token_ns: int) -> None:
-        """Shorter answers in mixed batches where the partner needs so long for a token: they are under way at once still."""
+    def fit_mixed(self, token_ns: int) -> None:
+        """Shorter answers in mixed batches where the partner takes so long for a token, longer ones where it is so fast
+        that the first would end before the last has begun."""
         most = int(MIXED_S * 1e9) // (max(self.plan.batches) * token_ns)
-        longest = min(MIXED_OUTPUT[1], max(LEAST_MIXED, most))
+        least = min(int(LEAST_MIXED_S * 1e9) // token_ns, self._room - LEAST_PROMPT - ROOM_TOKENS)
+        longest = max(least, min(MIXED_OUTPUT[1], max(LEAST_MIXED, most)))
         self._mixed = (longest * MIXED_OUTPUT[0] // MIXED_OUTPUT[1], longest)
 
     def shorten_timed(self, token_ns: int, step_ns: int) -> None:
@@ -126,12 +128,13 @@ class Work:
 
     def mixed(self, number: int) -> Iterator[Call]:
         """Batches whose requests differ in length; all sizes in the first round, the largest one later."""
+        room = self._room - self._mixed[1] - ROOM_TOKENS
         for batch in self.plan.batches if number == 0 else (max(self.plan.batches),):
             order = self._order("mixed", number, batch)
             asks = []
             for place in range(batch):
                 shape = Shape(
-                    order.randint(LEAST_PROMPT // 2, self._shape(order).prompt_tokens),
+                    order.randint(LEAST_PROMPT // 2, min(room, self._shape(order).prompt_tokens)),
                     order.randint(*self._mixed),
                 )
                 asks.append(self._ask(order, shape, is_chat=place % 3 == 2))

@@ -107,17 +107,27 @@ def lengths(made: Work) -> tuple[int, int, int]:
 
 def test_a_slow_model_gets_shorter_calls_that_take_the_same_time() -> None:
     fast, middle, slow = work(), work(), work()
-    fast.shorten_mixed(500_000)
+    fast.fit_mixed(4_000_000)
     fast.shorten_timed(500_000, 2_000_000)
     assert lengths(fast) == lengths(work())
-    middle.shorten_mixed(20_000_000)
+    middle.fit_mixed(20_000_000)
     middle.shorten_timed(20_000_000, 120_000_000)
     prompt, output, mixed = lengths(middle)
     assert 200 <= prompt <= 240 and output == 11 and 20 < mixed <= 28
     assert 2 * 30 * output * 0.12 <= 120
-    slow.shorten_mixed(10_000_000_000)
+    slow.fit_mixed(10_000_000_000)
     slow.shorten_timed(10_000_000_000, 70_000_000_000)
     assert lengths(slow) <= (48, 6, 8)
+
+
+def test_a_fast_model_gets_mixed_batches_whose_requests_are_answered_at_once() -> None:
+    fast = work(max_context=4096)
+    fast.fit_mixed(500_000)
+    assert 400 < lengths(fast)[2] <= 500, "a quarter of a second"
+    small = work(max_context=256)
+    small.fit_mixed(100_000)
+    for ask in (ask for call in small.mixed(0) for ask in call.asks):
+        assert MIXED_OUTPUT[1] < ask.output_tokens and COUNT(ask.prompt) + ask.output_tokens + 30 <= 256
 
 
 def test_a_context_without_room_is_an_error() -> None:
