@@ -31,6 +31,8 @@ def pytest_configure() -> None:
         os.environ.setdefault("OMP_NUM_THREADS", "1")
     # Passwords in tests protect nothing; the real hasher costs 0.3 s each.
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+    # Random re-measurements are drawn by random ids; tests of the draw switch them on.
+    settings.RECHECK_PERCENT = 0
     # How fast a busy machine draws examples says nothing about the code.
     hypothesis.settings.register_profile(
         "busy machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]

@@ -16,12 +16,6 @@ def blob_root(tmp_path: Path, settings: Settings) -> Path:
     return settings.BLOB_ROOT
 
 
-@pytest.fixture(autouse=True)
-def no_random_checks(settings: Settings) -> None:
-    """Switch off random re-measurements, which depend on random ids; tests of the draw switch them on."""
-    settings.RECHECK_PERCENT = 0
-
-
 class Outbox(list[tuple[str, list[str], dict[str, Any]]]):
     """Messages (task, arguments, options) in the order in which they would have been sent."""
 

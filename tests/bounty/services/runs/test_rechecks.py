@@ -29,7 +29,7 @@ DIFF = diff_of_line(3, "step_3 = 33")
 
 
 @pytest.fixture(autouse=True)
-def all_are_drawn(settings: Settings, no_random_checks: None) -> None:
+def all_are_drawn(settings: Settings) -> None:
     settings.RECHECK_PERCENT = 100
 
 
