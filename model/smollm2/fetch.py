@@ -38,8 +38,10 @@ class Fetched:
     was_cached: bool
 
 
-def fetch(report: Report, home: Path | None = None) -> Fetched:
-    """Fetch the model and return its place; at once if it is already there. Raises FetchError."""
+def fetch(report: Report, home: Path | None = None, *, is_fp32: bool = False) -> Fetched:
+    """Fetch the model and return its place; at once if it is already there. With `is_fp32` its blocks are not rounded
+    to bf16. Raises FetchError.
+    """
     store = models_home(home)
     folder = store / NAME
     try:
@@ -47,7 +49,7 @@ def fetch(report: Report, home: Path | None = None) -> Fetched:
         with _only_one(store / f".{NAME}.lock"):
             was_cached = is_complete(folder)
             if not was_cached:
-                _convert(fetch_gguf(report, home), folder, report)
+                _convert(fetch_gguf(report, home), folder, report, is_fp32=is_fp32)
     except (DownloadError, ConversionError) as error:
         raise FetchError(str(error)) from error
     except OSError as error:
@@ -84,7 +86,7 @@ def fetch_gguf(report: Report, home: Path | None = None) -> Path:
     return gguf
 
 
-def _convert(gguf: Path, folder: Path, report: Report) -> None:
+def _convert(gguf: Path, folder: Path, report: Report, *, is_fp32: bool) -> None:
     from model.growth import grow_experts
     from model.smollm2.convert import GGUFModel
 
@@ -92,10 +94,15 @@ def _convert(gguf: Path, folder: Path, report: Report) -> None:
     source = GGUFModel(gguf)
     config, state = grow_experts(source.config, source.dense_state())
     report("convert", 1, 2)
+    if not is_fp32:
+        state = {
+            name: tensor.bfloat16() if name.startswith("layers.") else tensor
+            for name, tensor in state.items()
+        }
     save_checkpoint(
         folder,
         config,
-        {name: tensor.bfloat16() if name.startswith("layers.") else tensor for name, tensor in state.items()},
+        state,
         metadata={
             "stop_tokens": source.stop_tokens(),
             "description": "SmolLM2-135M-Instruct, upcycled to experts with the same outputs",
