@@ -1,4 +1,4 @@
-"""`python -m model.smollm2 fetch [--json] [--fp32] [--home DIR]`: progress on stderr, the result on stdout.
+"""`python -m model.smollm2 fetch [--json] [--home DIR]`: progress on stderr, the result on stdout.
 
 Exit status 0 when the model is there, 1 when it could not be fetched.
 """
@@ -25,12 +25,11 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("fetch", help="download SmolLM2-135M-Instruct and upcycle it")
     command.add_argument("--json", action="store_true", help="print one JSON document instead of text")
-    command.add_argument("--fp32", action="store_true", help="keep its blocks in fp32, not in bf16")
     command.add_argument("--home", type=Path, help="state folder (default: GAINSHARE_HOME, else .gainshare)")
     options = parser.parse_args(arguments)
     started = time.monotonic()
     try:
-        fetched = fetch(ProgressLines(fetch_line), options.home, is_fp32=options.fp32)
+        fetched = fetch(ProgressLines(fetch_line), options.home)
     except FetchError as error:
         return failed(str(error), "fetch_failed", as_json=options.json)
     sys.stdout.write(_result(fetched, time.monotonic() - started, as_json=options.json))

@@ -38,10 +38,8 @@ class Fetched:
     was_cached: bool
 
 
-def fetch(report: Report, home: Path | None = None, *, is_fp32: bool = False) -> Fetched:
-    """Fetch the model and return its place; at once if it is already there. With `is_fp32` its blocks are not rounded
-    to bf16. Raises FetchError.
-    """
+def fetch(report: Report, home: Path | None = None) -> Fetched:
+    """Fetch the model and return its place; at once if it is already there. Raises FetchError."""
     store = models_home(home)
     folder = store / NAME
     try:
@@ -49,7 +47,7 @@ def fetch(report: Report, home: Path | None = None, *, is_fp32: bool = False) ->
         with _only_one(store / f".{NAME}.lock"):
             was_cached = is_complete(folder)
             if not was_cached:
-                _convert(fetch_gguf(report, home), folder, report, is_fp32=is_fp32)
+                _convert(fetch_gguf(report, home), folder, report)
     except (DownloadError, ConversionError) as error:
         raise FetchError(str(error)) from error
     except OSError as error:
@@ -86,7 +84,7 @@ def fetch_gguf(report: Report, home: Path | None = None) -> Path:
     return gguf
 
 
-def _convert(gguf: Path, folder: Path, report: Report, *, is_fp32: bool) -> None:
+def _convert(gguf: Path, folder: Path, report: Report) -> None:
     from model.growth import grow_experts
     from model.smollm2.convert import GGUFModel
 
@@ -94,15 +92,10 @@ def _convert(gguf: Path, folder: Path, report: Report, *, is_fp32: bool) -> None
     source = GGUFModel(gguf)
     config, state = grow_experts(source.config, source.dense_state())
     report("convert", 1, 2)
-    if not is_fp32:
-        state = {
-            name: tensor.bfloat16() if name.startswith("layers.") else tensor
-            for name, tensor in state.items()
-        }
     save_checkpoint(
         folder,
         config,
-        state,
+        {name: tensor.bfloat16() if name.startswith("layers.") else tensor for name, tensor in state.items()},
         metadata={
             "stop_tokens": source.stop_tokens(),
             "description": "SmolLM2-135M-Instruct, upcycled to experts with the same outputs",

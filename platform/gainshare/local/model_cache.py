@@ -10,10 +10,10 @@ FETCHED = {"smollm2-moe": ("model.smollm2", "fetch")}
 BUILT_IN = ("tiny",)
 
 
-def ensure_model(model: str, home: Path, *, is_fp32: bool = False) -> None:
+def ensure_model(model: str, home: Path) -> None:
     """Fetch `model` into `home` if it is missing, with progress on stderr. Raises LocalModeError.
 
-    Built-in models and folders with a checkpoint need nothing. With `is_fp32` blocks are not rounded to bf16.
+    Built-in models and folders with a checkpoint need nothing.
     """
     if model in BUILT_IN or Path(model).is_dir():
         return
@@ -22,7 +22,7 @@ def ensure_model(model: str, home: Path, *, is_fp32: bool = False) -> None:
         raise LocalModeError(
             f"there is no model {model!r}: choose one of {known}, or a folder with a checkpoint"
         )
-    argv = [sys.executable, "-m", *FETCHED[model], "--home", str(home), *["--fp32"] * is_fp32]
+    argv = [sys.executable, "-m", *FETCHED[model], "--home", str(home)]
     done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=False)
     if done.returncode != 0:
         raise LocalModeError(

@@ -67,7 +67,7 @@ def start_afresh(
         _stop_leftover(home)
         delete_data(home)
         home.root.mkdir(parents=True, mode=0o711 if os.geteuid() == 0 else 0o700)
-        _share_models(home, parent, is_fp32=bool(devices))
+        (home.root / "models").symlink_to(parent.root / "models", target_is_directory=True)
         shared = {"GAINSHARE_KERNELS": str(parent.kernels), "GAINSHARE_SCHEMAS": str(parent.schemas)}
         env = {**shared, **os.environ, **(more or {})}
         state = start_background(
@@ -86,21 +86,6 @@ def start_afresh(
         step.actual = state.warning or f"{len(state.services)} services at {state.url}"
         if not step.ok:
             raise LocalModeError(f"not every service is ready: {', '.join(stopped) or state.warning}")
-
-
-def _share_models(home: Home, parent: Home, *, is_fp32: bool) -> None:
-    """Give the demo the parent's models, or the same in fp32: there two engines give equal answers, as a canary wants.
-
-    In bf16 the textbook engine rounds after each operation and the compiled one does not. Raises LocalModeError.
-    """
-    if not is_fp32:
-        (home.root / "models").symlink_to(parent.root / "models", target_is_directory=True)
-        return
-    (home.root / "models").mkdir()
-    (home.root / "models" / "smollm2").symlink_to(
-        parent.root / "models" / "smollm2", target_is_directory=True
-    )
-    ensure_model(MODEL, home.root, is_fp32=True)
 
 
 def _play(home: Home, parent: Home, record: Record, progress: Progress) -> None:
