@@ -96,7 +96,11 @@ class CanaryNode:
                 models=setup.models,
                 device=setup.device,
                 seat=seat,
-                env={name: os.environ[name] for name in ("CUDA_VISIBLE_DEVICES",) if name in os.environ},
+                env={
+                    name: os.environ[name]
+                    for name in ("CUDA_VISIBLE_DEVICES", "GAINSHARE_MODEL_FP32")
+                    if name in os.environ
+                },
                 cores=(setup.core,),
             )
         )

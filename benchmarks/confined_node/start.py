@@ -25,7 +25,7 @@ PROCESSES = 1024  # and threads: torch makes a pool per kind of work
 SCRATCH_BYTES = GIB  # of each of /tmp, /dev/shm and /work
 #: Both outputs of the node arrive on one pipe, and its stdin tells it when to end.
 BOTH_OUTPUTS = ("/bin/sh", "-c", 'exec "$@" 2>&1', "node")
-PASSED = ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
+PASSED = ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "GAINSHARE_MODEL_FP32")
 
 
 @dataclass(frozen=True)

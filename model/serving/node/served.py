@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,6 +165,12 @@ def tiny() -> ServedModel:
 
 
 def bf16_is_fast() -> bool:
-    """Whether this processor has bf16 products; emulated ones are several times slower than fp32."""
+    """Whether this processor has bf16 products; emulated ones are several times slower than fp32.
+
+    With GAINSHARE_MODEL_FP32=1 a node serves in fp32 anyway: there two engines give equal answers, in bf16 each rounds
+    elsewhere.
+    """
+    if os.environ.get("GAINSHARE_MODEL_FP32") == "1":
+        return False
     supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
     return bool(supported and supported())

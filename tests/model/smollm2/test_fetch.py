@@ -12,13 +12,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
-from model import growth
-from model.presets import PRESETS
-from model.smollm2 import convert, fetch, release
-from model.transformer import Transformer
+from model.smollm2 import fetch, release
 
 pytestmark = pytest.mark.slow
 
@@ -74,38 +69,3 @@ def test_a_second_fetch_waits_for_the_first(tmp_path: Path) -> None:
         with pytest.raises(subprocess.TimeoutExpired):
             subprocess.run(command, timeout=2, capture_output=True)
     assert [path.name for path in store.iterdir()] == [f".{fetch.NAME}.lock"]
-
-
-class SmallSource:
-    """Stands for the published file: a model of a few numbers."""
-
-    config = PRESETS["tiny"]
-
-    def __init__(self, _: Path) -> None:
-        torch.manual_seed(0)
-
-    def dense_state(self) -> dict[str, torch.Tensor]:
-        return dict(Transformer(self.config).state_dict())
-
-    def stop_tokens(self) -> list[int]:
-        return [0]
-
-    def tokenizer(self) -> Any:
-        return SimpleNamespace(to_str=lambda: "{}")
-
-    def field(self, _: str) -> str:
-        return ""
-
-
-@pytest.mark.parametrize(("is_fp32", "expected"), [(False, torch.bfloat16), (True, torch.float32)])
-def test_blocks_are_stored_in_bf16_unless_fp32_is_asked_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_fp32: bool, expected: torch.dtype
-) -> None:
-    monkeypatch.setattr(fetch, "fetch_gguf", lambda *_: tmp_path)
-    monkeypatch.setattr(convert, "GGUFModel", SmallSource)
-    monkeypatch.setattr(growth, "grow_experts", lambda config, state: (config, state))
-    folder = fetch.fetch(silent, tmp_path, is_fp32=is_fp32).folder
-    stored = load_file(folder / "model.safetensors")
-    kept = {tensor.dtype for name, tensor in stored.items() if name.startswith("layers.")}
-    others = {tensor.dtype for name, tensor in stored.items() if not name.startswith("layers.")}
-    assert (kept, others) == ({expected}, {torch.float32})

@@ -69,7 +69,9 @@ def start_afresh(
         home.root.mkdir(parents=True, mode=0o711 if os.geteuid() == 0 else 0o700)
         (home.root / "models").symlink_to(parent.root / "models", target_is_directory=True)
         shared = {"GAINSHARE_KERNELS": str(parent.kernels), "GAINSHARE_SCHEMAS": str(parent.schemas)}
-        env = {**shared, **os.environ, **(more or {})}
+        # Where trees are deployed two engines are compared, whose answers are equal in fp32 only.
+        fp32 = {"GAINSHARE_MODEL_FP32": "1"} if devices else {}
+        env = {**shared, **fp32, **os.environ, **(more or {})}
         state = start_background(
             home,
             port=port,
