@@ -96,6 +96,14 @@ def test_bf16_is_widened_for_a_processor_that_does_not_multiply_it_and_kept_on_a
     assert served_config(folder) == there.config
 
 
+def test_a_model_of_bf16_is_served_in_fp32_where_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    monkeypatch.delenv("GAINSHARE_MODEL_FP32", raising=False)
+    assert served_models.bf16_is_fast()
+    monkeypatch.setenv("GAINSHARE_MODEL_FP32", "1")
+    assert not served_models.bf16_is_fast()
+
+
 def test_loading_draws_no_random_numbers_and_leaves_torchs_compiler_alone(tmp_path: Path) -> None:
     folder = hf_folder(tmp_path / "theirs")
     code = (
