@@ -60,8 +60,8 @@ typedef std::conditional_t<HAS_BYTE_DOT, ByByteDot, ByWideBytes> ByInt8;
 
 // Sums of ROWS rows with the outputs of UNITS units, from the panel's unit `first` on; of one row also with several panels.
 //
-// Where registers allow, two words of weights are multiplied together: the pointers to twelve rows do not fit into registers,
-// and fetching the others takes products' time.
+// Where registers allow, two groups of k are multiplied together: the pointers to twelve rows do not fit into registers, and
+// fetching the others takes products' time.
 template <typename By, int ROWS, int UNITS, int PANELS = 1>
 LANES_INLINE void sum_units(const char *const *from, const Panel &panel, int first, Tile tile) {
     static_assert(PANELS == 1 || (ROWS == 1 && UNITS == 2), "other panels take the place of rows");
@@ -85,7 +85,7 @@ LANES_INLINE void sum_units(const char *const *from, const Panel &panel, int fir
     for (int s = 0; s < panel.n_segments; ++s) {
         const char *w = panel.segments[s] + (first ? panel.second : 0);
         const auto add_groups = [&](auto n) {
-            constexpr int GROUPS = decltype(n)::value, WORDS = GROUPS * By::PRODUCTS, TOGETHER = REGISTERS == 32 ? GROUPS : 1;
+            constexpr int GROUPS = decltype(n)::value;
             const auto unit_at = [&](int group, int unit) {
                 return w + group * panel.stride + unit / UNITS * panel.panel_stride + unit % UNITS * second;
             };
@@ -95,23 +95,22 @@ LANES_INLINE void sum_units(const char *const *from, const Panel &panel, int fir
                 for (int group = 0; group < GROUPS; ++group)
                     for (int unit = 0; unit < UNITS; ++unit) __builtin_prefetch(unit_at(group, unit) + ahead, 0, 2);
 #pragma GCC unroll 2
-            for (int word = 0; word < WORDS; word += TOGETHER) {
-                Words weights[TOGETHER][N_SUMS];
+            for (int product = 0; product < By::PRODUCTS; ++product) {
+                Words weights[GROUPS][N_SUMS];
 #pragma GCC unroll 2
-                for (int i = 0; i < TOGETHER; ++i)
+                for (int group = 0; group < GROUPS; ++group)
 #pragma GCC unroll 16
                     for (int j = 0; j < N_SUMS; ++j) {
-                        const char *from = unit_at((word + i) / By::PRODUCTS, j / VECTORS) + j % VECTORS * LANES * 4;
-                        weights[i][j] = By::part(load_as<Words>(from), (word + i) % By::PRODUCTS);
+                        const char *from = unit_at(group, j / VECTORS) + j % VECTORS * LANES * 4;
+                        weights[group][j] = By::part(load_as<Words>(from), product);
                     }
 #pragma GCC unroll 12
-                for (int row = 0; row < ROWS; ++row)
+                for (int i = 0; i < ROWS; ++i)
 #pragma GCC unroll 2
-                    for (int i = 0; i < TOGETHER; ++i) {
-                        const int group = (word + i) / By::PRODUCTS, product = (word + i) % By::PRODUCTS;
-                        const Words x = all_of(rows[row] + at + group * By::ROW + product * 4);
+                    for (int group = 0; group < GROUPS; ++group) {
+                        const Words x = all_of(rows[i] + at + group * By::ROW + product * 4);
 #pragma GCC unroll 16
-                        for (int j = 0; j < N_SUMS; ++j) sums[row][j] = By::add(sums[row][j], x, weights[i][j]);
+                        for (int j = 0; j < N_SUMS; ++j) sums[i][j] = By::add(sums[i][j], x, weights[group][j]);
                     }
             }
             w += GROUPS * panel.stride;
