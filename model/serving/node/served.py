@@ -87,10 +87,10 @@ def served_config(name: str, home: Path | None = None) -> ModelConfig:
 def load_served(name: str, home: Path | None = None, device: torch.device | None = None) -> ServedModel:
     """Load weights, tokenizer and template, the weights onto `device`, None for the host. Raises CheckpointError.
 
-    Blocks keep their dtype, but bf16 becomes fp32 on a processor without bf16 products.
+    Blocks keep their dtype, but on the host bf16 becomes fp32 unless `keeps_bf16`.
     """
     on_host = device is None or device.type == "cpu"
-    served = _opened(name, home, keeps_dtype=not on_host or bf16_is_fast()).with_weights()
+    served = _opened(name, home, keeps_dtype=not on_host or keeps_bf16()).with_weights()
     served.transformer.to(device)
     return served
 
@@ -100,7 +100,7 @@ def open_served(name: str, home: Path | None = None) -> ServedModel:
 
     Checks that all weights are there with the right shapes. Raises CheckpointError or UnsupportedModel.
     """
-    return _opened(name, home, keeps_dtype=bf16_is_fast())
+    return _opened(name, home, keeps_dtype=keeps_bf16())
 
 
 def _opened(name: str, home: Path | None, *, keeps_dtype: bool) -> ServedModel:
@@ -164,11 +164,10 @@ def tiny() -> ServedModel:
     return ServedModel(TINY, transformer, ByteTokenizer(), ChatTemplate(TINY_TEMPLATE), metadata)
 
 
-def bf16_is_fast() -> bool:
-    """Whether this processor has bf16 products; emulated ones are several times slower than fp32.
+def keeps_bf16() -> bool:
+    """Whether bf16 is served as it is: where the processor has its products, which are several times slower if emulated.
 
-    With GAINSHARE_MODEL_FP32=1 a node serves in fp32 anyway: there two engines give equal answers, in bf16 each rounds
-    elsewhere.
+    Not with GAINSHARE_MODEL_FP32=1: in fp32 two engines give equal answers, in bf16 each rounds elsewhere.
     """
     if os.environ.get("GAINSHARE_MODEL_FP32") == "1":
         return False

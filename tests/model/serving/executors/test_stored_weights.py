@@ -157,7 +157,7 @@ def test_what_is_left_to_plain_torch_is_loaded_as_a_whole(
     dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A processor without fast bf16 reads halves as fp32, which has a compiled form.
-    monkeypatch.setattr("model.serving.node.served.bf16_is_fast", lambda: True)
+    monkeypatch.setattr("model.serving.node.served.keeps_bf16", lambda: True)
     folder = str(hf_folder(tmp_path / "theirs", dtype=dtype))
     if dtype is FP32:
         monkeypatch.setattr(native, "library", lambda: None)

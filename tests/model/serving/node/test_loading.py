@@ -89,7 +89,7 @@ def test_bf16_is_widened_for_a_processor_that_does_not_multiply_it_and_kept_on_a
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     folder = str(hf_folder(tmp_path / "theirs", dtype=torch.bfloat16))
-    monkeypatch.setattr(served_models, "bf16_is_fast", lambda: False)
+    monkeypatch.setattr(served_models, "keeps_bf16", lambda: False)
     assert load_served(folder).transformer.dtype is torch.float32
     there = load_served(folder, None, torch.device("meta")).transformer
     assert there.dtype is torch.bfloat16 and there.device.type == "meta"
@@ -99,9 +99,9 @@ def test_bf16_is_widened_for_a_processor_that_does_not_multiply_it_and_kept_on_a
 def test_a_model_of_bf16_is_served_in_fp32_where_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
     monkeypatch.delenv("GAINSHARE_MODEL_FP32", raising=False)
-    assert served_models.bf16_is_fast()
+    assert served_models.keeps_bf16()
     monkeypatch.setenv("GAINSHARE_MODEL_FP32", "1")
-    assert not served_models.bf16_is_fast()
+    assert not served_models.keeps_bf16()
 
 
 def test_loading_draws_no_random_numbers_and_leaves_torchs_compiler_alone(tmp_path: Path) -> None:
