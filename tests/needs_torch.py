@@ -3,10 +3,14 @@
 import pytest
 import torch
 
-from model import native
+from model import kernel_ways, native
 
 needs_kernels = pytest.mark.skipif(
     not native.available(), reason=f"NO COMPILED KERNELS HERE: {native.state()}"
+)
+needs_bf16_pairs = pytest.mark.skipif(
+    "avx512_bf16" not in " ".join(kernel_ways.processor()),
+    reason="expected: NO PRODUCTS OF BF16 PAIRS HERE: needs AVX512_BF16",
 )
 
 

@@ -1,6 +1,6 @@
 """Each way of multiplying bf16 numbers that this processor has gives right products, and equal ones by one way.
 
-A build of all kernels for each way, of which the stack itself uses one. `tests/model/test_emulated_kernels.py` has the
+A build of all kernels for each way, of which the stack itself uses one. `tests/model/test_other_ways.py` has the
 ways of processors with AVX-512 for machines without it.
 """
 
@@ -16,14 +16,11 @@ from model import kernel_ways, native
 from model.layers import linear_fused
 from model.layers.attention import gqa_fused
 from model.layers.moe import experts_fused, experts_reference
+from tests.needs_torch import needs_bf16_pairs
 
 pytestmark = pytest.mark.slow
 
-HAS_PAIRS = "avx512_bf16" in " ".join(kernel_ways.processor())
-NEEDS_PAIRS = pytest.mark.skipif(
-    not HAS_PAIRS, reason="expected: NO PRODUCTS OF BF16 PAIRS HERE: needs AVX512_BF16"
-)
-WAYS = ["fma", pytest.param("dot", marks=NEEDS_PAIRS)]
+WAYS = ["fma", pytest.param("dot", marks=needs_bf16_pairs)]
 
 
 @pytest.fixture(params=WAYS)

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from model import kernel_ways, native
+from tests.needs_torch import needs_bf16_pairs
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 
@@ -45,7 +46,7 @@ def assert_kernels_are_right(library: Path) -> None:
 
 
 @pytest.mark.parametrize("way", ["fma", "dot"])
-@pytest.mark.skipif("avx512_bf16" not in INSTRUCTIONS, reason="expected: NO PRODUCTS OF BF16 PAIRS HERE")
+@needs_bf16_pairs
 def test_a_forced_way_is_right(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(kernel_ways.FORCED, way)
     assert_kernels_are_right(native.build())

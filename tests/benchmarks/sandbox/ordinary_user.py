@@ -10,6 +10,8 @@ import sys
 import textwrap
 from pathlib import Path
 
+import pytest
+
 CHECKOUT = Path(__file__).parents[3]
 USER = 54321
 
@@ -68,3 +70,13 @@ def as_user(
     return subprocess.run(
         command, env=environment, capture_output=True, text=True, timeout=timeout_s, check=False
     )
+
+
+def in_sandbox_as_user(
+    code: str, missing: str = "no sandbox for users on this machine"
+) -> "subprocess.CompletedProcess[str]":
+    """As `as_user`; skips with `missing` where an ordinary user may not have the sandbox that the code asks for."""
+    answer = as_user(code)
+    if "SandboxUnavailable" in answer.stderr:
+        pytest.skip(f"{missing}: {answer.stderr.splitlines()[-1]}")
+    return answer

@@ -230,13 +230,18 @@ def test_version_2_freezes_by_the_kernels_word(tmp_path: Path, monkeypatch: pyte
     assert (tmp_path / "sandbox/cgroup.freeze").read_text() == "0"
 
 
+def writable_v2() -> Path:
+    parent = read_hierarchies().v2
+    if parent is None or not os.access(parent, os.W_OK):
+        pytest.skip("expected: no writable cgroup v2 hierarchy")
+    return parent
+
+
 def test_version_2_freezes_real_processes(
     spinning: "subprocess.Popen[bytes]", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The freezer and CPU time need no controller, so they are tried wherever a version-2 hierarchy is writable."""
-    parent = read_hierarchies().v2
-    if parent is None or not os.access(parent, os.W_OK):
-        pytest.skip("expected: no writable cgroup v2 hierarchy")
+    parent = writable_v2()
     monkeypatch.setattr(CgroupV2, "_configure", lambda *_: None)
     group = CgroupV2(f"gainshare-test-{os.getpid()}", parent, Limits(), 2)
     for stat in tree(spinning.pid):
@@ -259,9 +264,7 @@ def test_version_2_freezes_real_processes(
 @pytest.mark.sandbox
 def test_a_sandbox_lives_and_dies_in_a_version_2_group(monkeypatch: pytest.MonkeyPatch) -> None:
     """What needs no controller, on the kernel: placed, counted, frozen, killed while frozen, and the folder gone."""
-    parent = read_hierarchies().v2
-    if parent is None or not os.access(parent, os.W_OK):
-        pytest.skip("expected: no writable cgroup v2 hierarchy")
+    parent = writable_v2()
     if "memory" not in (parent / "cgroup.controllers").read_text().split():  # they belong to version 1 here
         monkeypatch.setattr(CgroupV2, "_configure", lambda *_: None)
         monkeypatch.setattr(CgroupV2, "peak_memory_bytes", lambda _: 0)

@@ -12,7 +12,7 @@ from benchmarks.sandbox import (
     SandboxUnavailable,
 )
 from benchmarks.sandbox.isolation.bubblewrap import find_bwrap
-from tests.benchmarks.sandbox.ordinary_user import CHECKOUT, as_user
+from tests.benchmarks.sandbox.ordinary_user import CHECKOUT, as_user, in_sandbox_as_user
 
 pytestmark = pytest.mark.sandbox
 
@@ -20,9 +20,7 @@ pytestmark = pytest.mark.sandbox
 @pytest.fixture(scope="module")
 def user_level() -> None:
     """Skips where an ordinary user may not make namespaces."""
-    answer = as_user("from benchmarks.sandbox import best_level; print(best_level())")
-    if "SandboxUnavailable" in answer.stderr:
-        pytest.skip(f"no sandbox for users on this machine: {answer.stderr.splitlines()[-1]}")
+    answer = in_sandbox_as_user("from benchmarks.sandbox import best_level; print(best_level())")
     assert answer.stdout == "bubblewrap-user\n", answer.stderr
 
 
