@@ -27,7 +27,6 @@ from django.views.decorators.csrf import csrf_exempt
 from benchmarks.faults import fault_point
 from gainshare.capacity.routing.analysis import analyse
 from gainshare.gateway import services
-from gainshare.gateway.answers import EXTENSION
 from gainshare.gateway.background import in_background
 from gainshare.gateway.database import in_database
 from gainshare.gateway.errors import (
@@ -186,10 +185,12 @@ async def serve(
         pool, sharing = pool_and_sharing()
         count = await counted(request, request_id, payer, price, counting)
         try:
+            if sharing.holds(request_id):  # it waited in front: the price is that of admission
+                price = await in_database(services.price_of, model=request.model) or price
             await sharing.fresh()
             place = placement(request, request_id, payer, count, pool=pool, sharing=sharing)
         except BaseException:
-            if sharing.holds(request_id):  # it waited in front
+            if sharing.holds(request_id):
                 in_background(give_up(sharing, request_id))
             raise
         admission = await admit(payer, request, request_id, price, count, place)
@@ -292,14 +293,13 @@ def placement(
     history_key = payer.key_prefix if payer.key_prefix != PLAYGROUND else f"user:{payer.user.pk}"
     room = max(count.max_context - count.prompt_tokens, 1)
     limit = request.max_tokens or min(room, request.default_tokens or room)
-    urgency = request.sampling.get(EXTENSION)
     analysis = analyse(
         prompt=request.prompt,
         prompt_tokens=count.prompt_tokens,
         limit=limit * request.n_answers,
         salt=prompt_salt(payer.user.pk),
         history=sharing.history(history_key, request.endpoint.value),
-        urgency=urgency if isinstance(urgency, dict) else None,
+        urgency=request.urgency,
     )
     return Placement(
         sharing=sharing,

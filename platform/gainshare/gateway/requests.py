@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from gainshare.capacity.routing.analysis import Urgency
 from gainshare.gateway.answers import EXTENSION, checked_answers, n_answers
 from gainshare.gateway.errors import BadRequest
 from gainshare.gateway.sampling import SAMPLING, checked_sampling
@@ -71,6 +72,10 @@ class GenerationRequest:
     sampling: Mapping[str, Any]
     n_answers: int = 1
     tree: str = ""
+
+    @property
+    def urgency(self) -> Urgency:
+        return Urgency.of(self.sampling.get(EXTENSION))
 
     def node_body(self, max_tokens: int) -> dict[str, Any]:
         """The body for the node, always streamed and with counters on every chunk."""

@@ -22,7 +22,14 @@ from gainshare.capacity.routing.seats import SeatRequest
 from gainshare.gateway import services
 from gainshare.gateway.background import in_background
 from gainshare.gateway.database import in_database
-from gainshare.gateway.errors import GatewayError, NodeUnavailable, Overloaded, UnknownModel, error_body
+from gainshare.gateway.errors import (
+    DeadlineMissed,
+    GatewayError,
+    NodeUnavailable,
+    Overloaded,
+    UnknownModel,
+    error_body,
+)
 from gainshare.gateway.nodes import NodePool, TokenCount
 from gainshare.gateway.nodes.sharing import Sharing, give_up
 from gainshare.gateway.requests import GenerationRequest
@@ -49,14 +56,15 @@ async def count_when_a_node_is_ready(
 ) -> TokenCount:
     """Wait in front until a node can count the prompt; the request keeps its seat for its admission.
 
-    Raises `NoCredits`, `TooManyRequests` or `Overloaded`; then it has no seat.
+    Raises `NoCredits`, `TooManyRequests`, `Overloaded` or `DeadlineMissed`; then it has no seat.
     """
+    urgency = request.urgency
     tokens = len(canonical(request.prompt)) // BYTES_PER_TOKEN
     asked = SeatRequest(
         process=sharing.process,
         account=payer.user.pk,
         model=request.model,
-        priority=0,
+        priority=urgency.priority,
         prompt_tokens=tokens,
         expected_tokens=request.max_tokens or 1,
         account_limit=settings.ACCOUNT_REQUESTS,
@@ -64,12 +72,20 @@ async def count_when_a_node_is_ready(
     )
     await in_database(services.wait_in_front, payer=payer, price=price, request_id=request_id, seat=asked)
     seat = HeldSeat(
-        request_id, payer.user.pk, request.model, "", "", 0, tokens, asked.expected_tokens, timezone.now()
+        request_id=request_id,
+        account=asked.account,
+        model=asked.model,
+        node="",
+        device_class="",
+        priority=asked.priority,
+        prompt_tokens=asked.prompt_tokens,
+        expected_tokens=asked.expected_tokens,
+        queued_at=timezone.now(),
     )
     sharing.hold(seat)
     sharing.outbox.arrived(request.model, timezone.now())
     try:
-        async with asyncio.timeout(settings.QUEUE_S):
+        async with asyncio.timeout(min(settings.QUEUE_S, urgency.deadline_s or settings.QUEUE_S)):
             while True:
                 await asyncio.sleep(LOOK_S)
                 try:
@@ -79,6 +95,10 @@ async def count_when_a_node_is_ready(
                 return count
     except TimeoutError:
         in_background(give_up(sharing, request_id))
+        if urgency.deadline_s is not None and urgency.deadline_s < settings.QUEUE_S:
+            raise DeadlineMissed(
+                "The deadline of the request passed before a node was ready. Nothing is charged."
+            ) from None
         raise Overloaded(
             f"No node for the model was ready within {settings.QUEUE_S} s. Nothing is charged; try again later."
         ) from None

@@ -30,6 +30,24 @@ class History:
 
 
 @dataclass(frozen=True, slots=True)
+class Urgency:
+    """What a request says of its urgency. A user can only lower the `priority`; `deadline_s` counts from its arrival."""
+
+    priority: int = 0
+    deadline_s: float | None = None
+
+    @classmethod
+    def of(cls, extension: object) -> Urgency:
+        """From a request's checked `gainshare` object, or from None."""
+        if not isinstance(extension, Mapping):
+            return cls()
+        deadline_ms = extension.get("deadline_ms")
+        return cls(
+            min(0, extension.get("priority") or 0), None if deadline_ms is None else deadline_ms / 1000
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Analysis:
     """What routing knows about a request. `expected_tokens` <= `bound_tokens` <= the request's limit.
 
@@ -58,21 +76,20 @@ def analyse(
     limit: int,
     salt: bytes,
     history: History | None = None,
-    urgency: Mapping[str, int] | None = None,
+    urgency: Urgency | None = None,
 ) -> Analysis:
-    """Analyse a request whose answers may have `limit` tokens in all; `urgency` has its `priority` and `deadline_ms`."""
+    """Analyse a request whose answers may have `limit` tokens in all."""
     text = canonical(prompt)
     expected, bound = expected_output(history or History(), limit)
-    urgency = urgency or {}
-    deadline_ms = urgency.get("deadline_ms")
+    urgency = urgency or Urgency()
     return Analysis(
         prompt_tokens=prompt_tokens,
         expected_tokens=expected,
         bound_tokens=bound,
         digests=block_digests(text, salt),
         n_bytes=len(text),
-        deadline_s=None if deadline_ms is None else deadline_ms / 1000,
-        priority=min(0, urgency.get("priority") or 0),
+        deadline_s=urgency.deadline_s,
+        priority=urgency.priority,
     )
 
 

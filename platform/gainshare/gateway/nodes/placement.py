@@ -58,13 +58,10 @@ class Placement:
         self._sharing, self._pool, self._request = sharing, pool, request
         self._request_id, self._account, self._payer = request_id, account, payer
         self._tried: list[str] = []
-        self._arrived_at = time.monotonic()
-        queued_at = sharing.queued_at(
-            request_id
-        )  # of a request that waited before its prompt could be counted
-        self._waited_before_s = (
-            0.0 if queued_at is None else max((timezone.now() - queued_at).total_seconds(), 0.0)
-        )
+        now = timezone.now()
+        # Earlier for a request that waited before its prompt could be counted.
+        self._queued_at = sharing.queued_at(request_id) or now
+        self._arrived_at = time.monotonic() - max((now - self._queued_at).total_seconds(), 0.0)
         self._work_tokens = 0  # prompt tokens that the node has to compute before the first token
         self._sent_at = self._first_at = self._last_at = 0.0
         self._was_told = True  # whether this try at the node was measured
@@ -100,7 +97,7 @@ class Placement:
                 priority=self.analysis.priority,
                 prompt_tokens=self.analysis.prompt_tokens,
                 expected_tokens=self.analysis.expected_tokens,
-                queued_at=timezone.now(),
+                queued_at=self._queued_at,
             )
         )
         if node and not self._got(node):
@@ -236,10 +233,8 @@ class Placement:
             return
         per_answer = tokens // self._request.n_answers - 1
         timed = Timed(
-            waited_s=self._waited_before_s + time.monotonic() - self._arrived_at,
-            first_token_s=self._waited_before_s + self._first_at - self._arrived_at
-            if self._first_at
-            else None,
+            waited_s=time.monotonic() - self._arrived_at,
+            first_token_s=self._first_at - self._arrived_at if self._first_at else None,
             decode_s=self._last_at - self._first_at,
             decode_tokens=max(per_answer, 0),
         )

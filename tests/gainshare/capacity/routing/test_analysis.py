@@ -11,6 +11,7 @@ from gainshare.capacity.routing.analysis import (
     N_BUCKETS,
     PRIOR_TOKENS,
     History,
+    Urgency,
     analyse,
     block_digests,
     bucket_of,
@@ -109,12 +110,13 @@ def test_nonsense_in_a_history_stays_within_the_limit() -> None:
 
 def test_urgency_is_read_and_only_lowers_the_priority() -> None:
     def analysed(**urgency: int) -> tuple[int, float | None]:
-        found = analyse(prompt=chat("x"), prompt_tokens=3, limit=9, salt=SALT, urgency=urgency)
+        found = analyse(prompt=chat("x"), prompt_tokens=3, limit=9, salt=SALT, urgency=Urgency.of(urgency))
         return found.priority, found.deadline_s
 
     assert analysed() == (0, None)
     assert analysed(priority=-5, deadline_ms=1500) == (-5, 1.5)
     assert analysed(priority=7) == (0, None)
+    assert Urgency.of(None) == Urgency()
 
 
 def test_tokens_of_blocks_follow_their_share_of_the_text() -> None:

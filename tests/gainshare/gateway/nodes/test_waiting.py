@@ -1,6 +1,7 @@
 """Requests that wait in front of the nodes: limits, deadlines, a model whose node starts, kept and broken promises."""
 
 import asyncio
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -8,11 +9,13 @@ from django.db.models import Sum
 from django.utils import timezone
 
 from gainshare.accounts.services import create_api_key
-from gainshare.capacity.models import Arrivals, Seat, ServedModel
+from gainshare.capacity.models import Arrivals, Host, Node, Seat, ServedModel
 from gainshare.capacity.routing.load import load_of
 from gainshare.gateway import waiting
 from gainshare.gateway.database import in_database
 from gainshare.gateway.models import UsageRecord
+from gainshare.ledger.models import PriceVersion
+from gainshare.ledger.price_book import active_price, publish_price, table_of
 from tests.gainshare.capacity.pool_world import make_class, make_host
 from tests.gainshare.gateway.nodes.misbehaving import (
     GRANTED,
@@ -25,6 +28,23 @@ from tests.gainshare.gateway.nodes.misbehaving import (
 from tests.gainshare.ledger.ledger_world import World
 
 pytestmark = [pytest.mark.slow, pytest.mark.django_db(transaction=True)]
+
+
+def served_by_no_node() -> Host:
+    """The pool serves the model, and has no node of it; a host that may start one."""
+    ServedModel.objects.create(name=MODEL, slots=4)
+    return make_host(make_class("spot", price=9))
+
+
+def node_of(host: Host, url: str) -> Node:
+    return host.nodes.create(device=0, model=MODEL, state="ready", reason="test", url=url)
+
+
+async def one_waits() -> None:
+    """Wait until scaling sees a request that waits."""
+    async with asyncio.timeout(10):
+        while not (await in_database(load_of, MODEL, timezone.now())).waiting:
+            await asyncio.sleep(0.02)
 
 
 async def test_requests_beyond_the_slots_wait_in_front_and_all_are_answered(
@@ -110,20 +130,12 @@ async def test_a_request_for_a_model_whose_node_starts_waits_for_it(
 ) -> None:
     settings.MODEL_NODES = []
     monkeypatch.setattr(waiting, "PATIENCE_S", 0.2)
-
-    def serve_with_nothing() -> Any:
-        ServedModel.objects.create(name=MODEL, slots=4)
-        return make_host(make_class("spot", price=9))
-
-    host = await in_database(serve_with_nothing)
+    host = await in_database(served_by_no_node)
     asking = asyncio.create_task(customer.ask(stream=True))
-    async with asyncio.timeout(10):
-        while not (load := await in_database(load_of, MODEL, timezone.now())).waiting:
-            await asyncio.sleep(0.02)
-    assert load.running == 0
+    await one_waits()
+    assert (await in_database(load_of, MODEL, timezone.now())).running == 0
     assert not await in_database(UsageRecord.objects.exists)  # nothing is held for what nobody counted
-    fields = {"device": 0, "model": MODEL, "state": "ready", "reason": "test", "url": nodes[0].url}
-    node = await in_database(lambda: host.nodes.create(**fields))
+    node = await in_database(node_of, host, nodes[0].url)
     answer = await asking
     assert answer.text.startswith(waiting.COMMENT.decode())
     assert answer.text.endswith("data: [DONE]\n\n")
@@ -135,6 +147,46 @@ async def test_a_request_for_a_model_whose_node_starts_waits_for_it(
     )
     assert answer.headers["x-gainshare-request-id"] == str(record.pk)
     assert not await in_database(Seat.objects.exists)
+
+
+async def test_a_wait_without_a_node_counts_against_the_deadline_and_keeps_the_priority(
+    customer: Gateway, nodes: tuple[StandIn, StandIn], settings: Any
+) -> None:
+    settings.MODEL_NODES = []
+    host = await in_database(served_by_no_node)
+    late = await customer.ask(gainshare={"deadline_ms": 300})
+    assert (late.status_code, late.json()["error"]["code"]) == (504, "deadline_exceeded")
+    asking = asyncio.create_task(customer.ask(gainshare={"deadline_ms": 20_000, "priority": -3}))
+    async with asyncio.timeout(10):
+        while not await in_database(Seat.objects.filter(priority=-3).exists):
+            await asyncio.sleep(0.02)
+    await asyncio.sleep(0.5)
+    await in_database(node_of, host, nodes[0].url)
+    assert (await asking).status_code == 200
+    (sent,) = [body["gainshare"] for body in nodes[0].bodies if "gainshare" in body]
+    assert sent["priority"] == -3
+    assert 10_000 < sent["deadline_ms"] < 20_000 - 500
+    assert not await in_database(Seat.objects.exists)
+
+
+async def test_a_request_that_waited_for_a_node_pays_the_price_of_its_admission(
+    customer: Gateway, nodes: tuple[StandIn, StandIn], settings: Any
+) -> None:
+    settings.MODEL_NODES = []
+    host = await in_database(served_by_no_node)
+    asking = asyncio.create_task(customer.ask())
+    await one_waits()
+
+    def fall() -> PriceVersion:
+        before = active_price(MODEL, timezone.now())
+        terms = {**asdict(table_of(before)), "output": 0}
+        return publish_price(model=MODEL, actor=World().maintainer, **terms)
+
+    lower = await in_database(fall)
+    await in_database(node_of, host, nodes[0].url)
+    assert (await asking).status_code == 200
+    record = await customer.record()
+    assert (record.price_id, record.charged_microcredits) == (lower.pk, PROMPT)
 
 
 async def test_kept_and_broken_promises_are_counted_and_told_to_scaling(
