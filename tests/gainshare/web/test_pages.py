@@ -322,6 +322,11 @@ def test_prices_stand_where_tokens_are_spent(client: Client) -> None:
         assert html.count("announced: from") == 1 and ">9<" in html
 
 
+def test_the_playground_says_that_merged_code_could_read_a_prompt(client: Client, user: User) -> None:
+    html = html_of(client, "/playground/")
+    assert "could read your prompt" in html and 'href="/deployments/"' in html
+
+
 def test_many_lots_are_cut_short(client: Client, user: User) -> None:
     world = World(funded=1_000_000_000)
     for _ in range(53):

@@ -31,7 +31,13 @@ def said(text: str) -> str:
     return event(choices=[{"index": 0, "delta": {"content": text}}])
 
 
-WHOLE = said("It is ") + said("Paris.") + event(choices=[], usage=USAGE) + "data: [DONE]\n\n"
+FINGERPRINT = "fp_aaaaaaaaaaaa"
+WHOLE = (
+    said("It is ")
+    + said("Paris.")
+    + event(choices=[], usage=USAGE, system_fingerprint=FINGERPRINT)
+    + "data: [DONE]\n\n"
+)
 
 
 class Playground:
@@ -100,7 +106,7 @@ def playground(browser: Browser, live_server: Any) -> Iterator[Playground]:
 def test_the_first_try_is_exact_and_needs_nothing_but_the_question(playground: Playground) -> None:
     playground.ask(FRANCE, WHOLE)
     expect(playground.answer).to_contain_text("It is Paris.")
-    expect(playground.answer).to_contain_text("12 + 3 tokens")
+    expect(playground.answer).to_contain_text("12 + 3 tokens, tree aaaaaaaaaaaa, see the bill")
     (body,) = playground.sent
     assert body["temperature"] == 0 and body["max_tokens"] == 256
     assert body["messages"] == [{"role": "user", "content": FRANCE}]

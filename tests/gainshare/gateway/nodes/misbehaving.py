@@ -130,19 +130,22 @@ class Gateway:
         self.key, self.user = key, user
 
     async def ask(self, **body: Any) -> httpx.Response:
-        transport = httpx.ASGITransport(with_gateway(None))
-        async with httpx.AsyncClient(transport=transport, base_url="http://testserver") as client:
-            return await client.post(
-                "/v1/chat/completions",
-                headers={"Authorization": f"Bearer {self.key}"},
-                json={
-                    "model": MODEL,
-                    "messages": [{"role": "user", "content": "Hi"}],
-                    "max_tokens": 5,
-                    **body,
-                },
-                timeout=60,
-            )
+        asked = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 5, **body}
+        async with self._client() as client:
+            return await client.post("/v1/chat/completions", json=asked)
+
+    async def models(self) -> list[dict[str, Any]]:
+        async with self._client() as client:
+            found: list[dict[str, Any]] = (await client.get("/v1/models")).json()["data"]
+        return found
+
+    def _client(self) -> httpx.AsyncClient:
+        return httpx.AsyncClient(
+            transport=httpx.ASGITransport(with_gateway(None)),
+            base_url="http://testserver",
+            headers={"Authorization": f"Bearer {self.key}"},
+            timeout=60,
+        )
 
     async def record(self, **fields: Any) -> UsageRecord:
         """The newest record, once it is settled."""

@@ -100,6 +100,8 @@ async def test_bill_and_fingerprint_name_the_tree_that_answered(
     record = await customer.record(tree=OLD)
     assert (record.model, record.node) == (MODEL, nodes[1].url)
     assert (nodes[0].n_asked, nodes[1].n_asked) == (1, 1)
+    (listed,) = await customer.models()
+    assert (listed["id"], listed["tree"], listed["system_fingerprint"]) == (MODEL, NEW, "fp_aaaaaaaaaaaa")
 
 
 @pytest.mark.slow
