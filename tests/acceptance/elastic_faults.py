@@ -20,11 +20,9 @@ def processes_of(device: Device) -> list[int]:
     return [stat.pid for starter in device.holders() for stat in tree(starter)]
 
 
-def kill_node(device: Device) -> None:
-    """kill -9 all of the node at once."""
-    found = processes_of(device)
-    assert found, f"no node runs on the device {device.number}"
-    signal_all(found, signal.SIGKILL)
+def kill(pids: list[int]) -> None:
+    """kill -9 all of a node at once."""
+    signal_all(pids, signal.SIGKILL)
 
 
 @contextmanager

@@ -84,10 +84,17 @@ class Load:
         with self._lock:
             return [outcome for outcome in self.outcomes if outcome.kind == kind]
 
+    def ask(self, on_first: Callable[[str], None]) -> Outcome:
+        """One more request, of the first client's account; `on_first` gets its id when its first token has come."""
+        with self._openai(0) as client:
+            outcome = one_request(client, random.Random(), self.max_tokens, on_first)
+        with self._lock:
+            self.outcomes.append(outcome)
+        return outcome
+
     def _client(self, number: int) -> None:
         rng = random.Random(number)
-        person = self.people[number % len(self.people)]
-        with openai.OpenAI(base_url=f"{self.stack.url}/v1", api_key=person.key, max_retries=0) as client:
+        with self._openai(number) as client:
             while not self._ends.is_set():
                 if number >= self.clients:
                     self._ends.wait(0.1)
@@ -98,8 +105,17 @@ class Load:
                 if self.pause_s:
                     self._ends.wait(self.pause_s)
 
+    def _openai(self, number: int) -> openai.OpenAI:
+        person = self.people[number % len(self.people)]
+        return openai.OpenAI(base_url=f"{self.stack.url}/v1", api_key=person.key, max_retries=0)
 
-def one_request(client: openai.OpenAI, rng: random.Random, max_tokens: int) -> Outcome:
+
+def one_request(
+    client: openai.OpenAI,
+    rng: random.Random,
+    max_tokens: int,
+    on_first: Callable[[str], None] = lambda request_id: None,
+) -> Outcome:
     """One streamed answer, read to its end."""
     request_id, chunks, tokens, at = "", 0, 0, time.monotonic()
     try:
@@ -111,6 +127,8 @@ def one_request(client: openai.OpenAI, rng: random.Random, max_tokens: int) -> O
         )
         request_id = answer.headers.get("x-gainshare-request-id", "")
         for chunk in answer.parse():
+            if not chunks:
+                on_first(request_id)
             chunks += 1  # the first ones come together with the first token
             tokens += sum(1 for choice in chunk.choices if choice.delta.content)
     except (openai.OpenAIError, httpx.HTTPError) as error:

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from psycopg import Connection
+
 from gainshare.capacity.agent.devices import Device
 from gainshare.cli.client import Site
 from tests.acceptance.elastic_load import CUT, FAILED, Load
@@ -65,6 +67,12 @@ class Pool:
         served = self.site.get(f"capacity/models/{MODEL}/")
         last = [row["reason"] for row in self.decisions()[-3:]]
         return f"nodes {self.nodes()}; wanted {served['wanted']}: {served['reason']}; {served['problem']}; last {last}"
+
+
+def node_of(connection: Connection[Any], request_id: str) -> str:
+    """The id of the node that answers a request now; empty: it has ended."""
+    row = connection.execute("SELECT node FROM capacity_seat WHERE request_id = %s", [request_id]).fetchone()
+    return str(row[0]) if row else ""
 
 
 def assert_every_request_is_accounted_for(pool: Pool, load: Load) -> None:
