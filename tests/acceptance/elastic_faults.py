@@ -1,4 +1,4 @@
-"""Ways to damage real nodes from outside: kill, hang, and slow down to a fifth."""
+"""Ways to damage real nodes from outside: kill, hang, and slow down."""
 
 import contextlib
 import os
@@ -12,7 +12,6 @@ from benchmarks.sandbox.accounting.processes import tree
 from gainshare.capacity.agent.devices import Device
 
 PERIOD_S = 0.1
-SHARE = 0.2  # of the time that a node slowed five times may run
 
 
 def processes_of(device: Device) -> list[int]:
@@ -38,8 +37,8 @@ def hung(device: Device) -> Iterator[None]:
 
 
 @contextmanager
-def five_times_slower(device: Device) -> Iterator[None]:
-    """The node runs a fifth of the time: it is stopped for the rest of each tenth of a second."""
+def slowed(device: Device, times: int) -> Iterator[None]:
+    """The node runs so many times slower: it is stopped for the rest of each tenth of a second."""
     found = processes_of(device)
     assert found, f"no node runs on the device {device.number}"
     ends = threading.Event()
@@ -47,9 +46,9 @@ def five_times_slower(device: Device) -> Iterator[None]:
     def alternate() -> None:
         while not ends.is_set():
             signal_all(found, signal.SIGSTOP)
-            time.sleep(PERIOD_S * (1 - SHARE))
+            time.sleep(PERIOD_S * (1 - 1 / times))
             signal_all(found, signal.SIGCONT)
-            time.sleep(PERIOD_S * SHARE)
+            time.sleep(PERIOD_S / times)
 
     thread = threading.Thread(target=alternate)
     thread.start()

@@ -13,8 +13,8 @@ import pytest
 from django.utils.html import escape
 
 from gainshare.web.views.scaling import PER_PAGE
-from tests.acceptance.elastic_faults import five_times_slower, hung, kill, processes_of
-from tests.acceptance.elastic_load import CUT, ENDED, Load, customer, eventually
+from tests.acceptance.elastic_faults import hung, kill, processes_of, slowed
+from tests.acceptance.elastic_load import CUT, ENDED, Load, Outcome, customer, eventually
 from tests.acceptance.elastic_stack import (
     MODEL,
     NodeRow,
@@ -29,7 +29,7 @@ from tests.gainshare.capacity.agent.agent_world import AgentProcess
 pytestmark = [pytest.mark.stack, pytest.mark.sandbox]
 
 PATIENCE_S = 300.0
-MOST_KILLS = 5
+MOST_KILLS = 8
 FIRST_TOKEN_P99_MS = 400  # ten clients need three nodes for it
 TROUGH = {"clients": 1, "pause_s": 3.0}
 
@@ -74,34 +74,44 @@ def reach_only(pool: Pool, is_wanted: Callable[[NodeRow], bool], what: str) -> N
 def kill_under_a_stream(pool: Pool, load: Load, *, ready: int) -> None:
     """Kill the node of a stream that has begun, and wait until another one is there for it.
 
-    Nodes are slowed down for it: an answer of this model is else over before a process can be found. Once more where
-    the stream was faster all the same.
+    Once more where the stream was faster all the same.
     """
     seen = []
     for _ in range(MOST_KILLS):
-        with ExitStack() as slowed:
-            devices = {node.id: pool.device_of(node) for node in pool.ready()}
-            processes = {node: processes_of(device) for node, device in devices.items()}
-            for device in devices.values():
-                slowed.enter_context(five_times_slower(device))
-            killed: list[str] = []
-            with pool.stack.database() as connection:
-
-                def kill_its_node(request_id: str) -> None:
-                    if (node := node_of(connection, request_id)) in processes:  # noqa: B023 - called in this turn
-                        kill(processes[node])  # noqa: B023
-                        killed.append(node)  # noqa: B023
-
-                outcome = load.ask(on_first=kill_its_node)
+        outcome, killed = ask_and_kill(pool, load)
         seen.append((outcome, killed))
         if killed:
-            reach(
-                pool, lambda: not {node.id for node in pool.nodes()} & {*killed}, "the killed node is noticed"
-            )  # noqa: B023
+            reach_without(pool, killed)
             reach_ready(pool, ready, "the killed node is replaced")
         if outcome.kind == CUT:
             return
     raise AssertionError(f"no stream was cut by a kill: {seen}")
+
+
+def ask_and_kill(pool: Pool, load: Load) -> tuple[Outcome, str]:
+    """One request, whose node is killed when its first token has come; what became of it, and the node if it was found.
+
+    Nodes are slowed down for it: an answer of this model is else over before its node can be found.
+    """
+    killed = []
+    devices = {node.id: pool.device_of(node) for node in pool.ready()}
+    processes = {node: processes_of(device) for node, device in devices.items()}
+    with ExitStack() as all_slowed:
+        for device in devices.values():
+            all_slowed.enter_context(slowed(device, 20))
+        connection = all_slowed.enter_context(pool.stack.database())
+
+        def kill_its_node(request_id: str) -> None:
+            if (node := node_of(connection, request_id)) in processes:
+                kill(processes[node])
+                killed.append(node)
+
+        outcome = load.ask(on_first=kill_its_node)
+    return outcome, "".join(killed)
+
+
+def reach_without(pool: Pool, killed: str) -> None:
+    reach(pool, lambda: killed not in {node.id for node in pool.nodes()}, "the killed node is noticed")
 
 
 def ends_more(load: Load, more: int) -> Callable[[], bool]:
@@ -189,7 +199,7 @@ def test_one_three_one_with_faults_at_the_peak(
 
     slow = pool.ready()[0]
     before = _answered(pool)
-    with five_times_slower(pool.device_of(slow)):
+    with slowed(pool.device_of(slow), 5):
         reach(pool, ends_more(load, 100), "requests end beside the slow node")
     after = _answered(pool)
     shares = {node: after[node] - before.get(node, 0) for node in after}

@@ -186,7 +186,8 @@ async def serve(
         count = await counted(request, request_id, payer, price, counting)
         try:
             if sharing.holds(request_id):  # it waited in front: the price is that of admission
-                price = await in_database(services.price_of, model=request.model) or price
+                present = await in_database(services.price_of, model=request.model)
+                price = present or price
             await sharing.fresh()
             place = placement(request, request_id, payer, count, pool=pool, sharing=sharing)
         except BaseException:
