@@ -130,7 +130,7 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="FILE",
-        help="a public trace of requests, or rates, for billing; generated ones by default; may be repeated",
+        help="a public trace of requests, or rates, for billing and autoscaling; generated ones by default; may be repeated",
     )
     return parser
 

@@ -1,13 +1,15 @@
 """Autoscaling: what our policy costs against the smallest fixed fleet that meets the objective, and the published policies.
 
-Simulated by `gainshare simulate` on the generator's traces, calibrated by an engine's measured rates: no figure of a real
-cluster. Nothing is kept between runs, since the code that decides it is not part of the stack.
+Simulated by `gainshare simulate` on the traces given to the command, else on the generator's, calibrated by an engine's
+measured rates: no figure of a real cluster. Nothing is kept between runs, since the code that decides it is not part of
+the stack.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 from benchmarks.capacity.comparisons import Comparison, Traces, comparisons, measure
 from benchmarks.claims.bench import Bench
@@ -19,15 +21,16 @@ POLICIES = ("kpa, tuned", "hpa, tuned", "ray, tuned", "forecast")
 COLD = re.compile(r"^(?P<kind>.+): cold start (?P<cold>[\d.]+) s: (?P<policy>.+)$")
 
 
-def chosen(scale: Scale) -> list[Comparison]:
-    """Conversations, Poisson and at full scale also bursty."""
-    every = comparisons(Traces(), quick=scale == "quick")
+def chosen(files: Sequence[Path], scale: Scale) -> list[Comparison]:
+    """Conversations, Poisson and at full scale also bursty. Raises MeasuringFailed for a file that is no known trace."""
+    every = comparisons(Traces.of(files), quick=scale == "quick")
     return [one for one in every if one.label in ("conversations, Poisson", "conversations, bursty")]
 
 
 def measured(bench: Bench, scale: Scale) -> Measured:
-    bench.say(f"autoscaling: {len(chosen(scale))} comparisons are simulated")
-    rows = measure(chosen(scale))
+    simulations = chosen(bench.traces, scale)
+    bench.say(f"autoscaling: {len(simulations)} comparisons are simulated")
+    rows = measure(simulations)
     return Measured(decide(rows, scale), [figure] if (figure := _figure(rows)) else [])
 
 

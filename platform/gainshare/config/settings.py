@@ -300,8 +300,8 @@ DEVICE_LENDER = "gainshare.capacity.pool.lender.DeviceLender"
 DEVICE_BORROWER = "bounty.services.runners.lending.end_runs"
 # A loan that its runner does not renew ends after this; a run's lease must end before it.
 LOAN_LEASE_S = RUN_LEASE_S + env.integer("GAINSHARE_LOAN_LEASE_S", 60, minimum=5)
-# A recalled device is back within this, and beat's interval: 30 s with the defaults.
-LOAN_RECALL_S = env.integer("GAINSHARE_LOAN_RECALL_S", 25, minimum=2)
+# A recalled device is back within this, and beat's interval of 5 s: 30 s at most.
+LOAN_RECALL_S = env.integer("GAINSHARE_LOAN_RECALL_S", 25, minimum=2, maximum=25)
 # No device is offered for so long after serving used it, or recalled one of its class.
 LOAN_QUIET_S = env.integer("GAINSHARE_LOAN_QUIET_S", 60, minimum=0)
 

@@ -11,6 +11,7 @@ from benchmarks.capacity import __main__ as command
 from benchmarks.capacity.comparisons import Comparison, Traces, comparisons, measure, nearest_day
 from benchmarks.capacity.simulated import simulated
 from benchmarks.claims import autoscaling
+from benchmarks.claims.bench import Bench
 from benchmarks.report import MeasuringFailed, Row
 
 pytestmark = pytest.mark.slow
@@ -135,11 +136,25 @@ def test_the_claim_shows_ours_and_what_it_is_compared_with() -> None:
     ]
 
 
-def test_the_claim_is_measured_with_the_real_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from benchmarks.claims.bench import Bench
+def test_the_claim_takes_the_traces_that_are_given(
+    monkeypatch: pytest.MonkeyPatch, files: dict[str, Path], tmp_path: Path
+) -> None:
+    asked: list[Comparison] = []
+    monkeypatch.setattr(autoscaling, "measure", lambda chosen: asked.extend(chosen) or [])
+    given = Bench(tmp_path, say=lambda _text: None, traces=tuple(files.values()))
+    autoscaling.CLAIM.measure(given, "full")
+    assert [one.label for one in asked] == ["conversations, Poisson", "conversations, bursty"]
+    for one in asked:
+        assert one.arguments[0] == str(files["rates.csv"])
+        assert f"--lengths {files['azure.csv']}" in " ".join(one.arguments)
+    asked.clear()
+    autoscaling.CLAIM.measure(Bench(tmp_path, say=lambda _text: None), "full")
+    assert {one.arguments[0] for one in asked} == {"generated"}
 
+
+def test_the_claim_is_measured_with_the_real_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     short = Comparison("conversations, Poisson", ("generated", "--days", "0.1", "--policy", "forecast"))
-    monkeypatch.setattr(autoscaling, "chosen", lambda _scale: [short])
+    monkeypatch.setattr(autoscaling, "chosen", lambda _files, _scale: [short])
     found = autoscaling.CLAIM.measure(Bench(tmp_path, say=lambda _text: None), "quick")
     names = [one.name for one in found.rows]
     assert "conversations, Poisson: cold start 120 s: forecast" in names

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -18,8 +19,9 @@ from gainshare.cli.maintainer import audit as audit_command
 from gainshare.gateway import services
 from gainshare.gateway.metering import Metered
 from gainshare.gateway.models import RequestStatus, UsageRecord
-from gainshare.gateway.recompute import recompute
+from gainshare.gateway.recompute import READING, recompute
 from gainshare.ledger import services as ledger
+from gainshare.ledger.price_book import publish_price
 from gainshare.ledger.pricing import Arrival, Usage, bill
 from tests.gainshare.gateway.charged_world import ALL_TERMS, GB_S, PRICES, PROMPT, Charged, over_midnight
 
@@ -117,6 +119,54 @@ def test_another_price_version_is_another_bill(charged: Charged) -> None:
     other = charged.price(**{**ALL_TERMS, "output": 3_999_999, "memory_share_ppm": 0})
     UsageRecord.objects.filter(pk=record.pk).update(price=other)
     assert {each.what for each in recompute().differences} >= {"bill_lines", "hold_microcredits"}
+
+
+def test_a_row_that_agrees_with_a_version_no_longer_in_force_is_found(charged: Charged) -> None:
+    """Bill, hold and ledger all follow the old version, so that only its time tells."""
+    old = charged.price()
+    new = charged.price(**{**ALL_TERMS, "output": 3_999_999, "memory_share_ppm": 0})
+    record = charged.settled(old, over_midnight())
+    good = charged.settled(new, over_midnight())
+    assert recompute().differences == ()  # the price was read just before the admission
+    UsageRecord.objects.update(created_at=new.created_at + timedelta(hours=1))
+    (found,) = recompute().differences
+    assert (found.request_id, found.what) == (str(record.pk), "price")
+    assert f"version {old.pk} " in found.stored and f"version {new.pk} " in found.recomputed
+    UsageRecord.objects.update(created_at=new.created_at + READING)
+    assert {each.request_id for each in recompute().differences} == {str(record.pk)}
+    UsageRecord.objects.update(created_at=new.created_at + READING - timedelta(milliseconds=1))
+    assert recompute().differences == ()
+    assert good.price == new
+
+
+def test_a_version_that_was_published_later_is_found(charged: Charged) -> None:
+    price = charged.price()
+    charged.settled(price, over_midnight())
+    UsageRecord.objects.update(created_at=price.effective_at - timedelta(hours=1))
+    (found,) = recompute().differences
+    assert (found.what, found.recomputed) == ("price", "no version was in force")
+
+
+def test_a_version_of_another_model_is_found(charged: Charged) -> None:
+    own = charged.price()
+    other = publish_price(
+        model="other", effective_at=own.effective_at, actor=charged.world.maintainer, **ALL_TERMS
+    )
+    charged.settled(other, over_midnight())
+    (found,) = recompute().differences
+    assert found.what == "price" and "of other" in found.stored and "of tiny" in found.recomputed
+
+
+def test_versions_are_read_once_for_all_rows(charged: Charged) -> None:
+    price = charged.price()
+    charged.settled(price, over_midnight())
+    with CaptureQueriesContext(connection) as one:
+        recompute()
+    for _ in range(5):
+        charged.settled(price, over_midnight())
+    with CaptureQueriesContext(connection) as six:
+        recompute()
+    assert len(one) == len(six)
 
 
 @settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)

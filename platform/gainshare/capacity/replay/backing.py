@@ -31,6 +31,11 @@ class Discount:
         return self.backed < self.size
 
     @property
+    def unbacked(self) -> float:
+        """Share of the discount that is a subsidy, from 0 to 1."""
+        return max(0.0, 1 - self.backed / self.size)
+
+    @property
     def says(self) -> str:
         if not self.is_subsidy:
             return f"backed by a measured cost: {self.reason}"

@@ -57,11 +57,14 @@ def trace_rows(each: Replayed, *, nodes: Nodes, book: PriceTable) -> Iterator[Ro
     changes = costs.changes
     for part, change in changes.items():
         yield _figure(f"{each.name}: part of {part}", _percent(change), _part(part, each, book))
-    subsidies = [discount.part for discount in discounts(book) if discount.backed == 0]
+    subsidies = [discount for discount in discounts(book) if discount.is_subsidy]
+    without = ", ".join(
+        one.part if one.backed == 0 else f"{one.unbacked:.0%} of {one.part}" for one in subsidies
+    )
     yield _figure(
         f"{each.name}: without subsidies",
-        _percent(costs.change - sum(changes[part] for part in subsidies)),
-        f"without {', '.join(subsidies)}" if subsidies else "there are none",
+        _percent(costs.change - sum(changes[one.part] * one.unbacked for one in subsidies)),
+        f"without {without}" if subsidies else "there are none",
     )
     yield _figure(
         f"{each.name}: at a new site's price of cached input",

@@ -23,7 +23,8 @@ def within_budget(
 ) -> tuple[dict[str, int], str]:
     """The counts that ``left`` micro-credits pay for, and a note about what was left out (empty: nothing).
 
-    What runs is kept before anything is started; the dearest class is left out first. None is no limit.
+    What runs is kept before anything is started; the dearest class is left out first. None is no limit. What nodes that
+    drain or hang still cost is in no fleet and already taken off ``left`` (`costs.ending_cost`).
     """
     if left is None:
         return dict(wanted), ""

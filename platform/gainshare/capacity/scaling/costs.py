@@ -14,7 +14,8 @@ from uuid import UUID
 
 from django.db.models import Q
 
-from gainshare.capacity.models import Node
+from gainshare.capacity.models import LIVE, Node, NodeState
+from gainshare.capacity.scaling.budget import STOP_S
 
 HOUR_US = 3_600_000_000
 DAY = timedelta(days=1)
@@ -69,6 +70,25 @@ def spent_today(model: str, now: datetime) -> int:
     """Micro-credits that the model's nodes have cost since midnight, UTC."""
     start = day_start(now)
     return sum(cost_of(held, start=start, end=now) for held in node_times(start=start, end=now, model=model))
+
+
+def ending_cost(model: str, now: datetime) -> int:
+    """Micro-credits set aside for the model's nodes that drain or hang, which count in no fleet.
+
+    Each costs for STOP_S more, at most until midnight, at the price of its start. One whose device also has a node that
+    counts costs nothing, because the device costs once.
+    """
+    ends = min(now + timedelta(seconds=STOP_S), day_start(now) + DAY)
+    live = list(Node.objects.filter(model=model, state__in=LIVE))
+    ending = [node for node in live if node.state == NodeState.DRAINING or node.hung_at is not None]
+    counted = {(node.host_id, node.device) for node in live if node not in ending}
+    prices: dict[tuple[UUID, int], int] = {}
+    for node in ending:
+        device = node.host_id, node.device
+        if device not in counted:
+            prices[device] = max(prices.get(device, 0), node.price_microcredits_per_device_hour)
+    microseconds = (ends - now) // timedelta(microseconds=1)
+    return sum(-(-price * microseconds // HOUR_US) for price in prices.values())  # each rounded up
 
 
 def cost_by_day(

@@ -8,10 +8,10 @@ from datetime import datetime, timedelta
 
 import numpy as np
 from django.conf import settings
-from django.db.models import Q, QuerySet, Sum
+from django.db.models import Max, Q, QuerySet, Sum
 
 from gainshare.capacity.lengths import Lengths, recent_lengths
-from gainshare.capacity.models import LIVE, ActuatorName, DeviceClass, Host, Node, ServedModel
+from gainshare.capacity.models import LIVE, ActuatorName, DeviceClass, Host, Node, NodeState, ServedModel
 from gainshare.capacity.policies.observed import ClassFacts
 from gainshare.capacity.policies.service_times import ServiceTimes, described
 from gainshare.capacity.routing.estimates import work_tokens
@@ -36,7 +36,7 @@ def _facts(
     rates = measured(served.name, device_class.name)
     facts = ClassFacts(
         name=device_class.name,
-        price=device_class.price_microcredits_per_device_hour,
+        price=projected_price(device_class, served.name),
         slots=served.slots,
         requests_per_s=rates.requests_per_s,
         cold_start_s=cold_start_s(device_class, served.name),
@@ -45,6 +45,19 @@ def _facts(
     )
     times = service_times(rates, lengths)
     return facts if times is None else described(facts, times, served.token_p99_ms / 1000)
+
+
+def projected_price(device_class: DeviceClass, model: str) -> int:
+    """The most that a node of the class costs in an hour: its price, or that of the start of one of the model's nodes.
+
+    A node costs what its class cost when it was started, so a lower price saves nothing before such nodes have ended.
+    Those that drain are left out, because `costs.ending_cost` has them.
+    """
+    nodes = Node.objects.filter(
+        host__device_class=device_class, model=model, state__in=(NodeState.STARTING, NodeState.READY)
+    )
+    started = nodes.aggregate(most=Max("price_microcredits_per_device_hour"))["most"]
+    return max(device_class.price_microcredits_per_device_hour, started or 0)
 
 
 def service_times(rates: Rates, lengths: Sequence[Lengths]) -> ServiceTimes | None:

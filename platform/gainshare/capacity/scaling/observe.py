@@ -11,7 +11,7 @@ from gainshare.capacity.models import LIVE, Node, NodeState, ServedModel
 from gainshare.capacity.policies.observed import ClassFacts, Fleet, Load, Objective
 from gainshare.capacity.policies.service_times import reachable
 from gainshare.capacity.routing.load import load_of
-from gainshare.capacity.scaling.costs import DAY, day_start, spent_today
+from gainshare.capacity.scaling.costs import DAY, day_start, ending_cost, spent_today
 from gainshare.capacity.scaling.facts import facts_of
 
 
@@ -99,12 +99,13 @@ def fleet_of(nodes: list[Node], device_class: str) -> Fleet:
 
 
 def objective_of(served: ServedModel, now: datetime) -> Objective:
-    """The model's promise, and what is left of the day's budget."""
+    """The model's promise, and what is left of the day's budget once nodes that drain or hang are paid."""
     budget = served.budget_microcredits_per_day
+    spent = spent_today(served.name, now) + ending_cost(served.name, now)
     return Objective(
         first_token_p99_s=served.first_token_p99_ms / 1000,
         token_p99_s=served.token_p99_ms / 1000,
-        budget_left_today=None if budget is None else budget - spent_today(served.name, now),
+        budget_left_today=None if budget is None else budget - spent,
     )
 
 

@@ -11,6 +11,7 @@ from gainshare.capacity.scaling.costs import (
     cost_by_day,
     cost_of,
     day_start,
+    ending_cost,
     node_times,
     spent_today,
 )
@@ -76,6 +77,26 @@ def test_the_price_at_its_start_is_what_a_node_costs() -> None:
     assert spent_today("other", now) == 0
     assert len(node_times(start=start, end=now)) == 1
     assert len(node_times(start=start - 2 * HOUR, end=now)) == 2
+
+
+@pytest.mark.django_db
+def test_nodes_that_count_in_no_fleet_cost_two_minutes_more() -> None:
+    """One that drains and one that hangs; one that serves, and one that drains beside its successor, do not count."""
+    host = make_host(make_class(price=3600), devices=4)
+    noon = day_start(timezone.now()) + timedelta(hours=12)
+    for device, berth, state, hung_at in (
+        (0, 0, "draining", None),
+        (1, 0, "ready", noon),
+        (2, 0, "ready", None),
+        (3, 0, "draining", None), (3, 1, "ready", None),
+    ):  # fmt: skip
+        Node.objects.create(
+            host=host, device=device, berth=berth, model=MODEL, reason="test", state=state, hung_at=hung_at,
+            price_microcredits_per_device_hour=7200,
+        )  # fmt: skip
+    assert ending_cost(MODEL, noon) == 2 * 2 * 120
+    assert ending_cost(MODEL, noon + timedelta(hours=12, seconds=-5)) == 2 * 2 * 5
+    assert ending_cost("other", noon) == 0
 
 
 @pytest.mark.django_db

@@ -9,7 +9,7 @@ from pytest_django import Settings
 
 from gainshare.capacity.hosts.nodes import order
 from gainshare.capacity.lengths import Lengths
-from gainshare.capacity.models import Decision, NodeState, NodeWindow
+from gainshare.capacity.models import Decision, Node, NodeState, NodeWindow
 from gainshare.capacity.policies.observed import ClassFacts, Objective
 from gainshare.capacity.policies.service_times import reachable
 from gainshare.capacity.routing.estimates import BASE_TOKENS
@@ -201,6 +201,21 @@ def test_a_class_that_was_never_measured_does_as_the_slowest(lengths: list[Lengt
         assert (
             getattr(facts["unseen"], name) == getattr(facts["slow"], name) != getattr(facts["fast"], name)
         ), name
+
+
+@pytest.mark.django_db
+def test_a_lowered_price_counts_once_its_dear_nodes_have_ended() -> None:
+    one = make_class(price=10)
+    make_host(one, devices=2)
+    served = serve(one)
+    now = timezone.now()
+    assert order(model=MODEL, device_class=one, reason="first") is not None
+    for price, projected in ((4, 10), (12, 12), (4, 10)):
+        one.price_microcredits_per_device_hour = price
+        one.save()
+        assert observe(served, now).classes[0].price == projected
+    Node.objects.update(state=NodeState.DRAINING)  # it is counted by itself
+    assert observe(served, now).classes[0].price == 4
 
 
 def test_a_node_s_steps_are_the_engine_s_default() -> None:

@@ -264,6 +264,51 @@ def test_the_budget_stops_what_would_pass_it() -> None:
     assert "budget" not in latest().reason
 
 
+@pytest.mark.parametrize("policy", ["fixed", "hpa"])
+@pytest.mark.parametrize("left_s", [50, -10])
+def test_a_lowered_price_keeps_no_node_beyond_the_budget(policy: str, left_s: int) -> None:
+    """The nodes still cost what their class cost at their start."""
+    device_class = make_class(price=3_600_000)  # 1,000 micro-credits a second
+    make_host(device_class, devices=4)
+    served = serve(
+        device_class,
+        fixed_nodes=2,
+        is_automatic=policy == "hpa",
+        policy=policy,
+        budget_microcredits_per_day=100_000_000,
+    )
+    for _ in range(2):
+        assert order(model=MODEL, device_class=device_class, reason="before") is not None
+    make_ready(*live())
+    take_seats(live()[0], 4)  # a policy wants to keep both
+    take_seats(live()[1], 4)
+    device_class.price_microcredits_per_device_hour = 0
+    device_class.save()
+    late = day_start(timezone.now()) + timedelta(days=1, hours=20)
+    # The budget pays 50,000 s of both: it is nearly spent, or passed.
+    Node.objects.update(created_at=late - timedelta(seconds=50_000 - left_s))
+    Host.objects.update(last_seen_at=late)
+    loop.scale(served.pk, late)
+    assert live(NodeState.READY) == [] and latest().wanted == {"cpu-small": 0}
+
+
+def test_a_node_that_drains_is_paid_before_another_one_starts() -> None:
+    device_class = make_class(price=3_600_000)
+    make_host(device_class, devices=4)
+    served = serve(device_class, fixed_nodes=1, budget_microcredits_per_day=50_000_000)
+    assert order(model=MODEL, device_class=device_class, reason="before") is not None
+    (node,) = live()
+    late = day_start(timezone.now()) + timedelta(days=1, hours=20)
+    # 700 s are left: enough for the start of a second one, and not while the first one may still cost 120 s.
+    Node.objects.update(state=NodeState.DRAINING, created_at=late - timedelta(seconds=49_300))
+    Host.objects.update(last_seen_at=late)
+    loop.scale(served.pk, late)
+    assert live() == [node] and "580000 micro-credits left, without 1 cpu-small" in latest().reason
+    Node.objects.update(state=NodeState.ENDED, ended_at=late)
+    loop.scale(served.pk, late)
+    assert len(live(NodeState.STARTING)) == 1
+
+
 def test_measured_cold_starts_replace_the_stated_one() -> None:
     device_class = make_class(cold_start_s=300)
     make_host(device_class, devices=4)

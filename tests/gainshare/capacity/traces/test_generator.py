@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import islice, pairwise
+from pathlib import Path
 from random import Random
 
 import pytest
 
+from gainshare.capacity.traces.formats import read_rates, read_trace
 from gainshare.capacity.traces.generator import generate
 from gainshare.capacity.traces.requests import Trace
 from gainshare.capacity.traces.statistics import statistics
@@ -25,6 +27,13 @@ AZURE_OUTPUT = {10: 54, 25: 85, 50: 129, 75: 395, 90: 424, 99: 601}
 AZURE_PROMPT_MEAN, AZURE_OUTPUT_MEAN = 1155, 211
 SERVEGEN_DAYS = [0.37, 0.37, 0.40, 0.41, 0.48, 0.49, 0.51, 0.55, 0.57, 0.58, 0.61, 0.65, 0.66, 0.84]
 SERVEGEN_FORTNIGHT = 0.336
+
+
+SAMPLES = Path(__file__).resolve().parents[5] / "shared/data"
+MOONCAKE, AZURE, SERVEGEN = (
+    SAMPLES / name
+    for name in ("mooncake_synthetic_trace.jsonl", "azure_llm_conv.csv", "servegen_mlarge_10min_rate.csv")
+)
 
 
 def resembles(found: dict[int, int], published: dict[int, int], *, factor: float) -> bool:
@@ -57,6 +66,30 @@ def test_rates_resemble_servegens(seed: int) -> None:
     assert all(SERVEGEN_DAYS[0] <= day <= SERVEGEN_DAYS[-1] for day in days), days
     assert days[7] == pytest.approx(SERVEGEN_DAYS[7], abs=0.1)
     assert rates.mean_to_peak == pytest.approx(SERVEGEN_FORTNIGHT, abs=0.1)
+
+
+@pytest.mark.skipif(
+    not all(sample.is_file() for sample in (MOONCAKE, AZURE, SERVEGEN)),
+    reason=f"expected: NO PUBLIC TRACES HERE: {SAMPLES} has not all three",
+)
+def test_the_figures_above_are_those_of_the_samples() -> None:
+    """Lengths within 0.1 % (means are noted in whole tokens, so within 0.5), shares within half of their last digit."""
+    mooncake, azure = (statistics(read_trace(sample)) for sample in (MOONCAKE, AZURE))
+    for found, noted in (
+        (mooncake.prompt.quantiles, MOONCAKE_PROMPT), (mooncake.output.quantiles, MOONCAKE_OUTPUT),
+        (azure.prompt.quantiles, AZURE_PROMPT), (azure.output.quantiles, AZURE_OUTPUT),
+    ):  # fmt: skip
+        assert {percent: found[percent] for percent in noted} == pytest.approx(noted, rel=0.001)
+    for mean, noted_mean in (
+        (mooncake.prompt.mean, MOONCAKE_PROMPT_MEAN), (mooncake.output.mean, MOONCAKE_OUTPUT_MEAN),
+        (azure.prompt.mean, AZURE_PROMPT_MEAN), (azure.output.mean, AZURE_OUTPUT_MEAN),
+    ):  # fmt: skip
+        assert mean == pytest.approx(noted_mean, abs=0.5)
+    assert mooncake.reusable_share == pytest.approx(MOONCAKE_REUSABLE, abs=0.0005)
+    rates = read_rates(SERVEGEN)
+    days = sorted(rates.part(day * 144, 144).mean_to_peak for day in range(14))
+    assert days == pytest.approx(SERVEGEN_DAYS, abs=0.005)
+    assert rates.mean_to_peak == pytest.approx(SERVEGEN_FORTNIGHT, abs=0.0005)
 
 
 def test_a_workload_unlike_the_samples_is_noticed() -> None:
