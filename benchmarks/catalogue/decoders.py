@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
+from benchmarks.canary import order
 from benchmarks.catalogue.facts import (
     MIB,
     TIME_GUARD,
@@ -185,6 +186,7 @@ PREFILL = SuiteInfo(
     caller="the prompts that wait: they are the call, and the scheduler divides them into steps",
     sizes=_PREFILL,
     guard=TIME_GUARD,
+    lines=(order.PREFILL,),
 )
 
 _DECODE_DEMO = (alone("demo", "context-200", 4, around(200, 20), 512),)
@@ -210,6 +212,7 @@ DECODE = SuiteInfo(
     caller="one id, sampled from the logits before it; of other sequences nothing new",
     sizes=_DECODE,
     guard=TIME_GUARD,
+    lines=(order.DECODE,),
 )
 
 _DECODE_BATCHED = sizes(
@@ -235,6 +238,7 @@ DECODE_BATCHED = SuiteInfo(
     caller="the ids of all running sequences: the batch is the call",
     sizes=_DECODE_BATCHED,
     guard=TIME_GUARD,
+    lines=(order.DECODE,),
 )
 
 
@@ -294,6 +298,7 @@ PEAK_MEMORY = SuiteInfo(
     worst_case_log_ppm=-19_803,  # ln 1/1.02: memory hardly varies from run to run
     needs_peak_counter=True,
     sizes=_PEAK_MEMORY,
+    lines=(order.MEMORY,),
 )
 
 SUITES = (PREFILL, DECODE, DECODE_BATCHED, CHECKPOINT_LOAD, PEAK_MEMORY)

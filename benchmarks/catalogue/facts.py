@@ -140,6 +140,10 @@ class SuiteInfo:
     worst_case_log_ppm: int = -51_293  # ln 0.95
     needs_peak_counter: bool = False  # awards only where the kernel counted peaks of memory
     guard: GuardInfo | None = None  # None: it does not guard other suites' gains
+    lines: tuple[str, ...] = ()  # of a bill that it measures, as `benchmarks.canary.order` names them
+    parts: tuple[
+        str, ...
+    ] = ()  # lines of which it measures a part; with no line and no part there is no royalty
 
     def size(self, preset: str) -> Size:
         """The sizes of a preset; raises UnknownSuite with the presets that exist."""

@@ -1,5 +1,6 @@
 """Suites of one MoE layer: `moe_forward` and `moe_backward`."""
 
+from benchmarks.canary import order
 from benchmarks.catalogue.facts import (
     TIME_GUARD,
     TIME_LIMITS,
@@ -77,6 +78,7 @@ MOE_FORWARD = SuiteInfo(
     caller="the batch of this step; the next batch depends on its outputs",
     sizes=_FORWARD,
     guard=TIME_GUARD,
+    parts=(order.PREFILL, order.DECODE),
 )
 
 # As many tokens as keep what is computed large in comparison with what is sent.

@@ -16,8 +16,10 @@ import numpy as np
 from benchmarks.canary.order import DECODE
 from benchmarks.power.pay import Pay, trick_row
 from benchmarks.report import Row
-from benchmarks.sharing.royalties import Claim, Law, counted, credits_of, day_pay
-from benchmarks.sharing.savings import MILLION, Served, placed
+from benchmarks.sharing.credits import Gain, line_credits, without_effect
+from benchmarks.sharing.lines import measures
+from benchmarks.sharing.royalties import Claim, Law, counted, day_pay
+from benchmarks.sharing.savings import MILLION, Saving, Served, placed
 
 LAW = Law()
 GAINS = (0.05, 0.2)  # nats
@@ -26,6 +28,8 @@ QUANTILE = 1.645
 PIECES = (2, 5)
 OTHERS_GAIN = 0.1
 REDRAWS = 5
+CONFIRMED_PPM = MILLION  # the log of the player's gains in their suite, more than any saves in service
+WITHOUT_EFFECT_TIMES = 10  # as many runs: 1 canary in 20 errs
 DAY_SPENDING = 10**9  # micro-credits before the gains, of others
 START = datetime(2026, 1, 1, tzinfo=UTC)
 CLOCK_MINUTES = 10  # a tree that is 20 % slower than its canary is rolled back within this
@@ -35,6 +39,9 @@ MINUTES = 24 * 60
 PLAYER, OTHER = 1, 2
 LARGEST_PPM = 990_000
 NAMES = 5
+UNRELATED_GAIN = 2.0  # nats of a gain that changes nothing in service, merged into the same deployment
+UNRELATED = ("train_step", "moe_backward", "checkpoint_load", "time_to_loss", "quality", "moe_forward")
+SMALL_GAIN, PUSHED = 0.02, 0.3  # nats: a gain, and a saving that no one measured and that lands with it
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +62,9 @@ def sharing_rows(runs: int) -> Iterator[Row]:
     """All rows, `runs` simulated contributors each where canaries are noisy."""
     for number, (gain, spread) in enumerate((gain, spread) for gain in GAINS for spread in SPREADS):
         yield from _deployments(gain, spread, runs, 30_000 + 100 * number)
+    for number, spread in enumerate(SPREADS):
+        yield _without_effect(spread, WITHOUT_EFFECT_TIMES * runs, 40_000 + number)
+    yield from _in_company()
     yield from _traffic()
     yield from _canary_only()
 
@@ -114,10 +124,14 @@ def _earned(play: Sequence[Deployed], history: Sequence[Served]) -> float:
     total = 0
     begun: dict[str, int] = {}
     least: dict[str, int] = {}
-    for step, each in zip(play, placed(history), strict=True):
+    of_tree = {step.tree: frozenset({step.gain} - {""}) for step in play}
+    found = placed(history)
+    for step, each in zip(play, found, strict=True):
         if not step.gain or DECODE not in each.savings:
             continue
-        [credit] = credits_of(each.savings[DECODE].ppm, [1], [least.get(step.gain)])
+        useless = without_effect(DECODE, each, found, lambda tree: of_tree[tree])
+        gain = Gain(step.gain, CONFIRMED_PPM, measures("decode"))
+        credit = line_credits(each.savings[DECODE], [gain], least | dict.fromkeys(useless, 0))[step.gain]
         least[step.gain] = credit
         ends = begun.setdefault(step.gain, step.day) + LAW.days
         if step.lost_day is not None:
@@ -131,6 +145,52 @@ def _day(credit: int) -> int:
     claim = Claim("gain", PLAYER, OTHER, credit, LAW.share_ppm, DAY_SPENDING)
     price = DAY_SPENDING * (MILLION - credit) // MILLION
     return day_pay([claim], {OTHER: price}).get("gain", 0)
+
+
+def _without_effect(spread: float, runs: int, seed: int) -> Row:
+    """A gain in its suite that saves nothing in service: rolled back until a canary errs, against deployed once."""
+    draws = np.random.default_rng(seed).normal(0.0, spread, (runs, REDRAWS)).tolist()
+    once = Pay.of(np.array([paid(_redrawn(1), spread, row[:1]) for row in draws], dtype=float))
+    again = Pay.of(np.array([until_seen(spread, row) for row in draws], dtype=float))
+    name = f"royalties, a true gain of 0 drawn again, up to {REDRAWS} times: canary's sd {spread:.1%}"
+    return trick_row(name, again.over(once), runs)
+
+
+def until_seen(spread: float, draws: Sequence[float]) -> float:
+    """Pay where the tree is rolled back, and deployed again with a change around it, until its canary sees a saving."""
+    seen = next((place for place, draw in enumerate(draws) if draw > QUANTILE * spread), len(draws) - 1)
+    return paid(_redrawn(seen + 1), spread, draws[: seen + 1])
+
+
+def _redrawn(times: int) -> list[Deployed]:
+    """A gain without effect in so many trees, all but the last of which are rolled back."""
+    lost = [Deployed(f"a{each}", 0.0, each, "a", each + 1) for each in range(times - 1)]
+    return [*lost, Deployed(f"a{times - 1}", 0.0, times - 1, "a")]
+
+
+def _in_company() -> Iterator[Row]:
+    """Gains that come with others in one deployment, and a saving that comes with a small gain."""
+    for gain in GAINS:
+        real = Gain("real", int(gain * MILLION), measures("decode"))
+        saving = placed([_clocked(2 * gain)])[0].savings[DECODE]
+        others = replace(real, id="other")
+        honest = _credit(saving, [real, others], "real")
+        for suite in UNRELATED:
+            unrelated = Gain("unrelated", int(UNRELATED_GAIN * MILLION), measures(suite))
+            own = _credit(saving, [real, others, unrelated], "real", "unrelated")
+            name = f"an unrelated gain in the same deployment: {UNRELATED_GAIN:g} nats of {suite} with {gain:.0%} of decode"
+            yield trick_row(f"royalties, {name}", Pay(own / honest, 0.0), 1)
+    small = Gain("small", int(SMALL_GAIN * MILLION), measures("decode"))
+    honest = _credit(placed([_clocked(SMALL_GAIN)])[0].savings[DECODE], [small], "small")
+    pushed = _credit(placed([_clocked(SMALL_GAIN + PUSHED)])[0].savings[DECODE], [small], "small")
+    name = f"a gain of {SMALL_GAIN:.0%} with a push of {PUSHED:.0%} that no one measured"
+    yield trick_row(f"royalties, {name}", Pay(pushed / honest, 0.0), 1)
+
+
+def _credit(saving: Saving, gains: Sequence[Gain], *own: str) -> float:
+    """A day's pay of the player's gains among these."""
+    credited = line_credits(saving, gains, {})
+    return float(sum(_day(credited.get(name, 0)) for name in own))
 
 
 def _traffic() -> Iterator[Row]:

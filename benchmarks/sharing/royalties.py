@@ -47,8 +47,7 @@ MOST_DAYS = 3650
 def credits_of(saving_ppm: int, logs: Sequence[int], most: Sequence[int | None] | None = None) -> list[int]:
     """Split a saving among gains by the logs of their confirmed bounds, in their order; the rest belongs to no one.
 
-    ``most`` are what the same gains were credited on this line before, None for new ones: a deployment that was rolled
-    back and comes again credits no gain with more than the first time.
+    ``most`` are limits of the same gains, None where there is none.
     """
     if saving_ppm < 0 or any(log <= 0 for log in logs):
         raise ValueError("a saving is not negative, and a gain's log is above zero")

@@ -51,7 +51,17 @@ class Saving:
 
     @property
     def ppm(self) -> int:
-        return remaining_ppm(self.level_before_log_ppm) - remaining_ppm(self.level_log_ppm)
+        return saved_ppm(self.level_before_log_ppm, self.level_log_ppm)
+
+    def above_ppm(self, level_log_ppm: int) -> int:
+        """What of it is above a level, in millionths of a price that has this level in it already."""
+        return saved_ppm(self.level_before_log_ppm - level_log_ppm, self.level_log_ppm - level_log_ppm)
+
+    def below_ppm(self, level_log_ppm: int) -> int:
+        """What of it such a price has in it already, in millionths of the price before all gains."""
+        return saved_ppm(
+            min(self.level_before_log_ppm, level_log_ppm), min(self.level_log_ppm, level_log_ppm)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +79,11 @@ def remaining_ppm(level_log_ppm: int) -> int:
         return MILLION
     exponent = EXACT.divide(Decimal(-level_log_ppm), Decimal(MILLION))
     return int(EXACT.multiply(EXACT.exp(exponent), Decimal(MILLION)).to_integral_value(rounding=ROUND_FLOOR))
+
+
+def saved_ppm(level_before_log_ppm: int, level_log_ppm: int) -> int:
+    """What a move from one level to another saves, in millionths of the price at level 0."""
+    return remaining_ppm(level_before_log_ppm) - remaining_ppm(level_log_ppm)
 
 
 def placed(history: Iterable[Served]) -> list[Placed]:

@@ -96,14 +96,35 @@ def _ask_by_setting(setting: AutomaticDeploy) -> None:
             "The tip was not reached by measured merges alone, so it is not deployed by itself. A maintainer can "
             "deploy it."
         )
+    _require_reviewed(lineage, setting.model, merged)
+    if QUALITY in (suites := {one.bounty.suite for one in merged}) and len(suites) > 1:
+        raise WrongState(
+            f"A gain of the suite {QUALITY} may change answers, so the canary would not compare those of the other "
+            "gains merged with it. The tip is not deployed by itself; a maintainer can deploy it."
+        )
+    _ask(lineage, setting.model, actor=None, reason=f"{lineage.name} deploys its tip by itself")
+    AutomaticDeploy.objects.filter(pk=setting.pk).update(asked_tree=lineage.tip_id, problem="")
+
+
+def _require_reviewed(lineage: Lineage, model: str, merged: list[Submission]) -> None:
+    """Raises WrongState unless all of the tip was deployed by a maintainer, or is installed, or was accepted often enough."""
+    serving = serving_tree(model)
+    if not merged and lineage.tip_id != serving:
+        raise WrongState(
+            "No merge led to the tip: it is the tree that the lineage began with, which no one has accepted, so it is "
+            "not deployed by itself. A maintainer can deploy it."
+        )
+    if not serving and lineage.origin_id != shipped_tree(blob_store()).hash:
+        raise WrongState(
+            "The lineage began with an uploaded tree that no one has accepted and that never served, so the tip is not "
+            "deployed by itself. A maintainer can deploy it; later tips then are."
+        )
     lacking = next((one for one in merged if acceptances(one)[0] < DEPLOY_ACCEPTANCES), None)
     if lacking is not None:
         raise WrongState(
             f"The merge of submission {lacking.pk} has fewer than {DEPLOY_ACCEPTANCES} acceptances, so the tip is not "
             "deployed by itself. A maintainer can deploy it; bounties that ask for two reviewers get tips that are."
         )
-    _ask(lineage, setting.model, actor=None, reason=f"{lineage.name} deploys its tip by itself")
-    AutomaticDeploy.objects.filter(pk=setting.pk).update(asked_tree=lineage.tip_id, problem="")
 
 
 def _note_problem(setting: AutomaticDeploy, problem: str) -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
-from uuid import uuid5
+from uuid import UUID, uuid5
 
 from django.db import transaction
 from django.db.models import Q, QuerySet, Sum
 
 from benchmarks.faults import fault_point
+from benchmarks.sharing.references import Reference
 from benchmarks.sharing.royalties import COUNTING_SOURCES, Claim, day_pay
+from benchmarks.sharing.savings import Placed
 from bounty.models import RoyaltyDay, RoyaltyPayment, RoyaltyTerm, SubmissionState
 from bounty.services.bounties import step_id
 from bounty.services.royalties.terms import NAMESPACE
@@ -19,9 +22,11 @@ from bounty.services.series.contents import Contents
 from gainshare.accounts.once import claim
 from gainshare.gateway.models import UsageRecord
 from gainshare.gateway.prices.comparisons import before_by_line
+from gainshare.gateway.prices.gains import savings_of
+from gainshare.gateway.prices.references import reference_levels, saving_of
 from gainshare.ledger import services as ledger
 from gainshare.ledger.kinds import TransferKind, TransferState
-from gainshare.ledger.models import Transfer
+from gainshare.ledger.models import PriceVersion, Transfer
 
 COUNTING_LOTS = Q(from_account__source__in=COUNTING_SOURCES) & (
     ~Q(from_account__source="award") | Q(from_account__reference__startswith="award:")
@@ -65,10 +70,11 @@ def terms_of_day(model: str, start: datetime) -> QuerySet[RoyaltyTerm]:
 
 def _claims(terms: list[RoyaltyTerm], model: str, start: datetime) -> tuple[list[Claim], dict[int, int]]:
     """What each payer's tokens owe each term, and what each payer paid from lots that count."""
-    before: dict[tuple[RoyaltyTerm, int], int] = defaultdict(int)
+    before: dict[tuple[RoyaltyTerm, int, int], int] = defaultdict(int)
     paid: dict[int, int] = defaultdict(int)
     contents = {term.submission.bounty.lineage: None for term in terms}
     by_lineage = {lineage.pk: Contents(lineage) for lineage in contents}
+    parts = _Parts(savings_of(model))
     for record, counted in _paid_requests(model, start):
         paid[record.user_id] += counted
         owing = [term for term in terms if _owes(record, term, by_lineage)]
@@ -76,12 +82,30 @@ def _claims(terms: list[RoyaltyTerm], model: str, start: datetime) -> tuple[list
             lines = before_by_line(record)
             for term in owing:
                 amount = lines.get(term.line, 0) * counted // record.charged_microcredits
-                before[term, record.user_id] += amount
+                before[term, record.user_id, parts.of(term, record.price)] += amount
     claims = [
-        Claim(str(term.pk), term.person_id, payer, term.saving_ppm, term.share_ppm, amount)
-        for (term, payer), amount in before.items()
+        Claim(str(term.pk), term.person_id, payer, saving_ppm, term.share_ppm, amount)
+        for (term, payer, saving_ppm), amount in before.items()
     ]
     return claims, dict(paid)
+
+
+@dataclass
+class _Parts:
+    """Each term's part of what its deployment saves, in millionths of the reference prices of a version."""
+
+    history: list[Placed]
+    _references: dict[int, Reference] = field(default_factory=dict)
+    _known: dict[tuple[UUID, int], int] = field(default_factory=dict)
+
+    def of(self, term: RoyaltyTerm, price: PriceVersion) -> int:
+        if (term.pk, price.pk) not in self._known:
+            if price.pk not in self._references:
+                self._references[price.pk] = reference_levels(price, self.history)
+            saving = saving_of(self.history, str(term.deployment_id), term.line)
+            part = self._references[price.pk].claim_ppm(saving, term.saving_ppm)
+            self._known[term.pk, price.pk] = part
+        return self._known[term.pk, price.pk]
 
 
 def _owes(record: UsageRecord, term: RoyaltyTerm, contents: dict[int, Contents]) -> bool:

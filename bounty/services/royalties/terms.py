@@ -7,7 +7,8 @@ from django.db.models import Min, QuerySet
 from django.utils import timezone
 
 from benchmarks.faults import fault_point
-from benchmarks.sharing.royalties import credits_of
+from benchmarks.sharing.credits import Gain, line_credits, new_gains, without_effect
+from benchmarks.sharing.lines import measures
 from benchmarks.sharing.savings import Placed
 from bounty.models import EndedBy, Lineage, RoyaltyTerm, Submission, SubmissionState
 from bounty.services.royalties.laws import law_of
@@ -26,8 +27,9 @@ NAMESPACE = UUID("a8ef9a27-6c0b-4a6e-8dd0-3b1b0c3d2f90")
 def note_deployment(deployment_id: UUID) -> list[RoyaltyTerm]:
     """Begin the terms of the gains that this deployment is the first to serve. Repeating changes nothing.
 
-    They share its saving on each line by their confirmed logs. Gains that an earlier deployment served which still
-    counts were credited then, also where it saved nothing. A gain's terms all end when its first one would.
+    Those whose suites measure a line share its saving there: `benchmarks.sharing.credits`. Gains that an earlier
+    deployment served which still counts were credited then, also where it saved nothing. A gain's terms all end when
+    its first one would.
     """
     deployment = Deployment.objects.filter(pk=deployment_id, state__in=HAS_SERVED).first()
     if deployment is None or deployment.is_first or deployment.is_rollback or not deployment.lineage:
@@ -44,31 +46,29 @@ def note_deployment(deployment_id: UUID) -> list[RoyaltyTerm]:
         own = next(each for each in history if each.served.id == str(deployment.pk))
         if not own.savings:
             return []
-        terms = _terms(deployment, own, _new_gains(Contents(lineage), own, history))
+        terms = _terms(deployment, own, history, Contents(lineage))
         RoyaltyTerm.objects.bulk_create(terms)
         fault_point("royalties.terms_begun")
     settle_terms(deployment.model)
     return terms
 
 
-def _new_gains(contents: Contents, own: Placed, history: list[Placed]) -> frozenset[str]:
-    """What the tree contains and no deployment before it that counts did."""
-    new = set(contents.of(own.served.tree))
-    for each in history:
-        if each.served.at < own.served.at and each.served.counts_at(own.served.at):
-            new -= contents.of(each.served.tree)
-    return frozenset(new)
-
-
-def _terms(deployment: Deployment, own: Placed, new: frozenset[str]) -> list[RoyaltyTerm]:
-    gains = booked_gains(new)
-    logs = [log for _, log, _ in gains]
+def _terms(
+    deployment: Deployment, own: Placed, history: list[Placed], contents: Contents
+) -> list[RoyaltyTerm]:
+    booked = {str(each.submission.pk): each for each in booked_gains(new_gains(own, history, contents.of))}
+    gains = [Gain(pk, each.log_ppm, measures(each.submission.bounty.suite)) for pk, each in booked.items()]
     terms: list[RoyaltyTerm] = []
     for line, saving in own.savings.items():
-        most = [_first_credit(submission, deployment.model, line) for submission, _, _ in gains]
-        shares = credits_of(saving.ppm, logs, most) if gains else []
-        for (submission, _, is_paid), saving_ppm in zip(gains, shares, strict=True):
-            if is_paid and saving_ppm > 0 and (term := _term(deployment, submission, line, saving_ppm)):
+        useless = without_effect(line, own, history, contents.of)
+        most = _first_credits(list(booked), deployment.model, line) | dict.fromkeys(useless, 0)
+        for pk, saving_ppm in line_credits(saving, gains, most).items():
+            each = booked[pk]
+            if (
+                each.is_paid
+                and saving_ppm > 0
+                and (term := _term(deployment, each.submission, line, saving_ppm))
+            ):
                 terms.append(term)
     return terms
 
@@ -95,11 +95,11 @@ def _term(deployment: Deployment, submission: Submission, line: str, saving_ppm:
     )
 
 
-def _first_credit(submission: Submission, model: str, line: str) -> int | None:
-    """The least that the gain was credited on this line before; None if it was not."""
-    earlier = RoyaltyTerm.objects.filter(submission=submission, model=model, line=line)
-    least = earlier.aggregate(least=Min("saving_ppm"))["least"]
-    return None if least is None else int(least)
+def _first_credits(gains: list[str], model: str, line: str) -> dict[str, int]:
+    """The least that each of the gains was credited on this line before; without those that never were."""
+    earlier = RoyaltyTerm.objects.filter(submission__in=map(UUID, gains), model=model, line=line)
+    least = earlier.order_by().values_list("submission").annotate(least=Min("saving_ppm"))
+    return {str(pk): int(ppm) for pk, ppm in least}
 
 
 def settle_terms(model: str | None = None) -> int:

@@ -69,8 +69,17 @@ class Contents:
         return found
 
 
-def booked_gains(ids: frozenset[str]) -> list[tuple[Submission, int, bool]]:
-    """Gains among these submissions in the order in which they were booked, each with its log, and whether it is paid.
+@dataclass(frozen=True, slots=True)
+class BookedGain:
+    """A merged gain with its confirmed log; ``is_paid`` is False once its award was returned or reversed."""
+
+    submission: Submission
+    log_ppm: int
+    is_paid: bool
+
+
+def booked_gains(ids: frozenset[str]) -> list[BookedGain]:
+    """Gains among these submissions, in the order in which they were booked.
 
     Reversed ones take part, unpaid: while their code is in the tree, its saving is not credited to others.
     """
@@ -79,9 +88,9 @@ def booked_gains(ids: frozenset[str]) -> list[tuple[Submission, int, bool]]:
         .select_related("submission__bounty__lineage", "submission__submitter")
         .order_by("series_at", "created_at", "pk")
     )
-    found: dict[str, tuple[Submission, int, bool]] = {}
+    found: dict[str, BookedGain] = {}
     for award in awards:
         assert award.log_ppm_bound is not None, "a booked gain is confirmed"
         is_paid = award.state in (AwardState.UNVESTED, AwardState.VESTED)
-        found[str(award.submission_id)] = (award.submission, award.log_ppm_bound, is_paid)
+        found[str(award.submission_id)] = BookedGain(award.submission, award.log_ppm_bound, is_paid)
     return list(found.values())

@@ -2,13 +2,13 @@
 
 import pytest
 
-from benchmarks.power.sharing import Deployed, paid, sharing_rows
+from benchmarks.power.sharing import QUANTILE, Deployed, paid, sharing_rows, until_seen
 from benchmarks.report import Row
 
 RUNS = 150
 TRICKS = (
     "split into", "held back", "a loss put in and mended", "rolled back and deployed again", "own traffic",
-    "starter credits", "granted credits", "earned credits", "in 5 names", "canary-only", "below the clock's margin",
+    "a true gain of 0 drawn again", "an unrelated gain in the same deployment", "a push of", "starter credits", "granted credits", "earned credits", "in 5 names", "canary-only", "below the clock's margin",
 )  # fmt: skip
 
 
@@ -42,3 +42,9 @@ def test_a_lucky_second_draw_pays_no_more() -> None:
     unlucky_then_lucky = [Deployed("a0", 0.1, 0, "a", 1), Deployed("a1", 0.1, 1, "a")]
     honest = paid([Deployed("a", 0.1, 0, "a")], 0.01, [0.0])
     assert paid(unlucky_then_lucky, 0.01, [0.0, 0.05]) <= honest
+
+
+def test_a_gain_without_effect_has_one_draw() -> None:
+    lucky, unlucky = 2 * QUANTILE * 0.01, 0.0
+    assert until_seen(0.01, [lucky]) > 0
+    assert until_seen(0.01, [unlucky, lucky]) == 0

@@ -9,7 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.canary.order import DECODE, MEMORY, PREFILL
-from benchmarks.sharing.savings import MILLION, Placed, Served, best_tree, level, placed, remaining_ppm
+from benchmarks.sharing.savings import (
+    MILLION,
+    Placed,
+    Saving,
+    Served,
+    best_tree,
+    level,
+    placed,
+    remaining_ppm,
+)
 
 T0 = datetime(2026, 11, 1, tzinfo=UTC)
 LOGS = st.integers(-400_000, 800_000)
@@ -130,3 +139,20 @@ def test_a_rollback_is_no_saving_and_keeps_the_level_of_its_tree() -> None:
 def test_each_line_is_on_its_own(line: str) -> None:
     [found] = placed([Served("1", "a", at(1), {line: 70_000})])
     assert set(found.savings) == {line}
+
+
+@given(st.integers(0, 800_000), st.integers(0, 800_000), st.integers(0, 800_000))
+def test_a_saving_in_parts_of_a_price_that_has_a_level_in_it_already(
+    before: int, log: int, reference: int
+) -> None:
+    """What is above the level takes the price from there to the new level; what is below is in the price."""
+    saving = Saving(DECODE, before, before + log)
+    above, below = saving.above_ppm(reference), saving.below_ppm(reference)
+    assert above == remaining_ppm(before - reference) - remaining_ppm(before + log - reference)
+    assert 0 <= above <= MILLION and 0 <= below <= saving.ppm
+    if reference <= before:
+        assert below == 0
+    if reference >= before + log:
+        assert (above, below) == (0, saving.ppm)
+    if reference == 0:
+        assert (above, below) == (saving.ppm, 0)

@@ -17,11 +17,14 @@ from typing import Any
 from django.db import transaction
 
 from benchmarks.canary.order import DECODE, MEMORY, PREFILL
+from benchmarks.sharing.references import Reference
 from benchmarks.sharing.royalties import shared_price
 from benchmarks.sharing.savings import PRICED_LINES, Placed, level, remaining_ppm
 from gainshare.accounts.models import User
+from gainshare.gateway.prices.comparisons import reference_of
 from gainshare.gateway.prices.device_cost import DeviceCost, device_costs
 from gainshare.gateway.prices.gains import GainShare, begin_shares, gain_shares, savings_of
+from gainshare.gateway.prices.references import reference_levels, saving_of
 from gainshare.ledger.errors import LedgerError, Unpriced
 from gainshare.ledger.models import PriceVersion
 from gainshare.ledger.price_book import (
@@ -103,14 +106,16 @@ def propose(*, model: str, now: datetime) -> Proposal:
     Publishes nothing.
     """
     in_force = _in_force(model, now)
-    reference, since = _reference(in_force)
+    prices = reference_of(in_force)
     begin_shares(model)
-    shares = [each for each in gain_shares(model) if each.starts_at >= since]
     history = savings_of(model)
-    lines = tuple(_line(line, history, shares, reference, in_force, since, now) for line in PRICED_LINES)
+    reference = reference_levels(in_force, history)
+    begun = [each for each in gain_shares(model) if each.starts_at >= reference.since]
+    shares = [share for each in begun if (share := _at_reference(each, history, reference)).saving_ppm]
+    lines = tuple(_line(line, history, shares, reference, prices, in_force, now) for line in PRICED_LINES)
     proposed = {step.term: step.proposed for line in lines for step in line.prices}
-    table = table_of(replace(reference, **proposed))
-    derivation = _derivation(reference, since, lines, shares, history, now)
+    table = table_of(replace(prices, **proposed))
+    derivation = _derivation(prices, reference.since, lines, shares, history, now)
     running = [each.ends_at for line in lines for each in line.royalties]
     return Proposal(
         model=model,
@@ -161,27 +166,24 @@ def _in_force(model: str, now: datetime) -> PriceVersion:
         ) from None
 
 
-def _reference(in_force: PriceVersion) -> tuple[PriceTable, datetime]:
-    """The prices before all gains, and since when deployments lower them."""
-    derivation = in_force.derivation
-    if not derivation:
-        return table_of(in_force), in_force.effective_at
-    return table_of(PriceTable(**derivation["reference"])), datetime.fromisoformat(derivation["since"])
+def _at_reference(share: GainShare, history: Sequence[Placed], reference: Reference) -> GainShare:
+    """The share in millionths of the reference price, which may have earlier gains in it."""
+    saving = saving_of(history, str(share.deployment), share.line)
+    return replace(share, saving_ppm=reference.credit_ppm(saving, share.saving_ppm))
 
 
 def _line(
     line: str,
     history: Sequence[Placed],
     shares: Sequence[GainShare],
-    reference: PriceTable,
+    reference: Reference,
+    prices: PriceTable,
     in_force: PriceVersion,
-    since: datetime,
     now: datetime,
 ) -> ProposedLine:
-    after = [each for each in history if each.served.at >= since and each.served.counts_at(now)]
+    after = [each for each in history if each.served.at >= reference.since and each.served.counts_at(now)]
     counting = {each.served.id for each in after}
-    base = level([each for each in history if each.served.at < since], line, now)
-    left = remaining_ppm(max(0, level(after, line, now) - base))
+    left = remaining_ppm(level(after, line, now) - reference.levels[line])
     royalties = tuple(
         each
         for each in shares
@@ -191,13 +193,13 @@ def _line(
     steps = tuple(
         PriceStep(
             term,
-            getattr(reference, term),
+            getattr(prices, term),
             getattr(in_force, term),
-            _moved(getattr(reference, term), left, ppm),
+            _moved(getattr(prices, term), left, ppm),
         )
         for term in PRICES_OF_LINE[line]
     )
-    return ProposedLine(line, tuple(_steps(line, after)), left, royalties, steps)
+    return ProposedLine(line, tuple(_steps(line, after, reference)), left, royalties, steps)
 
 
 def _moved(term: Any, left: int, royalties_ppm: Sequence[int]) -> Any:
@@ -207,10 +209,14 @@ def _moved(term: Any, left: int, royalties_ppm: Sequence[int]) -> Any:
     return [[above, shared_price(price, left, royalties_ppm)] for above, price in term]
 
 
-def _steps(line: str, history: Sequence[Placed]) -> list[SavingStep]:
+def _steps(line: str, history: Sequence[Placed], reference: Reference) -> list[SavingStep]:
     return [
         SavingStep(
-            each.served.id, each.served.tree, saving.level_before_log_ppm, saving.level_log_ppm, saving.ppm
+            each.served.id,
+            each.served.tree,
+            saving.level_before_log_ppm,
+            saving.level_log_ppm,
+            reference.saving_ppm(saving),
         )
         for each in history
         if (saving := each.savings.get(line)) is not None
@@ -218,7 +224,7 @@ def _steps(line: str, history: Sequence[Placed]) -> list[SavingStep]:
 
 
 def _derivation(
-    reference: PriceTable,
+    prices: PriceTable,
     since: datetime,
     lines: Sequence[ProposedLine],
     shares: Sequence[GainShare],
@@ -236,7 +242,7 @@ def _derivation(
         )
         row["lines"][share.line] = row["lines"].get(share.line, 0) + share.saving_ppm
     return {
-        "reference": asdict(reference),
+        "reference": asdict(prices),
         "since": since.isoformat(),
         "lines": [
             {

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
+from benchmarks.catalogue import SUITES
 from benchmarks.patch.trees import Tree, TreeEntry
 from bounty.errors import NotAllowed, NotFound, WrongState
 from bounty.models import AutomaticDeploy, Lineage, Submission
@@ -12,6 +15,7 @@ from bounty.services.deployments.tips import deploy_due, deploy_tip, manifest_of
 from bounty.services.merges import merge
 from bounty.services.reviews import review
 from bounty.services.series.contents import Contents
+from bounty.services.transitions import note
 from bounty.services.trees import blob_store, load_tree, store_tree
 from gainshare.capacity.models import Deployment, DeploymentState, ServedModel
 from tests.bounty.bounty_world import World, diff_of_line, make_user
@@ -116,7 +120,6 @@ def test_nothing_is_deployed_by_itself_before_a_maintainer_says_so(world: World)
 
 def test_a_tip_with_two_acceptances_is_deployed_by_itself_once(world: World) -> None:
     set_automatic(actor=world.mira, name=world.lineage.name, model=MODEL, is_on=True)
-    assert deploy_due() == 1  # the lineage's first tree: nothing was merged yet
     serve(world.tree.pk)
     merged = accepted_twice(world, DIFF)
     assert deploy_due() == 1
@@ -127,9 +130,36 @@ def test_a_tip_with_two_acceptances_is_deployed_by_itself_once(world: World) -> 
     assert deploy_due() == 0  # what the canary refused is not tried again by itself
 
 
+def test_a_tree_that_no_merge_led_to_is_not_deployed_by_itself(world: World) -> None:
+    """The lineage's first tree was uploaded, and nobody has accepted it."""
+    set_automatic(actor=world.mira, name=world.lineage.name, model=MODEL, is_on=True)
+    assert deploy_due() == 0 and not Deployment.objects.exists()
+    assert "No merge led to the tip" in AutomaticDeploy.objects.get().problem
+    assert deploy_tip(actor=world.mira, name=world.lineage.name, model=MODEL).tree == world.tree.pk
+
+
+def test_merges_on_top_of_a_first_tree_that_never_served_are_not_deployed_by_themselves(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their diffs were accepted, and the rest of the tree was not: it is not the installed one."""
+    installed = changed(world, "model/layers/moe/router.py", "gate = 'installed'\n")
+    monkeypatch.setattr(tips, "shipped_tree", lambda store: installed)
+    accepted_twice(world, DIFF)
+    set_automatic(actor=world.mira, name=world.lineage.name, model=MODEL, is_on=True)
+    assert deploy_due() == 0 and not Deployment.objects.exists()
+    assert "began with an uploaded tree" in AutomaticDeploy.objects.get().problem
+    serve(world.tree.pk)  # a maintainer deployed it
+    assert deploy_due() == 1
+
+
+def test_merges_on_top_of_the_installed_tree_are_deployed_by_themselves(world: World) -> None:
+    accepted_twice(world, DIFF)
+    set_automatic(actor=world.mira, name=world.lineage.name, model=MODEL, is_on=True)
+    assert deploy_due() == 1
+
+
 def test_one_acceptance_is_not_enough_and_the_lineage_says_so(world: World) -> None:
     set_automatic(actor=world.mira, name=world.lineage.name, model=MODEL, is_on=True)
-    deploy_due()
     serve(world.tree.pk)
     merged = world.vested(world.ann, DIFF)
     assert deploy_due() == 0
@@ -143,7 +173,6 @@ def test_one_acceptance_is_not_enough_and_the_lineage_says_so(world: World) -> N
 
 def test_a_tip_that_no_one_measured_is_not_deployed_by_itself(world: World) -> None:
     set_automatic(actor=world.mira, name=world.lineage.name, model=MODEL, is_on=True)
-    deploy_due()
     serve(world.tree.pk)
     pushed = store_tree(tree=changed(world, "model/layers/moe/experts.py", "step_1 = 0\n"))
     Lineage.objects.filter(pk=world.lineage.pk).update(tip=pushed)
@@ -165,3 +194,77 @@ def test_the_merges_between_two_trees_are_told_in_order(world: World, merged: Su
 def test_a_host_gets_the_manifest_of_a_stored_tree_only(world: World) -> None:
     assert manifest_of(world.tree.pk) == world.tree.manifest
     assert manifest_of("0" * 64) is None
+
+
+def merged_gain(world: World, diff: str, suite: str, reviewers: int = 2) -> Submission:
+    """A gain of this suite that so many maintainers have accepted, merged."""
+    bounty = world.open(title=f"Better {suite}", suite=suite)
+    submission = world.confirmed(world.bob, diff, 0.1, bounty)
+    for reviewer in (world.ruth, make_user("rosa", "maintainer"))[:reviewers]:
+        review(actor=reviewer, submission_id=submission.pk, decision="accept")
+    return merge(actor=world.mira, submission_id=submission.pk)
+
+
+def margin_of(world: World) -> int | None:
+    made = deploy_tip(actor=world.mira, name=world.lineage.name, model=MODEL)
+    margin: int | None = made.plan["quality_margin_ppm"]
+    return margin
+
+
+def test_a_quality_gain_may_change_answers_within_its_suites_margin(world: World) -> None:
+    serve(world.tree.pk)
+    merged_gain(world, DIFF, "quality")
+    assert margin_of(world) == tips.QUALITY_MARGIN_PPM
+    guard = SUITES["quality"].guard
+    assert guard is not None
+    assert math.log1p(tips.QUALITY_MARGIN_PPM / 1e6) == pytest.approx(guard.margin_log_ppm / 1e6, abs=1e-6)
+
+
+@pytest.mark.parametrize("suite", ["moe_forward", "decode"])
+def test_answers_of_other_gains_must_be_equal(world: World, suite: str) -> None:
+    serve(world.tree.pk)
+    merged_gain(world, DIFF, suite)
+    assert margin_of(world) is None
+
+
+def test_a_quality_gain_that_serves_already_loosens_nothing_for_the_next_one(world: World) -> None:
+    served = merged_gain(world, DIFF, "quality")
+    serve(str(served.candidate_tree_id))
+    merged_gain(world, NEXT, "decode")
+    assert margin_of(world) is None
+
+
+def test_a_quality_gain_with_a_push_in_between_loosens_nothing(world: World) -> None:
+    """What a push brought was not measured, so its answers are compared."""
+    serve(world.tree.pk)
+    merged_gain(world, DIFF, "quality")
+    lineage = Lineage.objects.get(pk=world.lineage.pk)
+    old, pushed = lineage.tip_id, store_tree(tree=changed(world, "model/layers/moe/router.py", "gate = 1\n"))
+    Lineage.objects.filter(pk=lineage.pk).update(tip=pushed)
+    note(lineage, old=old, new=pushed.pk, reason="pushed")
+    assert margin_of(world) is None
+
+
+def test_a_quality_gain_after_a_tree_of_another_lineage_loosens_nothing(world: World) -> None:
+    serve("f" * 64)
+    merged_gain(world, DIFF, "quality")
+    assert margin_of(world) is None
+
+
+@pytest.mark.parametrize("suites", [("quality", "decode"), ("decode", "quality")])
+def test_a_quality_gain_with_others_is_not_deployed_by_itself(world: World, suites: tuple[str, str]) -> None:
+    """Nothing would compare the answers of the others: one could answer otherwise at one size of a batch."""
+    serve(world.tree.pk)
+    for diff, suite in zip((DIFF, NEXT), suites, strict=True):
+        merged_gain(world, diff, suite)
+    set_automatic(actor=world.mira, name=world.lineage.name, model=MODEL, is_on=True)
+    assert deploy_due() == 0
+    assert "suite quality" in AutomaticDeploy.objects.get().problem
+    assert margin_of(world) == tips.QUALITY_MARGIN_PPM
+
+
+def test_a_quality_gain_alone_is_deployed_by_itself(world: World) -> None:
+    serve(world.tree.pk)
+    merged_gain(world, DIFF, "quality")
+    set_automatic(actor=world.mira, name=world.lineage.name, model=MODEL, is_on=True)
+    assert deploy_due() == 1

@@ -1,15 +1,20 @@
 """A model whose deployments have merged gains, and people who pay for its tokens from lots of each kind."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 from uuid import uuid4
 
 from django.utils import timezone
 
-from bounty.models import RoyaltyTerm, Submission
+from benchmarks.patch.trees import Tree, TreeEntry
+from bounty.models import Bounty, Lineage, RoyaltyTerm, Submission
 from bounty.services.awards.lifecycle import reverse
+from bounty.services.merges import merge
+from bounty.services.reviews import review
 from bounty.services.royalties.terms import note_deployment
+from bounty.services.transitions import note
+from bounty.services.trees import blob_store, load_tree, store_tree
 from gainshare.accounts.models import User
 from gainshare.capacity.models import Deployment, DeploymentState
 from gainshare.gateway.metering import Metered
@@ -17,7 +22,7 @@ from gainshare.gateway.models import RequestStatus, UsageRecord
 from gainshare.gateway.services import price_bill
 from gainshare.ledger import services as ledger
 from gainshare.ledger.models import PriceVersion, Transfer
-from gainshare.ledger.price_book import active_price, publish_price
+from gainshare.ledger.price_book import PriceTable, active_price, as_stored, publish_price
 from tests.bounty.bounty_world import World, diff_of_line, make_user
 
 MODEL = "tiny"
@@ -35,6 +40,7 @@ class RoyaltyWorld:
     price: PriceVersion = field(init=False)
     serving: Deployment | None = None
     gains: int = 0
+    bounties: dict[str, Bounty] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         today = datetime.combine(timezone.now().astimezone(UTC).date(), time(), UTC)
@@ -42,6 +48,7 @@ class RoyaltyWorld:
         self.price = publish_price(
             model=MODEL, effective_at=self.start - timedelta(days=1), actor=self.world.mira, **PRICES
         )
+        self.bounties["moe_forward"] = self.world.bounty
         self.deploy(self.world.lineage.tip_id, day=0, is_first=True)
 
     def at(self, day: float) -> datetime:
@@ -50,13 +57,31 @@ class RoyaltyWorld:
     def day(self, day: int) -> date:
         return self.at(day).date()
 
-    def gain(self, who: User, log: float = 0.3) -> Submission:
-        """A merged, vested gain at the lineage's tip."""
+    def gain(self, who: User, log: float = 0.3, suite: str = "moe_forward") -> Submission:
+        """A merged, vested gain of that suite at the lineage's tip."""
         self.gains += 1
-        submission = self.world.vested(who, diff_of_line(self.gains, f"fast = {self.gains}"), log)
+        if suite not in self.bounties:
+            self.bounties[suite] = self.world.open(title=f"Better {suite}", suite=suite)
+        diff = diff_of_line(self.gains, f"fast = {self.gains}")
+        submission = self.world.confirmed(who, diff, log, self.bounties[suite])
+        review(actor=self.world.ruth, submission_id=submission.pk, decision="accept")
+        submission = merge(actor=self.world.mira, submission_id=submission.pk)
         self.world.lineage.refresh_from_db()
         assert self.world.lineage.tip_id == submission.candidate_tree_id
         return submission
+
+    def push(self) -> None:
+        """A push to the repository moves the tip to a tree that no one measured."""
+        self.gains += 1
+        lineage = self.world.lineage
+        before, tree = lineage.tip_id, load_tree(lineage.tip)
+        blob = blob_store().put(f"pushed = {self.gains}\n".encode())
+        kept = [entry for entry in tree.entries if entry.path != "model/layers/moe/router.py"]
+        pushed = TreeEntry("model/layers/moe/router.py", 0o644, blob)
+        tip = store_tree(tree=Tree(tuple(sorted([*kept, pushed]))))
+        Lineage.objects.filter(pk=lineage.pk).update(tip=tip)
+        note(lineage, old=before, new=tip.pk, reason="pushed")
+        lineage.refresh_from_db()
 
     def deploy(self, tree: str, *, day: float, decode: int = 0, **more: Any) -> Deployment:
         """A deployment that serves from that day on, with the decode bound of its canary against the best tree."""
@@ -170,6 +195,15 @@ class RoyaltyWorld:
             settled_at=at,
         )
         return UsageRecord.objects.select_related("price").get(pk=request_id)
+
+    def set_price(self, *, day: float, **terms: int) -> PriceVersion:
+        """A price that a maintainer set by hand, in force from that day of the past on."""
+        table = as_stored(PriceTable(**{**PRICES, **terms}))
+        at = self.at(day)
+        self.price = PriceVersion.objects.create(
+            model=MODEL, effective_at=at, created_at=at, actor=self.world.mira, derivation={}, **asdict(table)
+        )
+        return self.price
 
     def royalties(self, who: User | None = None) -> int:
         """Unvested and vested royalties, of one person or of all."""

@@ -113,7 +113,7 @@ def test_only_while_the_term_runs(made: RoyaltyWorld) -> None:
 
 def test_no_more_than_a_fifth_of_what_an_account_paid() -> None:
     made = RoyaltyWorld()
-    made.gain(made.world.ann)
+    made.gain(made.world.ann, 2.0)
     made.noted(1, 2_000_000)
     made.earn(made.cem, 100_000)
     made.ask(made.cem, day=2.5, tree=tip(made), output=10_000)

@@ -11,8 +11,11 @@ from rest_framework.test import APIClient
 
 from benchmarks.sharing.royalties import royalty_ppm, shared_price
 from benchmarks.sharing.savings import MILLION, remaining_ppm
-from bounty.models import RoyaltyTerm
+from bounty.models import RoyaltyPayment, RoyaltyTerm
+from bounty.services.royalties.days import pay_day
+from bounty.services.royalties.terms import settle_terms
 from gainshare.accounts.services import create_api_key
+from gainshare.capacity.models import Deployment, DeploymentState
 from gainshare.gateway.prices.comparisons import comparison_of
 from gainshare.gateway.prices.proposals import propose, publish_proposal
 from gainshare.ledger.errors import LedgerError, MaintainerOnly
@@ -154,3 +157,80 @@ def test_a_price_is_never_derived_as_if_a_serving_gain_had_no_author() -> None:
     found = propose(model=MODEL, now=timezone.now())
     assert found.table.output == AT_ONCE
     assert [row["person"] for row in found.derivation["gains"]] == [made.world.ann.username]
+
+
+LATER = 100_000
+
+
+@pytest.fixture
+def twice() -> RoyaltyWorld:
+    """Ann's gain served, then a price was set by hand, then Bob's gain served on top of hers."""
+    made = RoyaltyWorld()
+    made.gain(made.world.ann)
+    made.noted(1, LOG)
+    made.set_price(day=5, output=3_000_000)
+    made.gain(made.world.bob)
+    made.noted(6, LATER)
+    return made
+
+
+def test_after_a_price_set_by_hand_a_gain_moves_it_by_its_own_saving(twice: RoyaltyWorld) -> None:
+    """Ann's gain is in the hand-set price already, so that price falls by Bob's saving, less his share of that."""
+    saving = MILLION - remaining_ppm(LATER)
+    royalty = royalty_ppm(saving, 300_000)
+    found = propose(model=MODEL, now=timezone.now())
+    assert found.table.output == shared_price(3_000_000, remaining_ppm(LATER), [royalty])
+    decode = next(line for line in found.lines if line.line == "decode")
+    [share] = decode.royalties
+    assert (share.person, share.saving_ppm, share.royalty_ppm) == (
+        twice.world.bob.username,
+        saving,
+        royalty,
+    )
+    assert [step.saving_ppm for step in decode.savings] == [saving]
+    [gain] = found.derivation["gains"]
+    assert gain["lines"] == {"decode": saving}
+
+
+def test_after_a_price_set_by_hand_a_day_pays_the_laws_share_of_the_saving(twice: RoyaltyWorld) -> None:
+    now = timezone.now()
+    version = publish_proposal(
+        model=MODEL, digest=propose(model=MODEL, now=now).digest, actor=twice.world.mira, now=now
+    )
+    for price in (twice.price, version):  # at the price set by hand, then at the one that follows from it
+        day = 7 if price is twice.price else 8
+        twice.earn(twice.cem, 100_000)
+        twice.ask(twice.cem, day=day + 0.5, tree=str(twice.world.lineage.tip_id), output=10_000, price=price)
+        pay_day(model=MODEL, day=twice.day(day))
+        saving = MILLION - remaining_ppm(LATER)
+        [paid] = RoyaltyPayment.objects.filter(term__person=twice.world.bob, day=twice.day(day))
+        assert paid.amount_microcredits == 30_000 * saving * 300_000 // MILLION**2
+        [before] = RoyaltyPayment.objects.filter(term__person=twice.world.ann, day=twice.day(day))
+        assert before.amount_microcredits == 30_000 * SAVING * 300_000 // MILLION**2
+
+
+def test_a_tree_rolled_back_and_deployed_again_after_a_price_set_by_hand_is_not_sold_twice() -> None:
+    """What the hand-set price has in it stays in it, so the price does not fall by the same gain once more."""
+    made = RoyaltyWorld()
+    made.gain(made.world.ann)
+    made.noted(1, LOG)
+    made.set_price(day=5, output=3_000_000)
+    assert made.serving is not None
+    made.roll_back(made.serving, day=6)
+    made.noted(7, LOG)
+    found = propose(model=MODEL, now=timezone.now())
+    assert found.table.output == 3_000_000
+    assert [line.royalties_ppm for line in found.lines] == [0, 0, 0]
+
+
+def test_a_rollback_after_a_price_set_by_hand_moves_no_price_that_others_lowered(
+    twice: RoyaltyWorld,
+) -> None:
+    """Ann's tree no longer counts; Bob's still does, and saves what it saved."""
+    Deployment.objects.filter(serving_at=twice.at(1)).update(
+        state=DeploymentState.ROLLED_BACK, ended_at=twice.at(7)
+    )
+    settle_terms()
+    saving = MILLION - remaining_ppm(LATER)
+    found = propose(model=MODEL, now=timezone.now())
+    assert found.table.output == shared_price(3_000_000, remaining_ppm(LATER), [royalty_ppm(saving, 300_000)])

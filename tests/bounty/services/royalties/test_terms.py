@@ -60,7 +60,7 @@ def test_a_gain_that_saved_nothing_when_it_was_served_has_no_part_in_what_comes_
 ) -> None:
     made.gain(made.world.ann, 0.5)
     assert made.noted(1, 0) == []
-    made.gain(made.world.bob, 0.1)
+    made.gain(made.world.bob, 0.2)
     [term] = made.noted(2, 100_000)
     assert term.person == made.world.bob and term.saving_ppm == MILLION - remaining_ppm(100_000)
 
