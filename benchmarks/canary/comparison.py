@@ -17,7 +17,8 @@ from benchmarks.canary.exchange import Exchanged
 from benchmarks.canary.held_out import NoDistribution, loss_micro_nats, vocabulary_size
 from benchmarks.canary.leaks import Leaks
 from benchmarks.canary.node import CanaryNode, NodeFailed, NodeSetup
-from benchmarks.canary.order import LOOKS
+from benchmarks.canary.order import LOOKS, PREFILL
+from benchmarks.canary.planted import counter
 from benchmarks.canary.verdict import looks_worse
 from benchmarks.canary.work import TIMED, Call, Work
 from benchmarks.pairs.cores import CacheScrubber
@@ -54,6 +55,7 @@ class Comparison:
         self._trees, self._folder, self._setup, self._work = dict(trees), folder, setup, work
         drawn = work.sides(against, "seats").sample(seats, 2)
         self._seats = dict(zip(SIDES, drawn, strict=True))
+        self._count = counter(tokenizer)
         self._vocabulary = vocabulary_size(tokenizer)
         self._scrubber = CacheScrubber(setup.core)
         self._on_progress = on_progress
@@ -223,6 +225,7 @@ class Comparison:
                 "case": call.case,
                 "batch": call.batch,
                 "pair": call.pair,
+                "prompt_tokens": self._count(str(call.asks[0].prompt)) if call.case == PREFILL else None,
                 "output_tokens": call.asks[0].output_tokens if call.case in TIMED else None,
                 "order": names,
                 "ns": {side: done[side].ns for side in SIDES} if done else None,

@@ -10,8 +10,8 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from benchmarks.canary.order import CanaryOrder
-from benchmarks.canary.results import BatchTime, CanaryVerdict, LineResult
-from benchmarks.canary.schema import SCHEMA, validate
+from benchmarks.canary.results import BatchTime, CanaryVerdict, LineResult, PrefillTime
+from benchmarks.canary.schema import SCHEMA, SCHEMA_1, validate
 from benchmarks.canary.verdict import decide
 from benchmarks.evidence.canonical import canonical_bytes, parse
 from benchmarks.evidence.document import seal_form
@@ -56,14 +56,17 @@ def build_document(
             }
         )
     )
-    document["verdict"] = verdict_to_dict(decide(document))
+    document["verdict"] = verdict_to_dict(decide(document), document["schema"])
     validate(document)
     return document  # type: ignore[no-any-return]
 
 
-def verdict_to_dict(verdict: CanaryVerdict) -> dict[str, Any]:
-    """A verdict as it is in a document."""
-    return {**verdict.to_json(), "batch_times": [dict(one) for one in verdict.to_json()["batch_times"]]}
+def verdict_to_dict(verdict: CanaryVerdict, schema: str = SCHEMA) -> dict[str, Any]:
+    """A verdict as it is in a document of this schema."""
+    told = verdict.to_json()
+    if schema == SCHEMA_1:
+        del told["prefill_times"]
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in told.items()}
 
 
 def verdict_from_dict(value: Mapping[str, Any]) -> CanaryVerdict:
@@ -74,6 +77,7 @@ def verdict_from_dict(value: Mapping[str, Any]) -> CanaryVerdict:
         served={name: LineResult(**line) for name, line in value["served"].items()},
         best={name: LineResult(**line) for name, line in value["best"].items()},
         batch_times=tuple(BatchTime(**one) for one in value["batch_times"]),
+        prefill_times=tuple(PrefillTime(**one) for one in value.get("prefill_times", ())),
     )
 
 

@@ -13,7 +13,7 @@ from fractions import Fraction
 from typing import Any
 
 from benchmarks.canary.order import DECODE, LOAD, MEMORY, PREFILL, ROUNDS
-from benchmarks.canary.results import BatchTime, LineResult
+from benchmarks.canary.results import BatchTime, LineResult, PrefillTime
 from benchmarks.statistics.confirm import LEAST_PAIRS, bound_rank, confirmation_bound
 from benchmarks.statistics.median import median
 from benchmarks.statistics.serial import serial_correlation
@@ -22,6 +22,7 @@ from benchmarks.statistics.units import floor_ppm, log_ppb, nats
 CANDIDATE, PARTNER = "candidate", "partner"
 #: How much worse a line may be at most, in millionths of a nat: 2 %, of the lines that a process alone decides 5 %.
 TOLERANCE_PPM = {PREFILL: 20_000, DECODE: 20_000, LOAD: 50_000, MEMORY: 50_000}
+LENGTHS_APART = 2  # prompts whose lengths differ by less say nothing of what one more token takes
 ROUND_FIELDS = ("load_ns", "peak_memory_bytes")
 
 
@@ -169,3 +170,18 @@ def _token_ns(comparison: dict[str, Any], batch: int, side: str) -> int:
         if (call["case"], call["batch"]) == (DECODE, batch)
     )
     return times[len(times) // 2]
+
+
+def prefill_times(comparison: dict[str, Any]) -> tuple[PrefillTime, ...]:
+    """Median time of the shorter half of the clocked prompts and of the longer one, of all where these differ little."""
+    calls = [call for call in timed_calls(comparison) if call["case"] == PREFILL]
+    calls.sort(key=lambda call: int(call["prompt_tokens"]))
+    shorter, longer = _prefill_time(calls[: len(calls) // 2]), _prefill_time(calls[len(calls) // 2 :])
+    if longer.prompt_tokens < LENGTHS_APART * shorter.prompt_tokens:
+        return (_prefill_time(calls),)
+    return shorter, longer
+
+
+def _prefill_time(calls: Sequence[dict[str, Any]]) -> PrefillTime:
+    sides = (sorted(call["ns"][side] for call in calls) for side in (CANDIDATE, PARTNER))
+    return PrefillTime(calls[len(calls) // 2]["prompt_tokens"], *(times[len(times) // 2] for times in sides))

@@ -28,6 +28,15 @@ class BatchTime:
 
 
 @dataclass(frozen=True, slots=True)
+class PrefillTime:
+    """How long a request for one token took whose prompt has so many tokens, in nanoseconds: of both trees as well."""
+
+    prompt_tokens: int
+    candidate_ns: int
+    served_ns: int
+
+
+@dataclass(frozen=True, slots=True)
 class CanaryVerdict:
     """`passed` and why. `served` and `best` are lines by name, against the tree served and the tree that prices rest on."""
 
@@ -36,6 +45,7 @@ class CanaryVerdict:
     served: dict[str, LineResult] = field(default_factory=dict)
     best: dict[str, LineResult] = field(default_factory=dict)
     batch_times: tuple[BatchTime, ...] = ()
+    prefill_times: tuple[PrefillTime, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -14,7 +14,9 @@ from benchmarks.canary.order import DECODE, LOOKS, PREFILL, ROUNDS
 from benchmarks.evidence.schema import EvidenceError
 from benchmarks.sandbox.levels import SandboxLevel
 
-SCHEMA = "gainshare.canary/1"
+SCHEMA = "gainshare.canary/2"
+SCHEMA_1 = "gainshare.canary/1"  # without the lengths of prompts and the times to read them
+SCHEMAS = (SCHEMA, SCHEMA_1)
 MOST_BYTES = 8 << 20  # of a sealed document as it is sent
 MOST_NS = 10**15  # eleven days
 MOST_MEMORY = 1 << 50
@@ -34,7 +36,8 @@ Rule = Callable[[Any], bool]
 
 def validate(document: Any, *, has_verdict: bool = True) -> None:
     """Raise EvidenceError unless `document` has exactly the declared shape."""
-    rules = dict(_DOCUMENT)
+    is_first = isinstance(document, dict) and document.get("schema") == SCHEMA_1
+    rules = dict(_DOCUMENT_1 if is_first else _DOCUMENT)
     if not has_verdict:
         del rules["verdict"]
     _fields(document, rules, "document")
@@ -69,6 +72,8 @@ def _call(call: dict[str, Any], plan: dict[str, Any], number: int, where: str) -
         raise EvidenceError(f"{where} has a call whose pair or output_tokens does not fit its case")
     if is_timed and call["pair"] // plan["pairs"] != (number - 1) // ROUNDS:
         raise EvidenceError(f"{where} has a call of pair {call['pair']}, which the plan does not have there")
+    if (call["case"] == PREFILL) != (call.get("prompt_tokens") is not None) and "prompt_tokens" in call:
+        raise EvidenceError(f"{where} has a call whose prompt_tokens does not fit its case")
     if (call["case"] != "first") != (call["ns"] is not None) or (call["ns"] is None) != (
         call["clocked_ms"] is None
     ):
@@ -196,7 +201,7 @@ def _lines(value: Any) -> bool:
     )
 
 
-_CALL = {
+_CALL_1 = {
     "case": _one_of(*CASES),
     "batch": _integer(1, MOST_BATCH),
     "pair": _optional(_integer(0, LOOKS * MOST_PAIRS - 1)),
@@ -207,7 +212,8 @@ _CALL = {
     "counted_ms": _sides(_integer(0, 1 << 60)),
     "answers": _sides(_list_of(_hex, MOST_BATCH, 1)),
 }
-_ROUND = {
+_CALL = {**_CALL_1, "prompt_tokens": _optional(_integer(1, MOST_TOKENS))}
+_ROUND_1 = {
     "number": _integer(0, MOST_ROUNDS),
     "load_ns": _sides(_NS),
     "peak_memory_bytes": _sides(_integer(0, MOST_MEMORY)),
@@ -215,8 +221,9 @@ _ROUND = {
     "timed_ns": _NS,
     "held_out_tokens": _integer(0, MOST_CALLS),
     "loss_micro_nats": _sides(_NS),
-    "calls": _List(_CALL, MOST_CALLS),
+    "calls": _List(_CALL_1, MOST_CALLS),
 }
+_ROUND = {**_ROUND_1, "calls": _List(_CALL, MOST_CALLS)}
 _ORDER = {
     "id": _uuid,
     "model": _text(200),
@@ -235,8 +242,22 @@ _ORDER = {
         "quality_margin_ppm": _optional(_integer(0, 1_000_000)),
     },
 }
+_SIDES_NS = {"candidate_ns": _integer(0, MOST_NS), "served_ns": _integer(0, MOST_NS)}
+_VERDICT_1: dict[str, Any] = {
+    "passed": lambda value: type(value) is bool,
+    "why": _text(4_000),
+    "served": _lines,
+    "best": _lines,
+    "batch_times": _List({"batch": _integer(1, MOST_BATCH), **_SIDES_NS}, MOST_BATCHES),
+}
+
+
+def _comparisons(rules: dict[str, Any]) -> _List:
+    return _List({"against": _one_of(*AGAINST), "rounds": _List(rules, MOST_ROUNDS, 1)}, 2)
+
+
 _DOCUMENT: dict[str, Any] = {
-    "schema": _one_of(SCHEMA),
+    "schema": _one_of(*SCHEMAS),
     "order": _ORDER,
     "harness": {"hash": _hex},
     "environment": _open_object,
@@ -250,7 +271,7 @@ _DOCUMENT: dict[str, Any] = {
     "arguments": _list_of(_text(1_000), 100),
     "trees": {"served": _hex, "candidate": _hex, "best": _hex},
     "secret": _hex,
-    "comparisons": _List({"against": _one_of(*AGAINST), "rounds": _List(_ROUND, MOST_ROUNDS, 1)}, 2),
+    "comparisons": _comparisons(_ROUND),
     "planted": _integer(0, 1_000),
     "events": _List(
         {
@@ -264,17 +285,8 @@ _DOCUMENT: dict[str, Any] = {
     "started_at": _timestamp,
     "finished_at": _timestamp,
     "verdict": {
-        "passed": lambda value: type(value) is bool,
-        "why": _text(4_000),
-        "served": _lines,
-        "best": _lines,
-        "batch_times": _List(
-            {
-                "batch": _integer(1, MOST_BATCH),
-                "candidate_ns": _integer(0, MOST_NS),
-                "served_ns": _integer(0, MOST_NS),
-            },
-            MOST_BATCHES,
-        ),
+        **_VERDICT_1,
+        "prefill_times": _List({"prompt_tokens": _integer(1, MOST_TOKENS), **_SIDES_NS}, 2),
     },
 }
+_DOCUMENT_1 = {**_DOCUMENT, "comparisons": _comparisons(_ROUND_1), "verdict": _VERDICT_1}

@@ -11,7 +11,7 @@ HEAD = ("line", "against", "at least", "median", "pairs")
 
 
 def table(verdict: CanaryVerdict) -> str:
-    """Lines of the candidate against the served tree and, where it is another one, the best; then times of a token."""
+    """Lines of the candidate against the served tree and, where it is another one, the best; then times of a token and of a prompt."""
     rows: list[tuple[str, ...]] = [HEAD, *_rows("served", verdict.served)]
     if verdict.best != verdict.served:
         rows += _rows("best", verdict.best)
@@ -19,6 +19,13 @@ def table(verdict: CanaryVerdict) -> str:
     if verdict.batch_times:
         times: list[tuple[str, ...]] = [("answers at once", "candidate ms a token", "served ms a token")]
         times += [(str(one.batch), _ms(one.candidate_ns), _ms(one.served_ns)) for one in verdict.batch_times]
+        parts.append(_aligned(times))
+    if verdict.prefill_times:
+        times = [("tokens of the prompt", "candidate ms", "served ms")]
+        times += [
+            (str(one.prompt_tokens), _ms(one.candidate_ns), _ms(one.served_ns))
+            for one in verdict.prefill_times
+        ]
         parts.append(_aligned(times))
     parts.append(f"{'passed' if verdict.passed else 'refused'}: {verdict.why}")
     return "\n\n".join(parts)

@@ -15,22 +15,23 @@ from benchmarks.canary.lines import (
     batch_times,
     line_bounds,
     looks,
+    prefill_times,
     round_ratios,
     whole_pairs,
     worse_lines,
     worse_words,
 )
 from benchmarks.canary.order import LINES, ROUNDS
-from benchmarks.canary.results import BatchTime, CanaryVerdict, LineResult
-from benchmarks.canary.schema import validate
+from benchmarks.canary.results import BatchTime, CanaryVerdict, LineResult, PrefillTime
+from benchmarks.canary.schema import SCHEMA_1, validate
 from benchmarks.statistics.confirm import LEAST_PAIRS
 
-__all__ = ["BatchTime", "CanaryVerdict", "LineResult", "decide"]
+__all__ = ["BatchTime", "CanaryVerdict", "LineResult", "PrefillTime", "decide"]
 
 SERVED, BEST = "served", "best"
 FROZEN_NS = 20_000_000  # two ticks of the clock that counts CPU time where nothing better does; or 2 % of the clocked time
 COUNTED_SHARE = 20  # counters and clock may differ by one part in so many,
-COUNTED_SLACK_MS = 25  # and by so much of each request: HTTP, and milliseconds that are rounded down
+COUNTED_SLACK_MS = 25  # and by so much of each request for each: one core writes to all of them in turn
 LEAST_HELD_OUT = 200  # tokens
 LEAK = "leak"
 EVENT_WORDS = {
@@ -53,6 +54,7 @@ def decide(document: dict[str, Any]) -> CanaryVerdict:
     lines = {name: _lines(one, order["plan"]) for name, one in comparisons.items()}
     served = comparisons.get(SERVED)
     is_whole = served is not None and _too_few(served, order["plan"]) is None
+    has_lengths = document["schema"] != SCHEMA_1
     best = lines.get(SERVED, {}) if order["best"] == order["served"] else lines.get(BEST, {})
     return CanaryVerdict(
         passed=why is None,
@@ -60,6 +62,7 @@ def decide(document: dict[str, Any]) -> CanaryVerdict:
         served=lines.get(SERVED, {}),
         best=best,
         batch_times=batch_times(served, order["plan"]["batches"]) if served and is_whole else (),
+        prefill_times=prefill_times(served) if served and is_whole and has_lengths else (),
     )
 
 

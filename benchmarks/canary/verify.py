@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks.canary.document import verdict_to_dict
 from benchmarks.canary.order import CanaryOrder
 from benchmarks.canary.results import CanaryVerdict
-from benchmarks.canary.schema import MOST_BYTES, SCHEMA, validate
+from benchmarks.canary.schema import MOST_BYTES, SCHEMAS, validate
 from benchmarks.canary.verdict import decide
 from benchmarks.evidence.canonical import NotCanonical, canonical_bytes, parse
 from benchmarks.evidence.document import digest, signed_bytes
@@ -36,7 +36,7 @@ class CanaryReport:
 def is_canary(sealed: Any) -> bool:
     """Whether a sealed document says that it is a canary's."""
     document = sealed.get("document") if isinstance(sealed, dict) else None
-    return isinstance(document, dict) and document.get("schema") == SCHEMA
+    return isinstance(document, dict) and document.get("schema") in SCHEMAS
 
 
 def verify_canary_bytes(data: bytes, **known: Any) -> CanaryReport:
@@ -119,7 +119,7 @@ def _tree_checks(document: dict[str, Any]) -> list[Check]:
 
 def _verdict_check(document: dict[str, Any], recomputed: CanaryVerdict, *, is_same_judge: bool) -> Check:
     """The stated verdict against the recomputed one; its words only where the same judge wrote them."""
-    stated, found = document["verdict"], verdict_to_dict(recomputed)
+    stated, found = document["verdict"], verdict_to_dict(recomputed, document["schema"])
     wrong = sorted(name for name in found if found[name] != stated[name] and (name != "why" or is_same_judge))
     if wrong:
         return Check(

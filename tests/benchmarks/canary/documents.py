@@ -16,6 +16,7 @@ SERVED, CANDIDATE, BEST = "1" * 64, "2" * 64, "3" * 64
 NONCE = "a" * 64
 KEY = generate_key()
 PREFILL_NS, TOKEN_NS, OUTPUT = 400_000_000, 30_000_000, 24
+SHORT, LONG = 100, 300  # tokens of prompts, by turns; reading one takes PREFILL_NS for 200
 SIDES = ("candidate", "partner")
 
 #: (line, batch) -> how many times the partner's figure the candidate takes.
@@ -64,7 +65,9 @@ def comparison(
         first = look * plan.pairs
         pairs = range(first + each * place, first + min(plan.pairs, each * (place + 1)))
         for pair in pairs if number else ():
-            calls.append(timed("prefill", 1, pair, PREFILL_NS, 1, factor, rng, noise))
+            prompt = LONG if pair % 2 else SHORT
+            usual_ns = PREFILL_NS * prompt // 200
+            calls.append(timed("prefill", 1, pair, usual_ns, 1, factor, rng, noise, prompt_tokens=prompt))
             for batch in plan.batches:
                 calls.append(
                     timed("decode", batch, pair, TOKEN_NS * OUTPUT * batch, OUTPUT, factor, rng, noise)
@@ -98,6 +101,7 @@ def call(case: str, batch: int = 1, **more: Any) -> dict[str, Any]:
         "case": case,
         "batch": batch,
         "pair": None,
+        "prompt_tokens": None,
         "output_tokens": None,
         "order": list(SIDES),
         "ns": None if is_first else dict.fromkeys(SIDES, 500_000_000 * batch),
@@ -117,11 +121,13 @@ def timed(
     factor: Factor,
     rng: random.Random,
     noise: float,
+    **more: Any,
 ) -> dict[str, Any]:
     ns = _sides(usual_ns, factor(case, batch), rng, noise)
     clocked = {side: ns[side] * batch // 1_000_000 for side in SIDES}
     counted = {side: clocked[side] * 98 // 100 for side in SIDES}
-    return call(case, batch, pair=pair, output_tokens=output, ns=ns, clocked_ms=clocked, counted_ms=counted)
+    times = {"ns": ns, "clocked_ms": clocked, "counted_ms": counted}
+    return call(case, batch, pair=pair, output_tokens=output, **times, **more)
 
 
 def _sides(usual: int, factor: float, rng: random.Random, noise: float) -> dict[str, int]:

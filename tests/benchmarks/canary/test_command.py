@@ -156,7 +156,8 @@ def test_an_equal_tree_passes_and_its_document_verifies(host: tuple[Command, Can
     report = command.verified(asked)
     assert report.ok, [check for check in report.checks if not check.holds]
     assert report.verdict.passed or "worse than the tree" in report.verdict.why, report.verdict.why
-    assert report.verdict.served["decode"].pairs == 25 and len(report.verdict.batch_times) == 3
+    assert report.verdict.served["decode"].pairs in (25, 50), "twice as many by a second look"
+    assert len(report.verdict.batch_times) == 3 and report.verdict.prefill_times
     assert all(line.startswith("progress: ") for line in told) and told[-1][10:] in ("passed", "refused")
     assert not list((command.folder / "nodes").iterdir()), "nothing is left of the nodes"
 

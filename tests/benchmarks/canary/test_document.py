@@ -80,7 +80,9 @@ def test_a_verdict_that_does_not_follow_is_found_though_it_is_signed() -> None:
 Change = tuple[tuple[str | int, ...], Any]
 CALL = ("comparisons", 0, "rounds", 1, "calls")
 CHANGES: list[Change] = [
-    (("schema",), "gainshare.canary/2"),
+    (("schema",), "gainshare.canary/3"),
+    (("schema",), "gainshare.canary/1"),
+    (("schema",), ["gainshare.canary/2"]),
     (("order", "plan", "pairs"), 10**9),
     (("order", "plan", "batches"), []),
     (("order", "plan", "batches"), [1, 1]),
@@ -99,6 +101,9 @@ CHANGES: list[Change] = [
     ((*CALL, 4, "pair"), 30),
     ((*CALL, 4, "pair"), None),
     ((*CALL, 4, "output_tokens"), 0),
+    ((*CALL, 4, "prompt_tokens"), 0),
+    ((*CALL, 4, "prompt_tokens"), None),
+    ((*CALL, 5, "prompt_tokens"), 9),
     ((*CALL, 4, "order"), ["candidate", "candidate"]),
     ((*CALL, 4, "answers", "candidate"), []),
     ((*CALL, 4, "answers", "candidate"), [1]),
@@ -110,6 +115,7 @@ CHANGES: list[Change] = [
     (("trees", "served"), ""),
     (("verdict", "served"), {"decode": {}}),
     (("verdict", "batch_times"), 1),
+    (("verdict", "prefill_times"), None),
     (("finished_at",), "2020-01-01T00:00:00+00:00"),
     (("finished_at",), "tomorrow"),
     (("secret",), None),
@@ -130,6 +136,17 @@ def test_a_field_that_is_not_what_it_must_be_is_refused(path: tuple[str | int, .
         decide(made)
     report = verify_canary(seal_form(made, KEY))
     assert not report.ok and report.digest is None and not report.verdict.passed
+
+
+def test_a_document_of_the_first_schema_verifies_as_it_did() -> None:
+    """It was written before lengths of prompts were noted, so that no time to read one is known."""
+    archived = (Path(__file__).parent / "archived" / "schema_1.json").read_bytes()
+    report = verify_canary_bytes(archived)
+    assert report.ok and report.verdict.passed and is_canary(json.loads(archived))
+    assert report.verdict.batch_times and report.verdict.prefill_times == ()
+    assert "prefill_times" not in json.loads(archived)["document"]["verdict"]
+    renamed = json.loads(archived)["document"] | {"schema": "gainshare.canary/2"}
+    assert not verify_canary(seal_form(renamed, KEY)).ok
 
 
 def test_a_missing_field_is_refused() -> None:

@@ -103,6 +103,9 @@ def test_an_equal_tree_gives_equal_answers_and_leaks_nothing(tree: Path, folder:
         for pair in (0, 1)
         for case, batch in (("prefill", 1), ("decode", 1), ("decode", 7))
     }
+    for call in calls:
+        assert (call["prompt_tokens"] is not None) == (call["case"] == "prefill")
+        assert call["prompt_tokens"] is None or 100 < call["prompt_tokens"] <= 120
     last = found.rounds[-1]
     for side in SIDES:
         assert last["load_ns"][side] > 100_000_000 and last["peak_memory_bytes"][side] > 50 << 20

@@ -11,7 +11,16 @@ from benchmarks.canary.lines import Bounds, line_bounds, worse_lines
 from benchmarks.canary.order import LINES, CanaryOrder
 from benchmarks.canary.verdict import CanaryVerdict, decide
 from benchmarks.evidence.schema import EvidenceError
-from tests.benchmarks.canary.documents import BEST, comparison, document, equal, order
+from tests.benchmarks.canary.documents import (
+    BEST,
+    LONG,
+    PREFILL_NS,
+    SHORT,
+    comparison,
+    document,
+    equal,
+    order,
+)
 
 
 def verdict(asked: CanaryOrder | None = None, **given: Any) -> CanaryVerdict:
@@ -39,6 +48,22 @@ def test_times_of_a_token_are_the_medians_at_each_batch() -> None:
     assert set(times) == {1, 4, 7}
     assert times[7].served_ns == pytest.approx(7 * 30_000_000, rel=0.02)
     assert times[7].candidate_ns == pytest.approx(14 * 30_000_000, rel=0.02)
+
+
+def test_times_to_read_a_prompt_are_the_medians_of_shorter_and_longer_ones() -> None:
+    found = verdict(factor=lambda line, batch: 0.5 if line == "prefill" else 1.0)
+    assert [one.prompt_tokens for one in found.prefill_times] == [SHORT, LONG]
+    for one in found.prefill_times:
+        assert one.served_ns == pytest.approx(PREFILL_NS * one.prompt_tokens / 200, rel=0.02)
+        assert one.candidate_ns == pytest.approx(one.served_ns / 2, rel=0.02)
+
+
+def test_prompts_of_one_length_have_one_time() -> None:
+    one = comparison("served", 1, order().plan)
+    for call in (call for each in one["rounds"] for call in each["calls"] if call["case"] == "prefill"):
+        call["prompt_tokens"] = 150 + call["pair"] % 3
+    (found,) = verdict(comparisons=[one]).prefill_times
+    assert found.prompt_tokens == 151
 
 
 @pytest.mark.parametrize("line", ["prefill", "decode", "memory", "load"])
@@ -86,6 +111,24 @@ def test_counters_that_lie_are_refused() -> None:
         call["counted_ms"]["candidate"] //= 2
     found = verdict(comparisons=[one])
     assert not found.passed and "its counters say" in found.why and "within 5 %" in found.why
+
+
+@pytest.mark.parametrize("batch", [1, 4, 7])
+def test_counters_may_differ_by_five_per_cent_and_what_the_others_at_once_delay(batch: int) -> None:
+    one = comparison("served", 1, order().plan, noise=0.0)
+    calls = [
+        call
+        for each in one["rounds"]
+        for call in each["calls"]
+        if (call["case"], call["batch"]) == ("decode", batch)
+    ]
+    for call in calls:
+        call["counted_ms"] = dict(call["clocked_ms"])
+        call["counted_ms"]["candidate"] -= call["clocked_ms"]["candidate"] // 20 + 25 * batch**2
+    assert verdict(comparisons=[one]).passed
+    for call in calls:
+        call["counted_ms"]["candidate"] -= 1
+    assert f"(decode, {batch} at once" in verdict(comparisons=[one]).why
 
 
 def test_counters_that_a_busy_machine_delays_on_both_sides_decide_nothing() -> None:

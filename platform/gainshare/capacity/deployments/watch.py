@@ -1,36 +1,33 @@
-"""Watch what serves by the gateway's own counts, and roll it back by itself where the rules of `health` say so."""
+"""Watch what serves by the gateway's own counts, and roll it back by itself where `health` or `slowness` says so."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
 from datetime import datetime, timedelta
-from statistics import median
-
-from django.db.models import QuerySet
 
 from gainshare.capacity.deployments.handover import original
-from gainshare.capacity.deployments.health import Outcomes, TokenTime, fails_more, slowness, stays_slow
-from gainshare.capacity.deployments.rollback import roll_back_by_itself
-from gainshare.capacity.hosts.nodes import OF_ITS_HOST
-from gainshare.capacity.models import Deployment, DeploymentState, Node, NodeWindow, ServedModel
-from gainshare.capacity.routing.rates import WINDOW_S
+from gainshare.capacity.deployments.health import fails_more
+from gainshare.capacity.deployments.rollback import roll_back_by_itself, why_tried
+from gainshare.capacity.deployments.slowness import percent_of, stays_slow
+from gainshare.capacity.deployments.usual import usual_for
+from gainshare.capacity.deployments.windows import DECODE, WINDOW, Clocked, outcomes, paces, windows_of
+from gainshare.capacity.models import Deployment, DeploymentState, ServedModel
 
-Windows = QuerySet[NodeWindow]
-
-WINDOW = timedelta(seconds=WINDOW_S)
 FAILURES_OF = timedelta(minutes=10)  # of the new tree: the latest
-SLOW_FOR = timedelta(minutes=5)
 BEFORE_OF = timedelta(minutes=30)  # of the tree before: the last ones that it served
+SHORT, LONG = timedelta(minutes=5), timedelta(hours=2)  # that work took too long
 
 
 def watch_all(now: datetime) -> int:
-    """Look at every serving deployment; return how many are rolled back. For beat."""
+    """Look at every serving deployment; return how many are rolled back. For beat.
+
+    One whose rollback failed is rolled back again later, for the reason that was found first.
+    """
     serving = Deployment.objects.filter(
-        state=DeploymentState.SERVING, is_first=False, is_rollback=False, watch_ended_at=None
+        state=DeploymentState.SERVING, is_first=False, is_rollback=False
     )  # before a first one, nothing answered
     count = 0
     for deployment in serving.select_related("before"):
+        usual_for(deployment, now)  # kept where slow trees are not rolled back, too: for the next deployment
         if reason := why_rolled_back(deployment, now):
             count += roll_back_by_itself(deployment, reason, now)
     return count
@@ -42,17 +39,20 @@ def why_rolled_back(deployment: Deployment, now: datetime) -> str:
     assert deployment.serving_at is not None, "it serves"
     if served is None:
         return ""
+    slower_percent = served.rolls_back_slower_percent
+    if (served.rolls_back_on_failures or slower_percent is not None) and (reason := why_tried(deployment)):
+        return reason
     if served.rolls_back_on_failures and (reason := _failing(deployment, deployment.serving_at, now)):
         return reason
-    if served.rolls_back_slower_percent is not None:
-        return _slow(deployment, deployment.serving_at, now, served.rolls_back_slower_percent)
-    return ""
+    return "" if slower_percent is None else _slow(deployment, deployment.serving_at, now, slower_percent)
 
 
 def _failing(deployment: Deployment, serving_at: datetime, now: datetime) -> str:
     since = max(serving_at - WINDOW, now - FAILURES_OF)  # the window of the switch counts
-    new = _outcomes(_windows(deployment, deployment.tree, since, now))
-    before = _outcomes(_before(deployment, serving_at))
+    new = outcomes(windows_of(deployment.model, deployment.tree, since, now))
+    source = original(deployment.before)
+    tree = "" if source is None else source.tree
+    before = outcomes(windows_of(deployment.model, tree, serving_at - BEFORE_OF, serving_at - WINDOW))
     if not fails_more(new, before):
         return ""
     return (
@@ -62,56 +62,23 @@ def _failing(deployment: Deployment, serving_at: datetime, now: datetime) -> str
 
 
 def _slow(deployment: Deployment, serving_at: datetime, now: datetime, slower_percent: int) -> str:
-    rows = deployment.result.get("batch_times") or ()
-    times = {int(row["batch"]): int(row["candidate_ns"]) for row in rows}
-    times_before = {int(row["batch"]): int(row["served_ns"]) for row in rows}
-    since = now - SLOW_FOR - WINDOW  # windows are whole, and the last one may go on
-    if not times or since < serving_at:
+    short = now - SHORT - WINDOW  # windows are whole, and the last one may go on
+    if short < serving_at:
         return ""
-    ratios = [
-        slowness(window, times)
-        for window in _token_times(_windows(deployment, deployment.tree, since, now - WINDOW))
-    ]
-    usual = [
-        ratio
-        for window in _token_times(_before(deployment, serving_at))
-        if (ratio := slowness(window, times_before)) is not None
-    ]
-    if not stays_slow(ratios, usual=median(usual) if usual else 1.0, slower_percent=slower_percent):
-        return ""
-    worst = min(ratio for ratio in ratios if ratio is not None)
-    return (
-        f"tokens took at least {round(100 * worst)} % of the time that the canary found, "
-        f"for {round(SLOW_FOR.total_seconds())} s"
-    )
-
-
-def _before(deployment: Deployment, serving_at: datetime) -> Windows:
-    """The last windows of the tree before, up to the switch."""
-    source = original(deployment.before)
-    tree = "" if source is None else source.tree
-    return _windows(deployment, tree, serving_at - BEFORE_OF, serving_at - WINDOW)
-
-
-def _windows(deployment: Deployment, tree: str, since: datetime, until: datetime) -> Windows:
-    """Windows between these times of the model's nodes with this tree. Nodes whose host went say nothing of the tree."""
-    nodes = Node.objects.filter(model=deployment.model, tree=tree, ready_at__isnull=False)
-    nodes = nodes.exclude(end_reason__startswith=OF_ITS_HOST)
-    keys = [str(pk) for pk in nodes.exclude(ended_at__lt=since).values_list("pk", flat=True)]
-    return NodeWindow.objects.filter(
-        model=deployment.model, node__in=keys, window_at__gte=since, window_at__lte=until
-    )
-
-
-def _outcomes(windows: Windows) -> Outcomes:
-    rows = list(windows.values_list("requests", "failures"))
-    return Outcomes(sum(answered for answered, _ in rows), sum(failed for _, failed in rows))
-
-
-def _token_times(windows: Windows) -> Sequence[list[TokenTime]]:
-    """What each window has, by node, oldest first. The mean number of answers is their time over the window's."""
-    of_window: dict[datetime, list[TokenTime]] = defaultdict(list)
-    rows = windows.order_by("window_at").values_list("window_at", "decode_tokens", "decode_ms", "busy_ms")
-    for at, tokens, decode_ms, busy_ms in rows:
-        of_window[at].append(TokenTime(tokens, decode_ms, busy_ms / (1000 * WINDOW_S)))
-    return list(of_window.values())
+    all_usual = usual_for(deployment, now)
+    since = max(now - LONG - WINDOW, serving_at)
+    windows = windows_of(deployment.model, deployment.tree, since, now - WINDOW)
+    for line, found in paces(windows, Clocked.of(deployment, "candidate")).items():
+        usual = all_usual.get(line)
+        if usual is None:
+            continue
+        latest = [pace for at, pace in found.items() if at >= short]
+        for span, looked_at, is_long in ((SHORT, latest, False), (LONG, list(found.values()), True)):
+            if stays_slow(looked_at, usual=usual, slower_percent=slower_percent, is_long=is_long):
+                what = "tokens of answers" if line == DECODE else "prompts"
+                lasted = min(span, now - serving_at).total_seconds()
+                return (
+                    f"{what} took {percent_of(looked_at)} % of the time that the canary found, in {round(lasted)} s; "
+                    f"{usual.percent} % is usual here"
+                )
+    return ""

@@ -15,10 +15,12 @@ from django.utils import timezone
 
 from benchmarks.patch.trees import BlobStore
 from gainshare.capacity.deployments.canaries import expected_order
+from gainshare.capacity.deployments.rollback import roll_back
 from gainshare.capacity.models import Deployment, DeploymentState, Host, NodeState
 from gainshare.capacity.routing.exchange import EPOCH, exchange
 from gainshare.capacity.routing.outbox import Outbox
 from tests.gainshare.capacity.deployments.deployments_world import (
+    MODEL,
     NEW,
     PASS_POINTS,
     Machine,
@@ -27,6 +29,7 @@ from tests.gainshare.capacity.deployments.deployments_world import (
     ask,
     canary,
     deploy,
+    end,
     live,
     make_ready,
     ready_node,
@@ -147,6 +150,22 @@ def test_a_rollback(at: Machine, tmp_path: Path, fault: str) -> None:
     assert again(deployed).state == DeploymentState.ROLLED_BACK
     assert Deployment.objects.filter(is_rollback=True).count() == 1
     assert_served()
+
+
+@pytest.mark.parametrize("fault", ["deployments.rollback.before_commit", "deployments.rollback.committed"])
+def test_a_rollback_that_is_begun_again(at: Machine, tmp_path: Path, fault: str) -> None:
+    ready_node(at.host)
+    deploy(at)
+    failed = roll_back(model=MODEL, actor=None, reason="it fails")
+    Deployment.objects.filter(is_first=False, is_rollback=False).update(watch_ended_at=timezone.now())
+    an_hour_ago = timezone.now() - timedelta(hours=1)
+    Deployment.objects.filter(pk=failed.pk).update(state=DeploymentState.FAILED, ended_at=an_hour_ago)
+    for node in live(""):
+        end(node)
+    killed_then_repeated("pass", fault=fault, folder=tmp_path)
+    tries = Deployment.objects.filter(is_rollback=True).order_by("created_at")
+    assert [row.state for row in tries] == [DeploymentState.FAILED, DeploymentState.STARTING]
+    assert len(live("", NodeState.STARTING)) == 1
 
 
 def test_a_deployment_that_is_given_up(at: Machine, tmp_path: Path) -> None:
