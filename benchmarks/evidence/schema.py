@@ -94,6 +94,8 @@ def _third(document: dict[str, Any], *, has_verdict: bool) -> None:
     if has_verdict:  # computed from the samples when the document is built
         rule = {"noise_floor_log_ppm": lambda value: value is None or _natural(value)}
         _fields(document["environment"], rule, "document.environment", is_open=True)
+    if (slots := document["environment"].get("slots")) is not None:
+        _fields(slots, _SLOTS, "document.environment.slots")
     if document["old"] is not None:
         if document["run"]["kind"] != "confirmation":
             raise EvidenceError("document.old belongs to confirmations only")
@@ -393,6 +395,12 @@ _VERSIONED = {"version": _name, "digest": _digest_or_none}
 _OLD: dict[str, Any] = {
     "tree": _sha256,
     "paid_log_ppm": lambda value: _positive(value) and value <= MOST_LOG_PPM,
+}
+_SLOTS: dict[str, Any] = {
+    "tree": lambda value: value in ("base", "old"),
+    "room_ppm": _positive,
+    "call_ns": _naturals,
+    "first_ns": _naturals,
 }
 _EARLIER: dict[str, Any] = {
     "count": _positive,

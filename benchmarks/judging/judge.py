@@ -33,7 +33,7 @@ from benchmarks.judging.cancellation import Cancellation, Cancelled
 from benchmarks.judging.job import Callbacks, Job
 from benchmarks.pairs.builds.build import build_tree
 from benchmarks.pairs.builds.memory import REMEMBERED, BuildMemory
-from benchmarks.pairs.calibration import CalibrationFailed, calibrated
+from benchmarks.pairs.calibration import Calibration, CalibrationFailed, calibrated
 from benchmarks.pairs.cores import Cores, choose_cores
 from benchmarks.pairs.nameless import NamelessCopies
 from benchmarks.pairs.pair import SLOTS
@@ -121,6 +121,7 @@ class _Judgement:
         self._key: Ed25519PrivateKey | None = None
         self._wanted = self._told = 0
         self._base_checks: list[dict[str, Any]] = []
+        self._calibration = Calibration(self._suite)
         self._setup = SideSetup(self._suite, self._level, self._cores, job.device)
         self._trials = Trials(
             job.reproduction,
@@ -192,14 +193,16 @@ class _Judgement:
         )
 
     def _calibrate(self) -> None:
-        """Settle how many calls a pair has; a guard's quick presets are what they are."""
+        """Settle how many calls a pair has and what its slots are; a guard's quick presets are what they are."""
         if self._runner.has_ended or self._job.kind in ("guard", *BUG_KINDS):
             return
         try:
-            self._suite, usual_ns = calibrated(
+            found = calibrated(
                 self._copies,
                 self._setup,
                 self._seeds.child("calibration"),
+                is_confirmation=self._job.kind == "confirmation",
+                has_old=bool(self._job.old_tree) and not self._runner.has_lost_old,
                 phases=self._phases,
                 quiet=self._quiet,
                 cancellation=self._cancellation,
@@ -209,7 +212,10 @@ class _Judgement:
             self._runner.add_event(error.failure)
             self._runner.failed_pair = error.pair
             return
-        self._runner.measure_with(self._suite, usual_ns)
+        if found.old_failure is not None:
+            self._runner.add_event(found.old_failure)
+        self._calibration, self._suite = found, found.suite
+        self._runner.measure_with(found.suite, found.usual)
 
     def _try(self) -> None:
         """The reproduction's trials, until they decide or only the suites are left."""
@@ -290,6 +296,7 @@ class _Judgement:
                 measuring_core=self._cores.measuring,
                 judge_core=self._cores.judge,
                 clock="perf_counter_ns",
+                slots=self._calibration.as_dict(),
             ),
             "sandbox": {
                 "level": self._level.value,

@@ -27,6 +27,7 @@ class PairRecord:
     plan: PairPlan
     spawn_order: tuple[str, str]
     calls: list[tuple[str, int]] = field(default_factory=list)
+    first_ns: dict[str, int] = field(default_factory=dict)  # of each side's first call; not in the evidence
     scrubbed_bytes: int = 0  # overwritten before each call
     timed_ns: int = 0  # of all timed calls of both sides
     cpu_while_frozen_ns: dict[str, int] = field(default_factory=_zeros)
@@ -91,17 +92,17 @@ class Clocked:
         self._after_call()
         if is_timed:
             self.record.timed_ns += elapsed_ns
-        self._fill_slot(name, elapsed_ns, is_timed=is_timed)
+        is_first = name not in self.record.first_ns
+        self.record.first_ns.setdefault(name, elapsed_ns)
+        self._fill_slot(elapsed_ns, is_timed=is_timed, is_first=is_first)
         return answers, elapsed_ns
 
-    def _fill_slot(self, name: str, elapsed_ns: int, *, is_timed: bool) -> None:
+    def _fill_slot(self, elapsed_ns: int, *, is_timed: bool, is_first: bool) -> None:
         """Rest for what is left of the slot. Freezing and accounting come on top, for every partner alike."""
         if self._pace is None:
             return
         with self._phases.spend("measuring"):
-            rest(self._pace.filled_ns(elapsed_ns, is_timed=is_timed) - elapsed_ns)
-        if is_timed:
-            self._pace.learn(name, elapsed_ns)
+            rest(self._pace.filled_ns(elapsed_ns, is_timed=is_timed, is_first=is_first) - elapsed_ns)
 
     def _account_frozen(self) -> None:
         for name, side in self.sides.items():

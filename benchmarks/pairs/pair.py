@@ -13,7 +13,7 @@ from benchmarks.pairs import trial
 from benchmarks.pairs.clocked import SIDES, Clocked, PairRecord
 from benchmarks.pairs.cores import CacheScrubber, judge_on, scrubbed_bytes
 from benchmarks.pairs.nameless import NamelessCopies
-from benchmarks.pairs.pace import LOAD_NS, Pace, rest, whole_slots
+from benchmarks.pairs.pace import LOAD_NS, Pace, Usual, rest, whole_slots
 from benchmarks.pairs.phases import Phases
 from benchmarks.pairs.quiet import Quiet
 from benchmarks.pairs.sample_log import SampleLog
@@ -43,9 +43,9 @@ class Pair:
         sample_log: SampleLog,
         *,
         checks_all: bool = False,
-        usual_ns: int | None = None,
+        usual: Usual | None = None,
     ) -> None:
-        """With `checks_all` the oracle is asked for every turn. `usual_ns` is what a timed call of base takes as a rule."""
+        """With `checks_all` the oracle is asked for every turn. Slots are made of `usual`; without it there are none."""
         self.plan, self._sample_log = plan, sample_log
         self._setup, self._seeds, self._phases, self._quiet = setup, seeds, phases, quiet
         suite = setup.suite.part(plan.case)
@@ -54,7 +54,7 @@ class Pair:
         first = seeds.order("pair", plan.index, "spawn").sample(SIDES, 2)
         self.record = PairRecord(plan, spawn_order=(first[0], first[1]))
         self._sides: dict[str, Side] = {}
-        self._usual_ns = usual_ns
+        self._usual = usual
         self._lock = threading.Lock()
         self._is_killed = False
 
@@ -69,7 +69,7 @@ class Pair:
             self._quiet,
             self._sample_log,
             checks_all=True,
-            usual_ns=self._usual_ns,
+            usual=self._usual,
         )
 
     def prepare(self) -> None:
@@ -104,8 +104,9 @@ class Pair:
             scrubber = CacheScrubber(cores.measuring, size)
             self.record.scrubbed_bytes = scrubber.size_bytes
         order = self._seeds.order("pair", index, "calls")
-        is_paced = suite.trial is None and self._usual_ns is not None
-        pace = Pace(self._seeds.order("pair", index, "pace"), self._usual_ns) if is_paced else None
+        pace = None
+        if suite.trial is None and self._usual is not None:
+            pace = Pace(self._seeds.order("pair", index, "pace"), self._usual)
         clocked = Clocked(
             self._sides, self.record, scrubber, self._phases, self._quiet, self._pass_on_logs, pace
         )

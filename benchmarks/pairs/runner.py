@@ -13,6 +13,7 @@ from typing import Any
 
 from benchmarks.judging.cancellation import Cancellation
 from benchmarks.pairs.nameless import NamelessCopies
+from benchmarks.pairs.pace import Usual
 from benchmarks.pairs.pair import Pair
 from benchmarks.pairs.phases import Phases
 from benchmarks.pairs.quiet import Quiet
@@ -103,7 +104,7 @@ class PairRunner:
         self._copies, self._setup, self._seeds = copies, setup, seeds
         self._phases, self._quiet, self._cancellation = phases, quiet, cancellation
         self._on_log, self._on_pair, self._on_complete = on_log, on_pair, on_complete
-        self._usual_ns: dict[str, int] = {}
+        self._usual: dict[str, Usual] = {}
         self._schedule = Schedule(setup.suite, seeds)
         self.sample_log = SampleLog(on_log)
 
@@ -117,12 +118,12 @@ class PairRunner:
         """True once anything else failed."""
         return any(event["side"] != "old" for event in self.events)
 
-    def measure_with(self, suite: Suite, usual_ns: Mapping[str, int]) -> None:
+    def measure_with(self, suite: Suite, usual: Mapping[str, Usual]) -> None:
         """Take all pairs with this form of the suite, whose cases are the same. Before the first pair.
 
-        `usual_ns` is what a call of base takes as a rule, in each case that a calibration has measured.
+        `usual` is what slots are made of, in each case that a calibration has measured.
         """
-        self._setup, self._usual_ns = replace(self._setup, suite=suite), dict(usual_ns)
+        self._setup, self._usual = replace(self._setup, suite=suite), dict(usual)
 
     def take_block(self, wanted: Mapping[str, int], *, controls: int, old: int) -> None:
         """Measure the next block on the way to so many pairs of each case, with `controls` control pairs and `old` old ones.
@@ -150,7 +151,7 @@ class PairRunner:
                 self._phases,
                 self._quiet,
                 self.sample_log,
-                usual_ns=self._usual_ns.get(plan.case),
+                usual=self._usual.get(plan.case),
             )
         )
         self._on_pair(self.measured.total())

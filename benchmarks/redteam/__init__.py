@@ -15,8 +15,9 @@ patches of a folder; a name is unique without its number.
 
 A line without a key continues the one above (`#   and more words`). Other keys: `base` (a diff below the repository that
 makes the base tree of the shipped one, as `examples/base/textbook_moe.diff`; the shipped tree where it is left out),
-`paid` (with `base`: the millionths of a nat that were paid for it over the shipped tree, which a confirmation then times
-as the old one) and `pad` (`model/layers/padding.py 300000`: a new file of so many bytes of comments is added when the
+`paid` (with `base`: the millionths of a nat that were paid for it over the tree before it, which a confirmation then times
+as the old one), `old` (with `paid`: a diff that makes that tree of the shipped one; the shipped tree where it is left out)
+and `pad` (`model/layers/padding.py 300000`: a new file of so many bytes of comments is added when the
 patch is read, so that no huge diff has to be kept). No key comes twice, none is unknown. Bases that cheat are in
 `tests/acceptance/bases/`.
 

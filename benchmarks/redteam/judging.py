@@ -92,6 +92,12 @@ class Bench:
             return self.shipped
         return apply_patch(self.shipped, parse_patch((ROOT / patch.base).read_bytes()), self.store)
 
+    def old(self, patch: RedTeamPatch) -> Tree:
+        """The tree that a paid base was measured against. Raises PatchError as `base`."""
+        if not patch.old:
+            return self.shipped
+        return apply_patch(self.shipped, parse_patch((ROOT / patch.old).read_bytes()), self.store)
+
     def take_in(self, patch: RedTeamPatch) -> Tree:
         """The candidate's tree. Raises PatchError or PolicyViolation, as for any submission."""
         parsed = parse_patch(patch.diff)
@@ -133,7 +139,7 @@ class Bench:
         )
 
     def job(self, kind: JobKind, patch: RedTeamPatch, candidate: Tree) -> Job:
-        """The judge's job. A confirmation against a base that was paid for names the shipped tree as the old one."""
+        """The judge's job. A confirmation against a base that was paid for names the tree before it."""
         has_old = kind == "confirmation" and patch.paid_log_ppm > 0
         return Job(
             run_id=f"redteam-{patch.name}",
@@ -144,7 +150,7 @@ class Bench:
             candidate_tree=candidate.hash,
             nonce=NONCE,
             looks=self._looks,
-            old_tree=self.shipped.hash if has_old else "",
+            old_tree=self.old(patch).hash if has_old else "",
             old_paid_log_ppm=patch.paid_log_ppm if has_old else 0,
         )
 
@@ -152,7 +158,7 @@ class Bench:
         self, kind: JobKind, patch: RedTeamPatch, candidate: Tree, say: Callable[[str], None]
     ) -> dict[str, Any]:
         job = self.job(kind, patch, candidate)
-        trees = [self.base(patch), candidate, *([self.shipped] if job.old_tree else [])]
+        trees = [self.base(patch), candidate, *([self.old(patch)] if job.old_tree else [])]
         with self.written(*trees) as folders:
             sealed = judge(
                 job,

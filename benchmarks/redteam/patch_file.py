@@ -22,7 +22,7 @@ _KEY = re.compile(r"# ([a-z-]+): (.+)")
 _MORE = re.compile(r"# {3,}(.+)")
 _REQUIRED = frozenset({"class", "suite", "expect", "seam", "why"})
 _CHEATS_ONLY = frozenset({"naive", "wins-by"})
-_OPTIONAL = frozenset({"base", "paid", "pad"})
+_OPTIONAL = frozenset({"base", "old", "paid", "pad"})
 _BEGINNINGS = (b"diff --git ", b"--- ")
 
 
@@ -47,7 +47,8 @@ class RedTeamPatch:
     seam: str
     why: str
     base: str  # a diff below the repository that makes the base tree; "" for the shipped one
-    paid_log_ppm: int  # what was paid for that base over the shipped tree, its old one; 0 where nothing was
+    old: str  # a diff below the repository that makes the tree before base; "" for the shipped one
+    paid_log_ppm: int  # what was paid for base over that tree; 0 where nothing was
     header: bytes
     diff: bytes
 
@@ -78,6 +79,7 @@ def read_patch_file(path: Path) -> RedTeamPatch:
         seam=fields["seam"],
         why=fields["why"],
         base=fields.get("base", ""),
+        old=fields.get("old", ""),
         paid_log_ppm=_paid(path.name, fields),
         header=header,
         diff=diff + _padding(path.name, fields.get("pad", "")),
@@ -155,6 +157,8 @@ def _expected(file: str, words: str, *, is_cheat: bool) -> frozenset[str]:
 def _paid(file: str, fields: dict[str, str]) -> int:
     words = fields.get("paid", "")
     if not words:
+        if "old" in fields:
+            raise PatchFileError(f"{file}: `old` is the tree before a base that was `paid` for")
         return 0
     if "base" not in fields or not words.isdecimal() or int(words) == 0:
         raise PatchFileError(f"{file}: `paid` is a number of millionths of a nat that was paid for a `base`")

@@ -57,6 +57,11 @@ def staleness(patch: RedTeamPatch, shipped: Tree, store: BlobStore) -> str:
     except (PatchError, OSError) as error:
         return f"its base {patch.base}: {error}"
     try:
+        if patch.old:
+            apply_patch(shipped, parse_patch((ROOT / patch.old).read_bytes()), store)
+    except (PatchError, OSError) as error:
+        return f"its old tree {patch.old}: {error}"
+    try:
         parsed = parse_patch(patch.diff)
         check_patch(load_policy(), parsed)
         apply_patch(base, parsed, store)

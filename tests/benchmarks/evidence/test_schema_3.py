@@ -93,6 +93,33 @@ def test_other_shapes_are_refused(change: Any) -> None:
         validate(document)
 
 
+SLOTS = {"tree": "old", "room_ppm": 1_250_000, "call_ns": {"only": 25}, "first_ns": {"only": 90}}
+
+
+@pytest.mark.parametrize("slots", [SLOTS, None])
+def test_the_environment_says_what_slots_were_made_of(slots: dict[str, Any] | None) -> None:
+    environment = {**PARTS["environment"], "slots": slots}
+    assert verify_evidence(seal(make_document(PARTS["pairs"], environment=environment), KEY)).ok
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda slots: slots.pop("first_ns"),
+        lambda slots: slots.update(tree="candidate"),
+        lambda slots: slots.update(room_ppm=0),
+        lambda slots: slots["call_ns"].update(only=2.5),
+        lambda slots: slots.update(factor=1),
+    ],
+)
+def test_other_slots_are_refused(change: Any) -> None:
+    slots = copy.deepcopy(SLOTS)
+    change(slots)
+    document = broken(lambda document: document["environment"].update(slots=slots))
+    with pytest.raises(EvidenceError, match=r"environment\.slots"):
+        validate(document)
+
+
 def test_schema_2_keeps_its_shape() -> None:
     archived = parse(canonical_bytes(ARCHIVED[0]["document"]))
     validate(archived)

@@ -16,6 +16,7 @@ from benchmarks.catalogue.facts import Case, TimeLimits
 from benchmarks.judging.cancellation import Cancellation
 from benchmarks.pairs.cores import choose_cores
 from benchmarks.pairs.nameless import NamelessCopies
+from benchmarks.pairs.pace import Usual
 from benchmarks.pairs.pair import Pair
 from benchmarks.pairs.phases import Phases
 from benchmarks.pairs.quiet import Quiet
@@ -144,7 +145,7 @@ def run_pairs(
     )
     case = suite.cases[0].name
     if usual_ns is not None:
-        runner.measure_with(suite, {case: usual_ns})
+        runner.measure_with(suite, {case: Usual(usual_ns, usual_ns)})
     with closing(copies):
         while not runner.has_ended and runner.measured[case] < pairs:
             runner.take_block({case: pairs}, controls=int(has_controls), old=0)

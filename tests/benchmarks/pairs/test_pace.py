@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks.pairs import clocked
 from benchmarks.pairs.cores import CacheScrubber, choose_cores
-from benchmarks.pairs.pace import LEAST, MOST, UNKNOWN_NS, Pace, whole_slots
+from benchmarks.pairs.pace import LEAST, MOST, ROOM, UNKNOWN_NS, Pace, Usual, whole_slots
 from benchmarks.pairs.phases import Phases
 from benchmarks.pairs.quiet import Quiet
 from benchmarks.pairs.schedule import PairPlan
@@ -25,6 +25,7 @@ MS = 1_000_000
 CALLS = 12
 BASE_S, FAST_S, SLOW_S = 0.05, 0.005, 0.12  # each is within one of the slots, with room for a busy machine
 USUAL_NS = 200 * MS  # what a calibration would have told
+CALLS_OF_100_MS = Usual(100 * MS, 100 * MS)
 # Far below what the partners differ by, far above what a busy machine adds to the median gap.
 RESOLUTION_MS = 40.0
 
@@ -34,26 +35,41 @@ def test_a_call_fills_whole_slots() -> None:
 
 
 def test_all_partners_within_a_slot_look_the_same() -> None:
-    pace = Pace(Random(1), 100 * MS)
+    pace = Pace(Random(1), CALLS_OF_100_MS)
     filled = {pace.filled_ns(ms * MS, is_timed=True) for ms in (1, 20, 50, 99, 109)}
     assert len(filled) == 1 and LEAST * 100 * MS <= filled.pop() <= MOST * 100 * MS
     assert pace.filled_ns(400 * MS, is_timed=True) > 400 * MS
 
 
 def test_slots_differ_from_pair_to_pair() -> None:
-    slots = {Pace(Random(number), 100 * MS).filled_ns(1, is_timed=True) for number in range(200)}
+    slots = {Pace(Random(number), CALLS_OF_100_MS).filled_ns(1, is_timed=True) for number in range(200)}
     assert len(slots) > 150
     assert min(slots) < 1.15 * 100 * MS and max(slots) > 1.4 * 100 * MS
 
 
-def test_until_base_s_time_is_known_slots_are_fixed() -> None:
-    pace = Pace(Random(1))
-    assert pace.filled_ns(3, is_timed=True) == UNKNOWN_NS
-    pace.learn("candidate", 7 * MS)
-    assert pace.filled_ns(3, is_timed=True) == UNKNOWN_NS
-    pace.learn("base", 7 * MS)
+def test_calls_that_are_not_timed_have_slots_of_their_own() -> None:
+    pace = Pace(Random(1), Usual(7 * MS, 90 * MS))
     assert 7 * MS < pace.filled_ns(3, is_timed=True) < 11 * MS
-    assert pace.filled_ns(3, is_timed=False) == UNKNOWN_NS  # a warm-up may take longer
+    assert pace.filled_ns(3, is_timed=False) == UNKNOWN_NS
+    assert 90 * MS < pace.filled_ns(3, is_timed=False, is_first=True) < 136 * MS
+    short = Pace(Random(1), Usual(7 * MS, 9 * MS))
+    assert short.filled_ns(3, is_timed=False, is_first=True) == UNKNOWN_NS
+
+
+def test_room_makes_both_longer() -> None:
+    assert Usual(100, 1_001).times(ROOM) == Usual(125, 1_252)
+
+
+@pytest.mark.parametrize("gain", [1.2, 2.25, 3.0, 6.0])
+def test_an_old_tree_takes_one_slot_as_a_fast_candidate_and_base_do(gain: float) -> None:
+    """Base is slow by default, as slow as the old tree, and would be fast where its partner takes two slots."""
+    old = Usual(int(20 * gain * MS), int(60 * gain * MS)).times(ROOM)
+    for number in range(200):
+        pace = Pace(Random(number), old)
+        for partner in (20, 20 * gain, 1.27 * 20 * gain):  # candidate, base or old, old with a larger shape
+            assert pace.filled_ns(int(partner * MS), is_timed=True) == pace.filled_ns(1, is_timed=True)
+            first = pace.filled_ns(int(3 * partner * MS), is_timed=False, is_first=True)
+            assert first == pace.filled_ns(1, is_timed=False, is_first=True)
 
 
 class Timed:
@@ -78,7 +94,7 @@ def test_call_and_rest_together_do_not_depend_on_a_partner_within_a_slot(
         rests: list[int] = []
         monkeypatch.setattr(clocked, "rest", rests.append)
         sides: Any = {"base": Timed(40 * MS), "candidate": Timed(elapsed_ns)}
-        pace = Pace(Random(1), 50 * MS)
+        pace = Pace(Random(1), Usual(50 * MS, 50 * MS))
         record = clocked.PairRecord(PairPlan(0, "x", {}), ("base", "candidate"))
         pair = clocked.Clocked(
             sides, record, CacheScrubber(choose_cores().measuring), Phases(), Quiet(), lambda: None, pace

@@ -1,5 +1,7 @@
 """The jobs that a patch is judged by: a base that was paid for is timed beside the tree before it."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 
 import pytest
@@ -36,6 +38,16 @@ def test_only_the_confirmation_against_a_paid_base_names_the_shipped_tree_as_old
     assert len({confirmation.base_tree, confirmation.candidate_tree, confirmation.old_tree}) == 3
 
 
+def test_the_tree_before_base_need_not_be_the_shipped_one(
+    bench: Bench, patches: dict[str, RedTeamPatch]
+) -> None:
+    patch = patches["fast-beside-slower-partners"]
+    candidate = apply_patch(bench.base(patch), parse_patch(patch.diff), bench.store)
+    job = bench.job("confirmation", patch, candidate)
+    assert job.old_tree == bench.old(patch).hash
+    assert len({job.base_tree, job.candidate_tree, job.old_tree, bench.shipped.hash}) == 4
+
+
 def test_an_unpaid_base_has_no_old_tree(bench: Bench, patches: dict[str, RedTeamPatch]) -> None:
     patch = patches["slow-base-by-seat"]
     candidate = apply_patch(bench.base(patch), parse_patch(patch.diff), bench.store)
@@ -51,6 +63,20 @@ def test_the_old_tree_gives_a_base_away_that_is_slow_from_a_date_on(
 ) -> None:
     """Its control pairs have base on both sides, equally slow, and show nothing."""
     done = attempt(bench, patches["slow-base-from-a-date"])
+    assert done.outcome.verdict == "suspicious", done.outcome
+    assert "lost what was paid" in done.outcome.reason
+    assert done.is_as_expected, done.control
+
+
+@pytest.mark.sandbox
+@pytest.mark.measures
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+def test_the_old_tree_gives_a_base_away_that_looks_for_slower_partners(
+    bench: Bench, patches: dict[str, RedTeamPatch]
+) -> None:
+    """Neither slots nor control pairs show it the pairs with the old tree, which is slower than base at its slowest."""
+    done = attempt(bench, patches["fast-beside-slower-partners"])
     assert done.outcome.verdict == "suspicious", done.outcome
     assert "lost what was paid" in done.outcome.reason
     assert done.is_as_expected, done.control

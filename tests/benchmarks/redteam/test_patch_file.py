@@ -85,6 +85,7 @@ def test_no_key_may_be_missing(tmp_path: Path, key: str) -> None:
         (HEADER + "# paid: 1000\n", "paid for a `base`"),
         (HEADER + "# base: b.diff\n# paid: much\n", "paid for a `base`"),
         (HEADER + "# base: b.diff\n# paid: 0\n", "paid for a `base`"),
+        (HEADER + "# base: b.diff\n# old: c.diff\n", "the tree before a base that was `paid` for"),
     ],
 )
 def test_what_a_header_may_not_say(tmp_path: Path, header: str, words: str) -> None:

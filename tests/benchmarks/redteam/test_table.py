@@ -29,6 +29,7 @@ def patch(
         seam="words",
         why="words",
         base="",
+        old="",
         paid_log_ppm=0,
         header=b"",
         diff=b"",
