@@ -1,7 +1,8 @@
 """How much of what two patches change is the same, by the lines of the normal form. Pure, apart from reading blobs.
 
 A changed line is one that the candidate's normal form of a file has and the base's lacks, or the other way round, each
-time that it occurs. Locals are numbered separately in each line, so that one more local changes no other line.
+time that it occurs. Locals are numbered separately in each line, so that one more local changes no other line. Notes
+(`.md`) have no lines.
 """
 
 import hashlib
@@ -12,7 +13,7 @@ from functools import lru_cache
 from pathlib import PurePosixPath
 
 from benchmarks.patch.trees import BlobStore, Tree
-from bounty.code_digest import CPP, MAX_BYTES
+from bounty.code_digest import CPP, MAX_BYTES, NOTES
 from bounty.normal_form import normal_cpp, normal_python
 
 NEARLY_EQUAL_PERCENT = 80
@@ -23,7 +24,11 @@ def changed_lines(base: Tree, candidate: Tree, store: BlobStore) -> frozenset[st
     """Digests of the lines that the candidate adds or removes, with their files. Raises TreeError for a missing blob."""
     before = {entry.path: entry.blob for entry in base.entries}
     after = {entry.path: entry.blob for entry in candidate.entries}
-    changed = sorted(path for path in before.keys() | after.keys() if before.get(path) != after.get(path))
+    changed = sorted(
+        path
+        for path in before.keys() | after.keys()
+        if before.get(path) != after.get(path) and PurePosixPath(path).suffix not in NOTES
+    )
     return frozenset(
         digest
         for path in changed

@@ -23,7 +23,7 @@ class Viewer(StrEnum):
 class Phase(StrEnum):
     """How far a submission is, as far as its secrecy goes."""
 
-    BEING_JUDGED = "being judged"  # queued, being measured, priced again, or waiting for escrow
+    BEING_JUDGED = "being judged"  # queued, being measured, priced again, waiting for escrow or, as a copy, for its original
     FAILED = "failed"  # the platform could not measure: judged again, or sent in again
     IN_DOUBT = "in doubt"  # suspicious or disputed: a maintainer decides
     CLOSED = "closed"  # rejected or withdrawn

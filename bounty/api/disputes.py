@@ -21,13 +21,15 @@ from gainshare.accounts.permissions import HasScope, IsMaintainer
 from gainshare.accounts.queries import ListQuery, OneOf, Person
 from gainshare.accounts.schema import refused
 
+SEALED_RUN = "Null also while the caller may not see the submission's runs."
+
 
 class DisputeOut(serializers.ModelSerializer[Dispute]):
     submission = serializers.UUIDField(source="submission_id")
-    run = serializers.UUIDField(source="run_id", allow_null=True)
+    run = serializers.SerializerMethodField(help_text=SEALED_RUN)
     author = serializers.CharField(source="author.username")
     answered_by = serializers.CharField(source="answered_by.username", allow_null=True, default=None)
-    ordered_run = serializers.UUIDField(source="ordered_run_id", allow_null=True)
+    ordered_run = serializers.SerializerMethodField(help_text=SEALED_RUN)
     verdict_kind = serializers.SerializerMethodField(help_text="Empty while it is sealed.")
     verdict_reason = serializers.SerializerMethodField(help_text="Empty while it is sealed.")
 
@@ -48,6 +50,18 @@ class DisputeOut(serializers.ModelSerializer[Dispute]):
             "created_at",
             "answered_at",
         ]
+
+    @extend_schema(responses=serializers.UUIDField(allow_null=True))
+    def get_run(self, dispute: Dispute) -> str | None:
+        return self._shown(dispute, dispute.run_id)
+
+    @extend_schema(responses=serializers.UUIDField(allow_null=True))
+    def get_ordered_run(self, dispute: Dispute) -> str | None:
+        return self._shown(dispute, dispute.ordered_run_id)
+
+    def _shown(self, dispute: Dispute, run_id: UUID | None) -> str | None:
+        is_shown = run_id is not None and sees(asking(self), Part.COURSE, dispute.submission)
+        return str(run_id) if is_shown else None
 
     def get_verdict_kind(self, dispute: Dispute) -> str:
         return dispute.verdict_kind if sees(asking(self), Part.VERDICT, dispute.submission) else ""

@@ -45,7 +45,10 @@ class RunnerStateView(APIView):
     def post(self, request: Request, name: str) -> Response:
         values = validated(StateIn, request)
         return Response(
-            RunnerOut(runner_maintenance.set_runner_state(actor=caller(request), name=name, **values)).data
+            RunnerOut(
+                runner_maintenance.set_runner_state(actor=caller(request), name=name, **values),
+                context={"request": request},
+            ).data
         )
 
 
@@ -58,7 +61,7 @@ class _Action(APIView):
     @extend_schema(request=StatedReason, responses=RunnerDetailOut)
     def post(self, request: Request, name: str) -> Response:
         runner = type(self).act(actor=caller(request), name=name, **validated(StatedReason, request))
-        return Response(RunnerDetailOut(runner).data)
+        return Response(RunnerDetailOut(runner, context={"request": request}).data)
 
 
 class RunnerDrain(_Action):
@@ -105,7 +108,7 @@ class RunnerDevice(APIView):
     @extend_schema(request=PlaceIn, responses=RunnerDetailOut)
     def post(self, request: Request, name: str) -> Response:
         runner = set_device(actor=caller(request), name=name, **validated(PlaceIn, request))
-        return Response(RunnerDetailOut(runner).data)
+        return Response(RunnerDetailOut(runner, context={"request": request}).data)
 
 
 class RunnerCalibrate(APIView):

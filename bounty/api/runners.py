@@ -9,7 +9,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from bounty.api.parsing import asked_by, caller, validated
+from bounty.api.parsing import asked_by, asking, caller, validated
 from bounty.api.runs import ChangeOut, RunOut
 from bounty.models import OPEN_RUN_STATES, NoiseSample, Runner, RunnerFailure
 from bounty.services.access import sees_course
@@ -36,7 +36,9 @@ class RunnerIn(serializers.Serializer[Any]):
 
 
 class RunnerOut(serializers.ModelSerializer[Runner]):
-    current_run = serializers.SerializerMethodField()
+    current_run = serializers.SerializerMethodField(
+        help_text="Null also while it judges a submission whose runs the caller may not see yet."
+    )
     is_waiting_for_device = serializers.SerializerMethodField(
         help_text="True while other work on its machine uses the device. The runner takes no run until that ends."
     )
@@ -75,8 +77,9 @@ class RunnerOut(serializers.ModelSerializer[Runner]):
 
     @extend_schema(responses=serializers.UUIDField(allow_null=True))
     def get_current_run(self, runner: Runner) -> str | None:
-        run = runner.runs.filter(state__in=OPEN_RUN_STATES).first()
-        return str(run.pk) if run is not None else None
+        open_runs = runner.runs.filter(state__in=OPEN_RUN_STATES).select_related("submission__bounty")
+        run = open_runs.first()
+        return str(run.pk) if run is not None and sees_course(asking(self), run) else None
 
     def get_pool_host(self, runner: Runner) -> str:
         return host_of(runner)
@@ -113,11 +116,17 @@ class NoiseSampleOut(serializers.ModelSerializer[NoiseSample]):
 
 
 class FailureOut(serializers.ModelSerializer[RunnerFailure]):
-    run = serializers.UUIDField(source="run_id")
+    run = serializers.SerializerMethodField(
+        help_text="Null while it is of a submission whose runs the caller may not see yet."
+    )
 
     class Meta:
         model = RunnerFailure
         fields = ["run", "attempt", "reason", "created_at"]
+
+    @extend_schema(responses=serializers.UUIDField(allow_null=True))
+    def get_run(self, failure: RunnerFailure) -> str | None:
+        return str(failure.run_id) if sees_course(asking(self), failure.run) else None
 
 
 class RunnerDetailOut(RunnerOut):
@@ -129,8 +138,8 @@ class RunnerDetailOut(RunnerOut):
 
     @extend_schema(responses=FailureOut(many=True))
     def get_failures(self, runner: Runner) -> list[dict[str, Any]]:
-        newest = runner.failures.order_by("-created_at")[:SHOWN_FAILURES]
-        return [dict(FailureOut(failure).data) for failure in newest]
+        newest = runner.failures.select_related("run__submission__bounty").order_by("-created_at")
+        return list(FailureOut(newest[:SHOWN_FAILURES], many=True, context=self.context).data)
 
     @extend_schema(responses=ChangeOut(many=True))
     def get_changes(self, runner: Runner) -> list[dict[str, Any]]:
@@ -150,7 +159,7 @@ class RunnerList(generics.ListAPIView[Runner]):
     def post(self, request: Request) -> Response:
         """Register a runner (maintainers)."""
         runner, token = register_runner(actor=caller(request), **validated(RunnerIn, request))
-        return Response({**RunnerOut(runner).data, "token": token}, status=201)
+        return Response({**RunnerOut(runner, context={"request": request}).data, "token": token}, status=201)
 
 
 class RunnerDetail(generics.RetrieveAPIView[Runner]):

@@ -187,7 +187,7 @@ class SubmissionDetailOut(SubmissionOut):
     order = serializers.SerializerMethodField()
     queue = serializers.SerializerMethodField()
     looks = serializers.SerializerMethodField(
-        help_text="How often a run reached 6, 12, 24 or 48 pairs: progress that does not tell which run it is."
+        help_text="How many of 6, 12, 24 and 48 pairs its runs have reached together: the same for one run and for several."
     )
     runs = serializers.SerializerMethodField(help_text="Shown once the submission is decided.")
     reviews = ReviewOut(many=True)

@@ -19,7 +19,7 @@ class ChangedLines(models.Model):
 
 
 class Likeness(models.Model):
-    """Two submissions of different people in one lineage, whose changed lines are nearly the same."""
+    """Two submissions of one lineage whose changed lines are nearly the same: of different people, or in different series."""
 
     later = models.ForeignKey(Submission, on_delete=models.PROTECT, related_name="like_earlier")
     earlier = models.ForeignKey(Submission, on_delete=models.PROTECT, related_name="like_later")

@@ -11,12 +11,14 @@ from django.http import Http404
 from bounty.errors import NotFound
 from bounty.models import Dispute, DisputeState, Submission, SubmissionState
 from bounty.services import merges, reviews
+from bounty.services.access import sees
 from bounty.services.awards import lifecycle as awards
 from bounty.services.disputes import ANSWERS, answer_dispute, file_dispute, may_dispute
 from bounty.services.runs.rechecks import blocks_payment
 from bounty.services.series import remeasure
 from bounty.services.submissions import find_submission, may_withdraw, withdraw
 from bounty.services.trees import has_present_layout
+from bounty.visibility import Part
 from gainshare.accounts.models import User
 
 S = SubmissionState
@@ -97,6 +99,8 @@ def allowed_actions(submission: Submission, user: User | AnonymousUser) -> set[s
     is_author, is_merged = submission.submitter_id == user.pk, submission.merged_at is not None
     if is_author and may_withdraw(submission):
         offered.add("withdraw")
+    if not sees(user, Part.COURSE, submission, is_look=False):
+        return offered  # what else is offered would tell the state
     has_moved = submission.bounty.lineage.tip_id != submission.base_tree_id
     is_old = not has_present_layout(submission.base_tree_id)  # cannot be measured or merged
     if (

@@ -13,7 +13,7 @@ from django.views.decorators.http import require_GET
 from bounty.models import OPEN_RUN_STATES, NoiseSample, QuarantineCause, Run, Runner, RunnerState
 from bounty.pages.noise_plot import NoisePoint, plot_noise
 from bounty.pages.progress import counted
-from bounty.services.access import sees_course
+from bounty.services.access import Person, sees_course
 from bounty.services.runners import maintenance as runner_maintenance
 from bounty.services.runners.calibration import noise_limit
 from bounty.services.runners.device_waits import is_waiting
@@ -144,7 +144,7 @@ def runner_page(request: HttpRequest, name: str, refused: Refused | None = None)
         "waits": is_waiting(runner),
         "series": noise_series(runner),
         "bad": NoiseSample.objects.filter(runner=runner, is_good=False).order_by("-created_at")[:SHOWN_ROWS],
-        "failures": runner.failures.order_by("-created_at")[:SHOWN_ROWS],
+        "failures": shown_failures(runner, request.user),
         "doubts": [run for run in runs_in_doubt(runner) if sees_course(request.user, run)],
         "changes": reversed(history(runner)),
         "machine": machine_facts(runner.fingerprint),
@@ -158,6 +158,20 @@ def runner_page(request: HttpRequest, name: str, refused: Refused | None = None)
 def current_run(runner: Runner) -> Run | None:
     """The runner's present run."""
     return runner.runs.filter(state__in=OPEN_RUN_STATES).select_related("submission__bounty").first()
+
+
+def shown_failures(runner: Runner, person: Person) -> list[dict[str, Any]]:
+    """The newest failed attempts. Which run failed is left out where its course is sealed for the person."""
+    newest = runner.failures.select_related("run__submission__bounty").order_by("-created_at")[:SHOWN_ROWS]
+    return [
+        {
+            "run_id": failure.run_id,
+            "is_sealed": not sees_course(person, failure.run),
+            "created_at": failure.created_at,
+            "reason": failure.reason,
+        }
+        for failure in newest
+    ]
 
 
 def noise_series(runner: Runner) -> list[Series]:

@@ -8,7 +8,7 @@ from django.db.models import Q, QuerySet
 from django.utils import timezone
 
 from benchmarks.judging.verdicts import VerdictKind
-from bounty.errors import Sealed
+from bounty.errors import NotAllowed, Sealed
 from bounty.models import DisputeState, Lineage, Look, NextStep, Run, Submission, SubmissionState
 from bounty.visibility import UNDECIDED, Part, Phase, Viewer, is_logged, may_see
 from gainshare.accounts.models import User
@@ -113,6 +113,15 @@ def sees_run(person: Person, run: Run) -> bool:
 def sees_course(person: Person, run: Run) -> bool:
     """Whether the person may see which kind of run this is, and how far it has come."""
     return run.submission is None or sees(person, Part.COURSE, run.submission)
+
+
+def require_uninvolved(person: User, submission: Submission) -> None:
+    """Raises NotAllowed for a maintainer who competes with a submission that is not decided yet, whatever its state."""
+    if phase_of(submission) in UNDECIDED and viewer_of(person, submission) is Viewer.COMPETING:
+        raise NotAllowed(
+            "You have an open submission in this lineage, so you cannot decide about another one before its verdict. "
+            "Ask a maintainer who has none."
+        )
 
 
 def require_tree_sight(person: Person, tree_hash: str) -> None:

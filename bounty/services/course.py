@@ -1,7 +1,10 @@
-"""The course of a submission as others see it: one state until it is decided, and how often it was looked at.
+"""The course of a submission as others see it: one state until it is decided, its place in the queue, and its looks.
 
 That a confirmation is being measured tells that a gate has passed. So lists, filters and pages show the state, the runs
 and the history only to those for whom `bounty.visibility` opens them; everyone else sees `BEING_JUDGED`.
+
+One thing cannot be hidden: a submission that was being measured and waits in the queue again. Its next run makes others
+wait, so the places of others would tell the same. Mostly its gate has passed then; a lost attempt looks the same.
 """
 
 from dataclasses import replace
@@ -79,8 +82,9 @@ def shown_place(submission: Submission, person: Person) -> QueuePlace | None:
 
 
 def looks_done(submission: Submission) -> int:
-    """How often a run of the submission reached 6, 12, 24 or 48 pairs, whichever runs they are.
+    """How many of the looks at 6, 12, 24 and 48 pairs one gate would have had after the pairs of all its runs together.
 
-    It tells that the work goes on, and not whether a gate has passed.
+    Counted by run, the sum would soon be more than a gate alone can have, which tells that another run is measured.
     """
-    return sum(run.pairs_done >= look for run in submission.runs.all() for look in LOOKS)
+    n_pairs = sum(run.pairs_done for run in submission.runs.all())
+    return sum(n_pairs >= look for look in LOOKS)

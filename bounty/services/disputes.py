@@ -26,6 +26,7 @@ from bounty.models import (
     Submission,
     SubmissionState,
 )
+from bounty.services.access import require_uninvolved
 from bounty.services.awards.lifecycle import standing_award
 from bounty.services.permissions import require_maintainer
 from bounty.services.runs.lifecycle import queue_run
@@ -176,6 +177,7 @@ def _require_another_maintainer(actor: User, dispute: Dispute) -> None:
     if dispute.author_id == actor.pk:
         raise NotAllowed("You cannot answer your own dispute. Another maintainer has to answer it.")
     require_maintainer(actor, "answer a dispute")
+    require_uninvolved(actor, dispute.submission)
 
 
 def _require_same_verdict(dispute: Dispute, submission: Submission) -> None:

@@ -21,6 +21,7 @@ from bounty.models import (
     Submission,
     SubmissionState,
 )
+from bounty.services.access import require_uninvolved
 from bounty.services.awards.lifecycle import has_enough_acceptances, void_award
 from bounty.services.awards.unmeasured import accept_paths, payees
 from bounty.services.bounties import follow_funds
@@ -65,6 +66,7 @@ def review(
             "You cannot review this submission, because its pull request is yours. Another maintainer has to review it."
         )
     require_maintainer(actor, "review submissions")
+    require_uninvolved(actor, find_submission(submission_id))
     with transaction.atomic():
         # The lock serialises the count of acceptances.
         Submission.objects.select_for_update(no_key=True).get(pk=submission_id)
@@ -127,6 +129,7 @@ def rejudge(*, actor: User, submission_id: UUID) -> Submission:
     submission = find_submission(submission_id)
     if submission.submitter_id == actor.pk:
         raise NotAllowed("You cannot have your own submission judged again. Ask another maintainer.")
+    require_uninvolved(actor, submission)
     if submission.state != SubmissionState.JUDGED or submission.verdict_kind not in JUDGED_AGAIN:
         raise WrongState(
             "Only a submission with a suspicious verdict or an infrastructure error can be judged again."

@@ -47,6 +47,7 @@ from bounty.models import (
     Submission,
     SubmissionState,
 )
+from bounty.services.access import sees
 from bounty.services.awards.lifecycle import void_award
 from bounty.services.bounties import available_escrow, find_bounty, follow_funds
 from bounty.services.reproductions import require_adopted
@@ -59,6 +60,7 @@ from bounty.services.series.likenesses import note_likeness
 from bounty.services.transitions import move, must_move, note
 from bounty.services.trees import WAIT_FOR_RENEWAL, blob_store, load_tree, require_present_layout, store_tree
 from bounty.services.tries import return_try, spend_try
+from bounty.visibility import Part
 from gainshare.accounts.models import User
 
 NOT_THEIR_FAULT = (VerdictKind.INFRASTRUCTURE_ERROR, VerdictKind.PATCH_REJECTED)
@@ -341,7 +343,7 @@ def withdraw(
         if not may_withdraw(submission):
             raise WrongState(
                 "Only a submission that waits for its first verdict is withdrawn, and none whose gate has passed: "
-                f"this one is {submission.state}."
+                f"this one is {submission.state if sees(actor, Part.COURSE, submission) else 'being judged'}."
             )
         if only_unsampled:
             list(submission.runs.select_for_update())  # a runner that begins to sample waits for this

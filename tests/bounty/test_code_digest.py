@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.patch.policy import load_policy
 from benchmarks.patch.trees import BlobStore, Tree, TreeEntry
-from bounty.code_digest import MAX_BYTES, code_digest
+from bounty.code_digest import CPP, MAX_BYTES, NOTES, code_digest
 
 SOURCE = "import os\n\n\ndef double(x):\n    return x * 2\n"
 
@@ -76,6 +77,31 @@ def test_what_is_no_python_counts_byte_for_byte(store: BlobStore, source: str | 
     data = source if isinstance(source, bytes) else source.encode()
     assert digest(store, data) == digest(store, data)
     assert digest(store, data) != digest(store, data + b"\n\n# more\n\xfe")
+
+
+@pytest.mark.parametrize("suffix", [".c", ".cc", ".cpp", ".h", ".hpp", ".inl", ".cu", ".cuh"])
+def test_cpp_files_of_every_type_that_the_policy_allows_count_in_their_normal_form(
+    store: BlobStore, suffix: str
+) -> None:
+    assert suffix in load_policy().file_types
+    path = f"model/k{suffix}"
+    assert digest(store, "int a;  // b\n", path) == digest(store, "int c;\n", path)
+    assert digest(store, "int a;\n", path) != digest(store, "int a, c;\n", path)
+
+
+def test_every_file_type_of_the_policy_is_code_or_notes_or_data() -> None:
+    assert set(load_policy().file_types) == {".py", ".toml"} | CPP | NOTES
+
+
+def test_notes_do_not_count(store: BlobStore) -> None:
+    """One more line in `model/NOTES.md` would make another candidate, and give another draw."""
+    code = TreeEntry("model/a.py", 0o644, store.put(SOURCE.encode()))
+
+    def with_notes(text: str) -> str:
+        notes = TreeEntry("model/NOTES.md", 0o644, store.put(text.encode()))
+        return code_digest(Tree((notes, code)), store)
+
+    assert with_notes("one") == with_notes("two") == digest(store, SOURCE)
 
 
 def test_other_files_and_very_large_ones_count_byte_for_byte(store: BlobStore) -> None:

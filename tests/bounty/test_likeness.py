@@ -83,6 +83,15 @@ def test_cpp_with_other_names_and_one_more_statement_is_nearly_equal() -> None:
     assert alike(CPP_FAST, longer, CPP_BASE, "model/csrc/f.cpp") >= NEARLY_EQUAL_PERCENT
 
 
+def test_notes_have_no_lines() -> None:
+    before, after = (
+        tree({"a.py": BASE, "NOTES.md": "one\n"}),
+        tree({"a.py": FAST, "NOTES.md": "two\nthree\n"}),
+    )
+    plain = changed_lines(tree({"a.py": BASE}), tree({"a.py": FAST}), blob_store())
+    assert changed_lines(before, after, blob_store()) == plain
+
+
 def test_what_is_no_text_and_what_is_no_python_counts_too() -> None:
     assert alike("def (", "def (") == 100
     assert percent_equal(frozenset(), frozenset()) == 0

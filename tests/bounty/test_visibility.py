@@ -13,14 +13,18 @@ from django.contrib.auth.models import AnonymousUser
 from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver
 
-from bounty.errors import AlreadyJudged, Sealed
-from bounty.models import Look, Run, Submission, SubmissionState
+from benchmarks.statistics.gate import LOOKS
+from bounty.errors import AlreadyJudged, AlreadySubmitted, NotAllowed, Sealed, WrongState
+from bounty.models import Look, NextStep, Run, Submission, SubmissionState
+from bounty.pages.actions import allowed_actions
 from bounty.services.access import phase_of, sees, viewer_of
-from bounty.services.course import hidden_course
-from bounty.services.disputes import file_dispute
-from bounty.services.reviews import review
+from bounty.services.awards.lifecycle import reverse
+from bounty.services.course import hidden_course, looks_done
+from bounty.services.disputes import answer_dispute, file_dispute
+from bounty.services.merges import merge
+from bounty.services.reviews import rejudge, review
 from bounty.services.runners.maintenance import calibrate
-from bounty.services.runs.lifecycle import order_aa_run
+from bounty.services.runs.lifecycle import lose_run, order_aa_run
 from bounty.services.runs.logs import append_log
 from bounty.services.runs.maintenance import cancel_run
 from bounty.services.submissions import find_submission, withdraw
@@ -61,7 +65,41 @@ def confirming(world: World) -> Submission:
 
 
 def guarding(world: World) -> Submission:
-    return world.gate(judged(world, 0.3), 0.3)
+    """Its guard run is with a runner, and has measured more looks than a gate has."""
+    submission = world.gate(judged(world, 0.3), 0.3)
+    run = world.lease()
+    world.commit(run)
+    printed(run)
+    submission.runs.update(pairs_done=48)
+    return submission
+
+
+def awaiting_escrow(world: World) -> Submission:
+    """Its gate has passed, and another person's, sealed earlier, has reserved all of the escrow."""
+    small = world.open(title="Enough for one", escrow_microcredits=1_000_000)
+    first = world.submit(world.bob, diff_of_line(7, "step_7 = 77"), small)
+    submission = world.gate_all(0.3, first, world.submit(world.ann, DIFF, small))[1]
+    assert submission.next_step == NextStep.AWAIT_ESCROW
+    return submission
+
+
+def waiting_copy(world: World) -> Submission:
+    """A copy in its form of another person's, which is being measured."""
+    world.submit(make_user("cara"), DIFF.replace("33", "33  # first"))
+    world.commit(world.lease())
+    submission = world.submit(world.ann, DIFF)
+    assert submission.state == SubmissionState.CHECKED and submission.copy_of is not None
+    return submission
+
+
+def priced_again(world: World) -> Submission:
+    """Its new price is measured, and the guard rails are not."""
+    submission = confirmed(world)
+    dispute = file_dispute(actor=world.ann, submission_id=submission.pk, text="It is faster at home.")
+    answer_dispute(actor=world.mira, dispute_id=dispute.pk, answer="remeasure", text="Let us see.")
+    submission = world.gate(find_submission(submission.pk), 0.25)
+    assert submission.state == SubmissionState.CONFIRMING
+    return submission
 
 
 def suspicious(world: World) -> Submission:
@@ -108,10 +146,29 @@ def declined(world: World) -> Submission:
     return review(actor=world.ruth, submission_id=submission.pk, decision="decline")
 
 
+def accepted(world: World) -> Submission:
+    submission = confirmed(world)
+    review(actor=world.ruth, submission_id=submission.pk, decision="accept")
+    submission = world.advance(submission)
+    assert submission.state == SubmissionState.ACCEPTED
+    return submission
+
+
+def vested(world: World) -> Submission:
+    return merge(actor=world.mira, submission_id=accepted(world).pk)
+
+
+def reversed_(world: World) -> Submission:
+    return reverse(actor=world.mira, submission=vested(world), reason="it was a mistake")
+
+
 STATES: dict[str, tuple[Callable[[World], Submission], Phase]] = {
     "queued": (queued, Phase.BEING_JUDGED),
     "confirming": (confirming, Phase.BEING_JUDGED),
     "guarding": (guarding, Phase.BEING_JUDGED),
+    "awaiting escrow": (awaiting_escrow, Phase.BEING_JUDGED),
+    "waiting copy": (waiting_copy, Phase.BEING_JUDGED),
+    "priced again": (priced_again, Phase.BEING_JUDGED),
     "suspicious": (suspicious, Phase.IN_DOUBT),
     "disputed": (disputed, Phase.IN_DOUBT),
     "failed": (failed, Phase.FAILED),
@@ -120,7 +177,11 @@ STATES: dict[str, tuple[Callable[[World], Submission], Phase]] = {
     "no gain": (no_gain, Phase.DECIDED),
     "confirmed": (confirmed, Phase.DECIDED),
     "declined": (declined, Phase.DECIDED),
+    "accepted": (accepted, Phase.DECIDED),
+    "vested": (vested, Phase.DECIDED),
+    "reversed": (reversed_, Phase.DECIDED),
 }
+AS_CONFIRMED = ("accepted", "vested", "reversed")  # all is public: a visitor walks for everyone
 
 
 def people(world: World) -> dict[str, tuple[User | None, Viewer]]:
@@ -212,14 +273,21 @@ def bodies(person: User | None, submission: Submission, world: World) -> dict[st
 
 
 def figures_of(submission: Submission) -> set[str]:
-    """Texts that tell what was measured: bounds and estimates of all runs, digests of evidence, sizes of awards."""
+    """Texts that tell what was measured: bounds and estimates of all runs, digests of evidence, sizes of awards.
+
+    While a booked gain is priced again, only those of the new price: the old ones were public.
+    """
     found: set[str] = {PRINTED}
-    for run in submission.runs.filter(verdict__isnull=False).select_related("verdict__evidence"):
+    runs, awards = submission.runs.filter(verdict__isnull=False), submission.awards.all()
+    if submission.state == SubmissionState.CONFIRMING and submission.confirmed_at is not None:
+        runs, awards = runs.filter(queued_at__gt=submission.confirmed_at), awards.none()
+        assert runs.exists()
+    for run in runs.select_related("verdict__evidence"):
         verdict = run.verdict
         found |= {str(value) for value in (verdict.log_ppm_bound, verdict.log_ppm_estimate) if value}
         if verdict.evidence is not None:
             found |= {verdict.evidence.digest, str(verdict.evidence.samples[0]["log_ratio_ppb"])}
-    for award in submission.awards.all():
+    for award in awards:
         found |= {str(award.amount_microcredits)} if award.amount_microcredits else set()
     return found
 
@@ -233,9 +301,15 @@ def test_every_route_shows_each_viewer_what_the_table_says(world: World, state: 
     for name, (person, viewer) in people(world).items():
         if person is not None:
             assert viewer_of(person, submission) is viewer, name
+        if state in AS_CONFIRMED and person is not None:
+            continue
         read = bodies(person, submission, world)
         assert len(read) > 40
         leaks_source = {path for path, text in read.items() if MARK in text}
+        if Run.objects.filter(base_tree=submission.candidate_tree_id).exists():
+            leaks_source -= {
+                path for path in leaks_source if "/trees/" in path
+            }  # others are measured against it
         leaks_figures = {path for path, text in read.items() if any(figure in text for figure in figures)}
         sees_source = may_see(viewer, Part.SOURCE, phase)
         assert bool(leaks_source) is sees_source, (name, sorted(leaks_source))
@@ -252,6 +326,19 @@ def test_every_route_shows_each_viewer_what_the_table_says(world: World, state: 
         assert looks.filter(submission=submission).exists() is (
             person is not None and is_logged(viewer, Part.SOURCE, phase)
         ), name
+
+
+COURSE_WORDS = (
+    "confirmation run",
+    "guard run",
+    "guard rails",
+    "comparison run",
+    "re-measurement",
+    "confirming",
+    "confirmed",
+    "judged",
+    "await",
+)
 
 
 def shows_course(name: str, read: dict[str, str], submission: Submission, *, is_shown: bool) -> None:
@@ -275,19 +362,22 @@ def shows_course(name: str, read: dict[str, str], submission: Submission, *, is_
     )
     if is_shown:
         return
-    later = (
-        "Gate run",
-        "Confirmation run",
-        "guard rails",
-        "Confirming",
-        "confirming",
-        "Judged",
-        ">judged</span>",
-    )
+    about = {
+        path: re.sub("being.judged|(judged|confirmed)_at", "", text.lower())
+        for path, text in read.items()
+        if pk in path or "/runners/" in path
+    }
+    told = {path: [word for word in COURSE_WORDS if word in text] for path, text in about.items()}
+    assert not {path: words for path, words in told.items() if words}, name
+    ids = {path for path, text in read.items() if path not in about and any(run in text for run in runs)}
+    ids |= {path for path, text in about.items() if any(run in text for run in runs)}
+    assert not {path for path in ids if "/runs/" not in path}, name
+    logs = [text for path, text in about.items() if path.split("?")[0].endswith("/log/")]
+    assert max(text.count("leased by") for text in logs) <= 1, name
     page = read[f"/submissions/{submission.pk}/"]
     live = read[f"/submissions/{submission.pk}/live/?offset=0"]
-    assert not [word for word in later if word in page or word in live], name
     assert json.loads(live)["state"] == "being_judged" and "Being judged" in page
+    assert seen["looks"] <= len(LOOKS), name
     assert not [change for change in seen["changes"] if change["new"] not in ("received", "checked")], name
 
 
@@ -298,6 +388,44 @@ def test_lists_hide_the_course_of_the_same_submissions_as_the_table(world: World
         who = person if person is not None else AnonymousUser()
         hidden = Submission.objects.filter(hidden_course(who), pk=submission.pk).exists()
         assert hidden is not sees(who, Part.COURSE, submission), name
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_the_page_offers_to_withdraw_exactly_where_the_service_allows_it(world: World, state: str) -> None:
+    submission = STATES[state][0](world)
+    offered = []
+    for person in (world.ann, world.bob, world.ruth):
+        client = Client()
+        client.force_login(person)
+        html = client.get(f"/submissions/{submission.pk}/").content.decode()
+        offered.append(f"/submissions/{submission.pk}/withdraw/" in html)
+    for person in (world.bob, world.ruth):
+        with pytest.raises(NotAllowed):
+            withdraw(actor=person, submission_id=submission.pk)
+    try:
+        is_allowed = withdraw(actor=world.ann, submission_id=submission.pk).state != submission.state
+    except WrongState as refusal:
+        is_allowed = False
+        is_sealed = STATES[state][1] is Phase.BEING_JUDGED
+        assert refusal.message.endswith(f"this one is {'being judged' if is_sealed else submission.state}.")
+    assert offered == [is_allowed, False, False]
+
+
+@pytest.mark.parametrize("state", ["suspicious", "disputed", "failed"])
+def test_a_maintainer_with_an_open_submission_decides_nothing_about_an_undecided_one(
+    world: World, state: str
+) -> None:
+    submission = STATES[state][0](world)
+    rival = people(world)["competing maintainer"][0]
+    assert rival is not None and allowed_actions(submission, rival) == set()
+    assert allowed_actions(submission, world.ruth)
+    with pytest.raises(NotAllowed, match="open submission in this lineage"):
+        rejudge(actor=rival, submission_id=submission.pk)
+    with pytest.raises(NotAllowed, match="open submission in this lineage"):
+        review(actor=rival, submission_id=submission.pk, decision="decline")
+    for dispute in submission.disputes.all():
+        with pytest.raises(NotAllowed, match="open submission in this lineage"):
+            answer_dispute(actor=rival, dispute_id=dispute.pk, answer="uphold", text="It is slow.")
 
 
 def test_everyone_sees_who_sent_it_when_and_its_digest(world: World) -> None:
@@ -445,3 +573,41 @@ def test_sending_a_suspicious_patch_again_tells_its_author_no_figure(world: Worl
     assert str(submission.pk) in refusal.value.message
     told = refusal.value.message.replace(str(submission.pk), "")
     assert submission.verdict_reason not in told and re.search(r"\d", told) is None
+
+
+def test_looks_of_several_runs_are_those_of_one_gate_over_all_their_pairs(world: World) -> None:
+    submission = confirming(world)
+    gate = submission.runs.get(kind="gate")
+    told = []
+    for gated, confirmed_pairs in ((6, 0), (6, 5), (6, 6), (6, 30), (48, 30)):
+        Run.objects.filter(pk=gate.pk).update(pairs_done=gated)
+        submission.runs.exclude(pk=gate.pk).update(pairs_done=confirmed_pairs)
+        told.append(looks_done(find_submission(submission.pk)))
+    assert told == [1, 1, 2, 3, 4]
+
+
+def test_only_who_may_see_its_course_is_told_which_run_a_runner_has(world: World) -> None:
+    submission = confirming(world)
+    run = world.lease()
+    assert run.submission_id == submission.pk
+
+    def told(person: User | None) -> set[str | None]:
+        client = Client()
+        if person is not None:
+            client.force_login(person)
+        one = client.get(f"/api/v1/runners/{world.runner.name}/").json()
+        listed = client.get("/api/v1/runners/").json()["results"]
+        return {one["current_run"], *(row["current_run"] for row in listed if row["id"] == one["id"])}
+
+    assert [told(person) for person in (world.ann, world.bob, None)] == [{None}] * 3
+    assert told(world.ruth) == {str(run.pk)}
+    lose_run(run=run, reason="its lease ran out")
+    path = f"/api/v1/runners/{world.runner.name}/"
+    assert [failure["run"] for failure in Client().get(path).json()["failures"]] == [None]
+    assert str(run.pk) not in Client().get(f"/runners/{world.runner.name}/").content.decode()
+
+
+def test_sending_again_what_waits_for_escrow_tells_no_more_than_while_it_is_measured(world: World) -> None:
+    submission = awaiting_escrow(world)
+    with pytest.raises(AlreadySubmitted, match=f"already being judged: see submission {submission.pk}"):
+        world.submit(world.ann, DIFF)  # to another bounty of the series

@@ -14,7 +14,7 @@ from bounty.services.runs.guard_rails import guard_of, order_guard, pricing_run
 from bounty.services.runs.lineage_losses import overspent
 from bounty.services.series.best import is_left_behind, measured_present_trees
 from bounty.services.series.comparisons import comparisons, order_comparison, same_tree_as
-from bounty.services.series.remeasure import follow_best, order_price_again
+from bounty.services.series.remeasure import end_runs, follow_best, order_price_again
 from bounty.services.series.sealed_order import awaiting_escrow_before, booking_waits, reservation_waits
 from bounty.services.transitions import move
 from bounty.services.trees import has_present_layout
@@ -56,6 +56,7 @@ def _confirm(submission: Submission) -> bool:
         return order_price_again(submission_id=submission.pk)  # another was booked meanwhile
     fault_point("control.confirmed")
     if refusal := same_tree_as(submission, priced):
+        end_runs(submission, "the candidate is a tree that it has to beat")  # guard rails
         return refuse(
             submission=submission, run=priced, verdict_kind=VerdictKind.NO_GAIN.value, reason=refusal
         )

@@ -138,9 +138,9 @@ def _take(run: Run, runner: Runner) -> bool:
             if not move(run, to=RunState.LEASED, reason=f"leased by {runner.name}", **fields):
                 return False
             borrow(at_work)
+            say(run, f"attempt {run.attempt}: leased by {runner.name}")  # before any sealed line
             _settle_continued(run)
             settle_earlier(run, base_before=base_before)
-            say(run, f"attempt {run.attempt}: leased by {runner.name}")
             if submission is not None and submission.state == SubmissionState.QUEUED:
                 move(submission, to=SubmissionState.JUDGING, reason=f"{run.kind} run started")
     except Stopped as stop:

@@ -79,7 +79,7 @@ def queue_run(
             woken_at=timezone.now(),
         )
         note(run, old="", new=run.state, reason=f"{kind} ordered")
-        say(run, f"{kind} run {run.pk} queued: candidate {run.candidate_tree_id[:12]} against {base.pk[:12]}")
+        say(run, f"{kind} run queued: candidate {run.candidate_tree_id[:12]} against {base.pk[:12]}")
         wake_runner(run_id=run.pk, hardware=run.hardware)
     return run
 

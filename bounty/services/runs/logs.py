@@ -1,4 +1,8 @@
-"""Logs of runs: bounded, append-only, and readable from any offset."""
+"""Logs of runs: bounded, append-only, and readable from any offset.
+
+A part is sealed if it tells what was measured: all that a runner sends, and the platform's own lines of every run after
+the first, because such a run tells that a gate has passed.
+"""
 
 from dataclasses import dataclass
 from uuid import UUID
@@ -8,10 +12,11 @@ from django.db.models import QuerySet
 
 from bounty.errors import BadRequest, LogGap
 from bounty.limits import LOG_PAGE_CHARS, MAX_LOG_CHARS, MAX_LOG_POST_CHARS
-from bounty.models import LogChunk, Run, RunState, Submission, SubmissionState
+from bounty.models import LogChunk, Run, RunKind, RunState, Submission, SubmissionState
 from bounty.services.runs.leases import require_lease
 
 CUT_NOTE = f"\n[the log is longer than {MAX_LOG_CHARS} characters; the rest was not kept]\n"
+JUDGING_KINDS = (RunKind.GATE, RunKind.FIX)  # the run that a submission waits for from the start
 # Room above the bound for the platform's own short lines.
 OWN_ROOM = 20_000
 
@@ -48,11 +53,13 @@ def append_log(*, run_id: UUID, lease: UUID, runner_id: UUID, offset: int, text:
 
 
 def say(run: Run, text: str, *, is_sealed: bool = False) -> None:
-    """A line of the platform itself in the run's log. The caller's transaction has changed the run's row.
+    """Write a line of the platform itself to the run's log. The caller's transaction has changed the run's row.
 
-    A sealed line tells what was found: like all that a runner sends, it is shown once the submission is decided.
+    A sealed line is shown once the submission is decided, like all that a runner sends. It tells what was found, or
+    belongs to a run that is ordered only after a passed gate.
     """
     locked = Run.objects.select_for_update().get(pk=run.pk)
+    is_sealed = is_sealed or (run.submission_id is not None and run.kind not in JUDGING_KINDS)
     _write(locked, f"[gainshare] {text}\n", MAX_LOG_CHARS + OWN_ROOM, is_sealed=is_sealed)
     run.log_chars = locked.log_chars
 
@@ -79,38 +86,48 @@ def read_log(
 ) -> LogPage:
     """The logs of ``runs``, one after the other by age, from character ``offset`` on.
 
-    Without what is sealed the text has gaps; offsets count as if it were there.
+    Without the right to read sealed parts the log ends where the first of them begins, and is not final. So an offset
+    never counts sealed characters: else code could send its author numbers by what it prints. And an offset means the
+    same place before and after the seal is lifted: a reader who continues from it then loses and repeats nothing. The
+    price is that the platform's own lines after that place, such as those on a second attempt, are shown with the rest.
     """
     ordered = list(runs.order_by("queued_at", "pk"))
     parts: list[str] = []
     length = 0
     before, wanted = 0, limit
+    is_cut = False
     for run in ordered:
+        readable = run.log_chars if with_sealed else _unsealed_chars(run)
         start = offset - before
-        if wanted > 0 and start < run.log_chars:
-            piece, covered = _slice(run, max(start, 0), wanted, with_sealed)
+        if wanted > 0 and start < readable:
+            piece = _slice(run, max(start, 0), min(wanted, readable - max(start, 0)))
             parts.append(piece)
-            length += covered
-            wanted -= covered
-        before += run.log_chars
-    text = "".join(parts)
+            length += len(piece)
+            wanted -= len(piece)
+        before += readable
+        if readable < run.log_chars:
+            is_cut = True
+            break
     next_offset = offset + length
     is_over = all(run.state in (RunState.FINISHED, RunState.LOST) for run in ordered)
-    return LogPage(offset, next_offset, text, is_over and next_offset >= before)
+    return LogPage(offset, next_offset, "".join(parts), is_over and not is_cut and next_offset >= before)
 
 
-def _slice(run: Run, start: int, limit: int, with_sealed: bool) -> tuple[str, int]:
-    """The text from ``start`` on, and how many characters of the log it covers."""
+def _unsealed_chars(run: Run) -> int:
+    """The length of the run's log up to its first sealed part."""
+    first = LogChunk.objects.filter(run=run, is_sealed=True).order_by("start").first()
+    return run.log_chars if first is None else first.start
+
+
+def _slice(run: Run, start: int, limit: int) -> str:
+    """At most ``limit`` characters of the run's log from ``start`` on."""
     chunks = LogChunk.objects.filter(run=run, start__lt=min(run.log_chars, start + limit)).order_by("-start")
     pieces: list[str] = []
-    covered = 0
     for chunk in chunks.iterator(chunk_size=64):
-        piece = chunk.text[max(start - chunk.start, 0) : max(start + limit - chunk.start, 0)]
-        covered += len(piece)
-        pieces += [piece] if with_sealed or not chunk.is_sealed else []
+        pieces.append(chunk.text[max(start - chunk.start, 0) : max(start + limit - chunk.start, 0)])
         if chunk.start <= start:
             break
-    return "".join(reversed(pieces)), covered
+    return "".join(reversed(pieces))
 
 
 def submission_log(*, submission: Submission, offset: int, with_sealed: bool = True) -> LogPage:

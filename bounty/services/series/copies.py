@@ -29,7 +29,7 @@ from bounty.services.runs.lifecycle import queue_run
 from bounty.services.series.best import measured_base
 from bounty.services.series.copied_heads import earlier_head, reason_of_copied_head
 from bounty.services.transitions import move
-from bounty.visibility import Phase
+from bounty.visibility import Part, Phase, Viewer, may_see
 from gainshare.accounts.models import User
 
 IN_FLIGHT = (
@@ -172,14 +172,17 @@ def _refuse_own(old: Submission, bounty: Bounty, base: StoredTree) -> None:
         bounty.preset,
         bounty.hardware,
     )
-    if same_series and old.state in IN_FLIGHT:
+    phase = phase_of(old)
+    # Also one that waits for escrow: another answer than while its gate is measured would tell that this has passed.
+    if same_series and (old.state in IN_FLIGHT or phase is Phase.BEING_JUDGED):
         raise AlreadySubmitted(f"This candidate is already being judged: see submission {old.pk}.").of(old.pk)
     if old.state in AWARDED:
         raise AlreadyJudged(
             f"This change already has its award, and a gain is paid only once: see submission {old.pk}."
         ).of(old.pk)
     if same_series and old.runs.filter(kind__in=[RunKind.GATE, RunKind.FIX], base_tree=base).exists():
-        verdict = f"{old.verdict_kind}: {old.verdict_reason}" if is_decided(old) else old.get_state_display()
+        told = old.get_state_display() if may_see(Viewer.AUTHOR, Part.COURSE, phase) else "being judged"
+        verdict = f"{old.verdict_kind}: {old.verdict_reason}" if is_decided(old) else told
         raise AlreadyJudged(
             f"This candidate was judged against the same base in submission {old.pk} ({verdict}). "
             "A candidate is judged only once against a base. Change the patch and submit it again."

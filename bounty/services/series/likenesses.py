@@ -1,7 +1,9 @@
-"""Submissions that are nearly equal to another person's: noted when the later one is sealed, for as long as both last.
+"""Nearly equal submissions: noted when the later one is sealed, for as long as both are in the lineage.
 
-Nobody is called a copier for it. A price counts only what a patch adds to a nearly equal one that has its award, in any
-series of the lineage (`bounty.services.series.comparisons`).
+They are those of other people in any series of the lineage, and the person's own in another series: one change is paid
+once. A person's patches in one series are attempts at the same gain, so they are not compared. No one is called a copier
+for a nearly equal patch. A price counts only what the patch adds to one that has its award
+(`bounty.services.series.comparisons`).
 """
 
 from dataclasses import dataclass
@@ -24,7 +26,7 @@ ENDED = (
 
 @dataclass(frozen=True, slots=True)
 class NearlyEqual:
-    """Another person's submission whose award came first, and how much of the smaller change is the same."""
+    """A submission whose award came first, and how much of the smaller change is the same."""
 
     submission: Submission
     percent: int
@@ -32,25 +34,35 @@ class NearlyEqual:
 
 
 def note_likeness(submission: Submission, base: Tree, candidate: Tree) -> None:
-    """Record what a new submission changes, and whom it nearly equals. Inside the transaction that seals it."""
-    own = changed_lines(base, candidate, blob_store())
+    """Record what a new submission changes, and what it nearly equals. Inside the transaction that seals it."""
+    own, bounty = changed_lines(base, candidate, blob_store()), submission.bounty
     ChangedLines.objects.create(submission=submission, digests=sorted(own))
     others = (
-        ChangedLines.objects.filter(
-            submission__bounty__lineage=submission.bounty.lineage_id, submission__merged_at=None
+        ChangedLines.objects.filter(submission__bounty__lineage=bounty.lineage_id, submission__merged_at=None)
+        .exclude(
+            submission__submitter=submission.submitter_id,
+            submission__bounty__suite=bounty.suite,
+            submission__bounty__hardware=bounty.hardware,
         )
-        .exclude(submission__submitter=submission.submitter_id)
         .exclude(submission__state__in=ENDED)
         .exclude(submission=submission)
         .select_related("submission")
     )
     for other in others.iterator():
-        percent = percent_equal(own, frozenset(other.digests))
+        is_equal = _is_equal(submission, other.submission)
+        percent = 100 if is_equal else percent_equal(own, frozenset(other.digests))
         if percent >= NEARLY_EQUAL_PERCENT:
             later, earlier = submission, other.submission
             if earlier.sealed_at > later.sealed_at:  # a pull request's head, sealed before it was submitted
                 later, earlier = earlier, later
             Likeness.objects.create(later=later, earlier=earlier, percent=percent)
+
+
+def _is_equal(one: Submission, other: Submission) -> bool:
+    """Whether two candidates are the same in their normal form, also where it hides every changed line."""
+    if one.code_digest and one.code_digest == other.code_digest:
+        return True
+    return one.patch_digest == other.patch_digest or one.candidate_tree_id == other.candidate_tree_id
 
 
 def nearly_equal_earlier(submission: Submission) -> QuerySet[Submission]:

@@ -31,7 +31,8 @@ async function poll() {
     }
     show(body);
   }
-  return !body.is_settled || (body.log !== null && !body.log.is_final);
+  // A log that is sealed from some place on is not final, but nothing more comes before the decision.
+  return !body.is_settled || (body.log !== null && !body.log.is_final && body.log.text !== "");
 }
 
 function append(text) {

@@ -1,7 +1,8 @@
-"""Signing in and up with GitHub, by people who are not signed in. The limits of other sign-ins and sign-ups hold here too.
+"""Signing in and up with GitHub, by people who are not signed in. The limits of each address hold here too.
 
 A linked number signs in as its user. Any other one chooses a user name once: a dormant user of that number wakes under
-it, and where there is none a new user is made. Both count as a sign-up.
+it, and where there is none a new user is made. Both count as a sign-up of the address. They skip the queue of new
+accounts and take no place in it: GitHub says who it is, so many sign-ups with passwords delay no one here.
 """
 
 from django.conf import settings
@@ -9,7 +10,7 @@ from django.db import transaction
 from django.http import HttpRequest
 from django.utils import timezone
 
-from gainshare.accounts.entrance_limits import AccountWaits, allow_sign_up, take_turn
+from gainshare.accounts.entrance_limits import AccountWaits, allow_sign_up
 from gainshare.accounts.github_accounts import lock_number, seen_account
 from gainshare.accounts.github_oauth import Person
 from gainshare.accounts.models import GitHubAccount, User
@@ -33,7 +34,7 @@ def user_of(person: Person) -> User | None:
 
 
 def require_usable(user: User) -> None:
-    """Raises NotAllowed for a user that was switched off, AccountWaits for one that waits its turn."""
+    """Raises NotAllowed for a user that was switched off, AccountWaits for one that was made to wait nevertheless."""
     if not user.is_active:
         raise NotAllowed("This account was switched off. Ask a maintainer why.")
     if user.is_waiting:
@@ -41,7 +42,7 @@ def require_usable(user: User) -> None:
 
 
 def enter(*, request: HttpRequest, person: Person, username: str) -> User:
-    """Wake or make the user of this number, under a name that is chosen once. It may have to wait its turn.
+    """Wake or make the user of this number, under a name that is chosen once. It is active at once.
 
     If the number was linked meanwhile, the name is left and that user returned. Raises TooManyAttempts, NotAllowed,
     BadAccountData, UsernameTaken.
@@ -58,7 +59,6 @@ def enter(*, request: HttpRequest, person: Person, username: str) -> User:
         user.username = username
         user.set_unusable_password()  # nor does a password count that somebody set for a dormant one
         save_new_name(user)
-        take_turn(user)
         GitHubAccount.objects.update_or_create(
             pk=person.github_id, defaults={"user": user, "login": person.login, "linked_at": timezone.now()}
         )

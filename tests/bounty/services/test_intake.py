@@ -266,11 +266,12 @@ def test_what_computes_something_else_is_no_copy(world: World) -> None:
     assert other.state == "queued" and other.copy_of is None
 
 
-def test_digests_of_earlier_versions_are_computed_again(world: World) -> None:
+@pytest.mark.parametrize("migration", ["0007_normal_form", "0029_notes_left_out"])
+def test_digests_of_earlier_versions_are_computed_again(world: World, migration: str) -> None:
     first = world.submit(world.ann, new_function("    total = x + 1\n    return total\n"))
     digest = first.code_digest
     Submission.objects.filter(pk=first.pk).update(code_digest="0" * 64)
-    import_module("bounty.migrations.0007_normal_form").renew_digests(apps, None)
+    import_module(f"bounty.migrations.{migration}").renew_digests(apps, None)
     first.refresh_from_db()
     assert first.code_digest == digest
 
@@ -282,6 +283,18 @@ def test_ones_own_code_in_another_dress_gets_no_second_ticket(world: World) -> N
     world.gate(first, 0.0)
     with pytest.raises(AlreadyJudged):
         world.submit(world.ann, diff_of_line(3, "step_3 = 33  # again"))
+
+
+def test_other_notes_make_no_other_candidate(world: World) -> None:
+    notes = (
+        "diff --git a/model/NOTES.md b/model/NOTES.md\nnew file mode 100644\n--- /dev/null\n+++ b/model/NOTES.md\n"
+        "@@ -0,0 +1,1 @@\n+Another try.\n"
+    )
+    diff = diff_of_line(3, "step_3 = 33")
+    first = world.submit(world.ann, diff)
+    with pytest.raises(AlreadySubmitted):
+        world.submit(world.ann, notes + diff)
+    assert world.submit(world.bob, notes + diff).copy_of_id == first.pk
 
 
 def test_what_was_declined_may_come_back_better_commented_and_counts_again(world: World) -> None:

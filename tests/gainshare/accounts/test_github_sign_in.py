@@ -9,11 +9,12 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import requests
 from django.contrib.sessions.models import Session
-from django.test import Client
+from django.test import Client, RequestFactory
 from pytest_django import Settings
 
 from bounty.github.standin.control.standin import StandIn, running
 from bounty.github.standin.records import Account
+from gainshare.accounts.entrance_limits import sign_up
 from gainshare.accounts.github_accounts import github_account
 from gainshare.accounts.models import GitHubAccount, User
 from gainshare.accounts.services import create_user
@@ -68,6 +69,12 @@ def who_is_in(client: Client) -> str:
     """The name of who is signed in; empty for no one."""
     pk = client.session.get("_auth_user_id")
     return User.objects.get(pk=pk).username if pk else ""
+
+
+def sign_up_from(address: str) -> User:
+    """A new account with a password, made from this address."""
+    request = RequestFactory().post("/", REMOTE_ADDR=address)
+    return sign_up(request=request, username=f"by-password-{address[-1]}", password=PASSWORD)
 
 
 def logged_in(name: str = "ann") -> tuple[Client, User]:
@@ -316,18 +323,25 @@ def test_new_accounts_of_an_address_are_limited_as_sign_ups_are(
 
 
 @pytest.mark.parametrize("is_dormant", [True, False])
-def test_above_the_rate_over_all_a_new_account_waits_its_turn(
+def test_a_flood_of_sign_ups_with_passwords_delays_no_one_whom_github_vouches_for(
     github: StandIn, nina: Account, settings: Settings, is_dormant: bool
 ) -> None:
     settings.ALL_SIGN_UPS_PER_HOUR = 1
-    enters(Client(), github, github.add_user("first"), "first")
+    made = [sign_up_from(f"192.0.2.{place}") for place in range(1, 4)]
+    assert made[1].is_waiting and made[2].is_waiting
     if is_dormant:
         github_account(github_id=nina.github_id, login="nina")
     client = Client()
-    answer = enters(client, github, nina, "nina")
-    assert answer.status_code == 202 and "waits its turn" in answer.content.decode()
-    assert "with GitHub" in answer.content.decode() and who_is_in(client) == ""
-    assert signs_in(client, github, nina).status_code == 403 and who_is_in(client) == ""
+    assert enters(client, github, nina, "nina").status_code == 302 and who_is_in(client) == "nina"
+    assert not User.objects.get(username="nina").is_waiting
+
+
+def test_entering_with_github_takes_no_place_in_the_queue_of_new_accounts(
+    github: StandIn, nina: Account, settings: Settings
+) -> None:
+    settings.ALL_SIGN_UPS_PER_HOUR = 1
+    enters(Client(), github, nina, "nina")
+    assert not sign_up_from("192.0.2.1").is_waiting
 
 
 def test_where_sign_up_is_closed_only_a_dormant_user_can_wake(

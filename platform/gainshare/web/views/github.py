@@ -17,7 +17,7 @@ from django.urls import reverse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
-from gainshare.accounts.entrance_limits import AccountWaits, allow_sign_in, allow_start, place_in_line
+from gainshare.accounts.entrance_limits import AccountWaits, allow_sign_in, allow_start
 from gainshare.accounts.errors import DomainError
 from gainshare.accounts.github_accounts import link
 from gainshare.accounts.github_entrance import enter, user_of
@@ -130,9 +130,6 @@ def welcome(request: HttpRequest) -> HttpResponse:
             form.add_error("username", error.message)
         else:
             del request.session[SEEN]
-            if user.is_waiting:
-                waits = {"person": user, "ahead": place_in_line(user)}
-                return render(request, "web/signup_waits.html", waits, status=202)
             messages.success(request, f"Welcome, {user.username}. You sign in with GitHub from now on.")
             return _signed_in(request, user, seen.next)
     context = {"form": form, "seen": seen, "is_dormant": account is not None}

@@ -1,4 +1,4 @@
-"""A nearly equal patch of another person earns only what it adds, in whichever series of the lineage it comes."""
+"""A nearly equal patch earns only what it adds: another person's in any series, the same person's in another series."""
 
 from datetime import timedelta
 
@@ -27,6 +27,7 @@ ORIGINAL = (
     + "@@ -3,3 +3,3 @@\n-step_3 = 3\n-step_4 = 4\n-step_5 = 5\n+step_3 = f(3)\n+step_4 = f(4)\n+step_5 = f(5)\n"
 )
 LIKE_IT = ORIGINAL.replace("@@ -3,3 +3,3 @@", "@@ -3,3 +3,4 @@") + "+step_6_more = f(6)\n"
+IN_OTHER_LAYOUT = ORIGINAL.replace("+step_4 = f(4)\n", "+step_4 = f( 4 )  # faster\n")
 OTHER = diff_of_line(9, "step_9 = 99")
 
 
@@ -51,6 +52,23 @@ def measured(world: World, submission: Submission, *speeds: float, runner: Runne
         world.advance(submission)
         done.append(run)
     return done
+
+
+def both_measured(world: World, *, added: float) -> list[Run]:
+    """Judge all runs in the queue's order: each change gains 0.3 over base, and `added` over one that it nearly equals.
+
+    The comparisons among them.
+    """
+    speeds = {RunKind.GATE: 0.3, RunKind.CONFIRMATION: 0.3, RunKind.COMPARISON: added, RunKind.GUARD: 0.0}
+    compared = []
+    while Run.objects.filter(state=RunState.QUEUED).exists():
+        run = world.lease()
+        world.commit(run)
+        world.finish(run, speeds[RunKind(run.kind)])
+        for submission in Submission.objects.order_by("sealed_at"):
+            world.advance(submission)
+        compared += [run] if run.kind == RunKind.COMPARISON else []
+    return compared
 
 
 def test_in_the_same_series_it_is_measured_against_the_confirmed_one(world: World) -> None:
@@ -145,11 +163,70 @@ def test_the_earlier_one_earns_what_it_adds_to_a_later_one_that_was_booked_first
     assert find_submission(bob.pk).state == S.CONFIRMED
 
 
-def test_ones_own_patches_and_different_ones_are_not_compared(world: World) -> None:
+def test_ones_own_patches_of_one_series_and_different_ones_are_not_compared(world: World) -> None:
     world.submit(world.ann, ORIGINAL)
     world.submit(world.ann, LIKE_IT)
     world.submit(world.bob, OTHER)
     assert not Likeness.objects.exists()
+
+
+@pytest.mark.parametrize("second", [ORIGINAL, IN_OTHER_LAYOUT], ids=["identical", "equal in form"])
+def test_one_gain_of_one_person_is_paid_in_one_of_two_series(world: World, second: str) -> None:
+    """The same change for two suites, both in flight: the one that is booked second adds nothing to the first."""
+    other = world.open(title="Other suite", suite="decode")
+    first, again = world.submit(world.ann, ORIGINAL), world.submit(world.ann, second, other)
+    assert Likeness.objects.get().percent == 100
+    compared = both_measured(world, added=0.0)
+    assert [run.base_tree_id for run in compared] == ([] if second == ORIGINAL else [first.candidate_tree_id])
+    again = find_submission(again.pk)
+    assert (again.state, again.verdict_kind) == (S.JUDGED, "no_gain")
+    assert str(first.pk) in again.verdict_reason
+    assert find_submission(first.pk).state == S.CONFIRMED
+    assert standing_award(again) is None and in_order()
+
+
+@pytest.mark.parametrize("who", ["ann", "bob"])
+def test_a_gain_that_only_the_second_series_has_does_not_pay_the_same_change_again(
+    world: World, who: str
+) -> None:
+    """Base is faster there, by a gain of the series that is not merged. Compared with the first tree, which lacks it, the
+    same change would look as if it added that gain."""
+    other = world.open(title="Other suite", suite="decode")
+    world.confirmed(world.ruth, OTHER, 0.3, other)
+    first = world.submit(world.ann, ORIGINAL)
+    again = world.submit(
+        world.ann if who == "ann" else world.bob, ORIGINAL if who == "ann" else LIKE_IT, other
+    )
+    compared = both_measured(world, added=0.0)
+    assert first.candidate_tree_id not in [run.base_tree_id for run in compared]
+    again = find_submission(again.pk)
+    assert (again.state, again.verdict_kind) == (S.JUDGED, "no_gain")
+    assert find_submission(first.pk).state == S.CONFIRMED and standing_award(again) is None
+
+
+def test_ones_own_change_with_an_addition_earns_the_addition_in_another_series(world: World) -> None:
+    other = world.open(title="Other suite", suite="decode")
+    first, more = world.submit(world.ann, ORIGINAL), world.submit(world.ann, LIKE_IT, other)
+    (compared,) = both_measured(world, added=0.05)
+    assert (compared.submission_id, compared.base_tree_id) == (more.pk, first.candidate_tree_id)
+    more = find_submission(more.pk)
+    assert more.state == S.CONFIRMED and 0 < bound_of(more) < 60_000 < bound_of(find_submission(first.pk))
+
+
+def test_ones_own_change_in_another_series_waits_for_the_earlier_one(world: World) -> None:
+    other = world.open(title="Other suite", suite="decode")
+    second, _ = world.add_runner(generate_key())
+    first, again = world.submit(world.ann, ORIGINAL), world.submit(world.ann, ORIGINAL, other)
+    slow = world.lease()
+    assert slow.submission_id == first.pk
+    measured(world, again, 0.3, 0.3, 0.0, runner=second)
+    assert find_submission(again.pk).state == S.CONFIRMING
+    world.commit(slow)
+    world.finish(slow, 0.3)
+    world.advance(first)
+    measured(world, first, 0.3, 0.0)
+    reconcile_runs()
+    assert find_submission(again.pk).verdict_kind == "no_gain"
 
 
 @pytest.mark.parametrize("times", [1, 2])
