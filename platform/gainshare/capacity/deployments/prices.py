@@ -59,9 +59,15 @@ def _bounds(lines: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _lost_at(row: Deployment, rows: Iterable[Deployment], reversed_at: datetime | None) -> datetime | None:
-    """When its tree was rolled back, under this deployment or one that put it back later, or its gains reversed."""
+    """When its tree was found bad or rolled back, under this deployment or one that put it back later, or its gains reversed."""
     assert row.serving_at is not None, "it served"
-    gone = [each for each in rows if each.tree == row.tree and each.state == DeploymentState.ROLLED_BACK]
-    ends = [each.ended_at or each.serving_at for each in gone]
+    ends = [_bad_at(each) for each in rows if each.tree == row.tree]
     times = [at for at in ends if at is not None and at >= row.serving_at]
     return min([*times, *([reversed_at] if reversed_at else [])], default=None)
+
+
+def _bad_at(row: Deployment) -> datetime | None:
+    """When the platform asked for its rollback, whatever became of it, or when it was rolled back; None: neither."""
+    if row.watch_ended_at is not None:
+        return row.watch_ended_at
+    return (row.ended_at or row.serving_at) if row.state == DeploymentState.ROLLED_BACK else None

@@ -35,7 +35,8 @@ class Deployment(models.Model):
     """One tree for one model. At most one deployment of a model is under way, and at most one serves.
 
     A model without a serving deployment is served by the installed tree, which a deployment names by "" in ``tree``.
-    ``result`` is what was recomputed from the canary's evidence: `benchmarks.canary.verdict`.
+    ``result`` is what was recomputed from the canary's evidence (`benchmarks.canary.verdict`), and under ``usual`` what was
+    usual in service before it.
     """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4)
@@ -79,7 +80,7 @@ class Deployment(models.Model):
     starting_at = models.DateTimeField(null=True, help_text="Since when its nodes are started.")
     serving_at = models.DateTimeField(null=True)
     watch_ended_at = models.DateTimeField(
-        null=True, help_text="When the platform itself asked for its rollback, which it does once."
+        null=True, help_text="When the platform itself first asked for its rollback."
     )
     ended_at = models.DateTimeField(null=True)
 

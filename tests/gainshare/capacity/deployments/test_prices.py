@@ -56,6 +56,14 @@ def test_a_tree_that_was_rolled_back_or_put_back_does_not_count() -> None:
     assert best_of([gain, bad, served("older", 7, is_rollback=True)]) == "gain"
 
 
+def test_a_tree_that_was_found_bad_does_not_count_while_its_rollback_fails() -> None:
+    found_at = START + timedelta(days=2)
+    gain, bad = in_order(
+        [served("gain", 5), served("bad", 9, state=DeploymentState.SERVING, watch_ended_at=found_at)]
+    )
+    assert [each.served.lost_at for each in history([gain, bad])] == [None, found_at]
+
+
 def saved_lines(*rows: Deployment) -> list[dict[str, int]]:
     """What each row saves, as the levels that it reaches by line."""
     return [
