@@ -12,6 +12,7 @@ import httpx
 import pytest
 from django.utils.html import escape
 
+from gainshare.capacity.routing.rates import RECENT
 from gainshare.web.views.scaling import PER_PAGE
 from tests.acceptance.elastic_faults import hung, kill, processes_of, slowed
 from tests.acceptance.elastic_load import CUT, ENDED, Load, Outcome, customer, eventually
@@ -31,7 +32,10 @@ pytestmark = [pytest.mark.stack, pytest.mark.sandbox]
 PATIENCE_S = 300.0
 MOST_KILLS = 8
 PEAK = 40  # clients that ask without a pause: on two nodes they wait for longer than is promised
-TROUGH = {"clients": 1, "pause_s": 3.0}  # often enough that the rates of the peak are forgotten
+FORGOTTEN_S = (
+    RECENT.total_seconds() + PATIENCE_S
+)  # until the slow answers of the peak no longer describe a class
+TROUGH = {"clients": 1, "pause_s": 3.0}
 
 
 @pytest.fixture
@@ -50,8 +54,8 @@ def load_of(start_stack: Callable[..., Stack]) -> Iterator[Callable[[Stack, int]
         load.stop()
 
 
-def reach(pool: Pool, condition: Callable[[], Any], what: str) -> Any:
-    return eventually(condition, within_s=PATIENCE_S, what=lambda: f"{what}; {pool.state()}")
+def reach(pool: Pool, condition: Callable[[], Any], what: str, within_s: float = PATIENCE_S) -> Any:
+    return eventually(condition, within_s=within_s, what=lambda: f"{what}; {pool.state()}")
 
 
 def reach_ready(pool: Pool, count: int, what: str) -> list[NodeRow]:
@@ -60,14 +64,16 @@ def reach_ready(pool: Pool, count: int, what: str) -> list[NodeRow]:
     return found
 
 
-def reach_only(pool: Pool, is_wanted: Callable[[NodeRow], bool], what: str) -> NodeRow:
+def reach_only(
+    pool: Pool, is_wanted: Callable[[NodeRow], bool], what: str, within_s: float = PATIENCE_S
+) -> NodeRow:
     """Wait until one node is left, and it is one that is wanted."""
 
     def left() -> NodeRow | None:
         nodes = pool.nodes()
         return nodes[0] if len(nodes) == 1 and nodes[0].state == "ready" and is_wanted(nodes[0]) else None
 
-    node: NodeRow = reach(pool, left, what)
+    node: NodeRow = reach(pool, left, what, within_s)
     return node
 
 
@@ -168,7 +174,7 @@ def two_classes(start_stack: Callable[..., Stack], tmp_path: Path) -> Iterator[P
 
 
 @pytest.mark.long
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(2400)
 def test_one_three_one_with_faults_at_the_peak(
     two_classes: Pool, load_of: Callable[[Stack, int], Load]
 ) -> None:
@@ -206,7 +212,7 @@ def test_one_three_one_with_faults_at_the_peak(
     assert others and shares.get(slow.id, 0) < max(others), "the slow node got as much as the fastest"
 
     load.set(**TROUGH)
-    reach_only(pool, is_cheap, "after the peak one node of the cheap class is left")
+    reach_only(pool, is_cheap, "after the peak one node of the cheap class is left", FORGOTTEN_S)
     load.stop()
     assert_every_request_is_accounted_for(pool, load)
     assert_decisions_have_reasons(pool)
