@@ -190,7 +190,8 @@ def test_a_gain_of_moe_forward_alone_changes_nothing_in_service(deployments: Dep
     bounds = {line: found["bound_log_ppm"] for line, found in made["result"]["served"].items()}
     assert set(bounds) == {"prefill", "decode", "memory", "load"} and max(bounds.values()) < 10_000, bounds
     is_unchanged = max(bounds.values()) <= 0
-    assert made["why"].startswith("no change: ") == is_unchanged, (made["why"], bounds)
+    why = made["result"]["why"]
+    assert why.startswith("no change: ") == is_unchanged, (why, bounds)
     assert (prices(deployments) == before) or not is_unchanged
 
 
