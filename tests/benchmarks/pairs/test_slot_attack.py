@@ -1,7 +1,7 @@
 """A base that counts its partner's slots, simulated: it must not know the pairs in which it is compared with an old tree.
 
 Base is slow by default, and fast once its partner takes two slots. It reads nothing but its own clock, as the red team's
-cheat 122 does. With slots of base's own calls only the old tree takes two, so base would be fast beside it alone.
+cheat 122 does. With slots of base's own calls only the old tree takes two, so base would be fast in its pairs only.
 """
 
 from __future__ import annotations

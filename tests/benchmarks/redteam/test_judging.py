@@ -58,25 +58,12 @@ def test_an_unpaid_base_has_no_old_tree(bench: Bench, patches: dict[str, RedTeam
 @pytest.mark.measures
 @pytest.mark.long
 @pytest.mark.timeout(1200)
-def test_the_old_tree_gives_a_base_away_that_is_slow_from_a_date_on(
-    bench: Bench, patches: dict[str, RedTeamPatch]
+@pytest.mark.parametrize("cheat", ["slow-base-from-a-date", "fast-beside-slower-partners"])
+def test_the_old_tree_gives_a_slow_base_away(
+    bench: Bench, patches: dict[str, RedTeamPatch], cheat: str
 ) -> None:
-    """Its control pairs have base on both sides, equally slow, and show nothing."""
-    done = attempt(bench, patches["slow-base-from-a-date"])
-    assert done.outcome.verdict == "suspicious", done.outcome
-    assert "lost what was paid" in done.outcome.reason
-    assert done.is_as_expected, done.control
-
-
-@pytest.mark.sandbox
-@pytest.mark.measures
-@pytest.mark.long
-@pytest.mark.timeout(1200)
-def test_the_old_tree_gives_a_base_away_that_looks_for_slower_partners(
-    bench: Bench, patches: dict[str, RedTeamPatch]
-) -> None:
-    """Neither slots nor control pairs show it the pairs with the old tree, which is slower than base at its slowest."""
-    done = attempt(bench, patches["fast-beside-slower-partners"])
+    """Control pairs have base on both sides, equally slow, and show nothing; nor do slots show it the old tree's pairs."""
+    done = attempt(bench, patches[cheat])
     assert done.outcome.verdict == "suspicious", done.outcome
     assert "lost what was paid" in done.outcome.reason
     assert done.is_as_expected, done.control

@@ -131,7 +131,7 @@ def test_a_tip_with_two_acceptances_is_deployed_by_itself_once(world: World) -> 
 
 
 def test_a_tree_that_no_merge_led_to_is_not_deployed_by_itself(world: World) -> None:
-    """The lineage's first tree was uploaded, and nobody has accepted it."""
+    """The lineage's first tree was uploaded, and no one has accepted it."""
     set_automatic(actor=world.mira, name=world.lineage.name, model=MODEL, is_on=True)
     assert deploy_due() == 0 and not Deployment.objects.exists()
     assert "No merge led to the tip" in AutomaticDeploy.objects.get().problem

@@ -81,7 +81,7 @@ def test_the_price_at_its_start_is_what_a_node_costs() -> None:
 
 @pytest.mark.django_db
 def test_nodes_that_count_in_no_fleet_cost_two_minutes_more() -> None:
-    """One that drains and one that hangs; one that serves, and one that drains beside its successor, do not count."""
+    """One that drains and one that hangs; one that serves, and one that drains while its successor serves, do not count."""
     host = make_host(make_class(price=3600), devices=4)
     noon = day_start(timezone.now()) + timedelta(hours=12)
     for device, berth, state, hung_at in (
