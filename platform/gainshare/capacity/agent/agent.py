@@ -1,6 +1,7 @@
 """The agent's loop: adopts what runs, carries out the site's orders, and tells the site.
 
-It starts nothing without an order, and decides nothing from the wall clock. While the site is absent, its nodes go on
+It starts nothing without an order, and decides nothing from the wall clock. It speaks with others through a process that
+has its own user (outside.py). While the site is absent, its nodes go on
 serving. One loop in one thread: a hung node, a build, or a site that does not answer, delays nothing else.
 """
 
@@ -23,6 +24,7 @@ from gainshare.capacity.agent.canary import Canary
 from gainshare.capacity.agent.host_key import HostKey
 from gainshare.capacity.agent.nodes import Nodes
 from gainshare.capacity.agent.options import AgentOptions
+from gainshare.capacity.agent.outside import Connection, Outside
 from gainshare.capacity.agent.preparing import Preparer
 from gainshare.capacity.agent.protocol import HEARTBEAT_S, MAX_REPORTED, MAX_TEXT, EndedReport, Heartbeat
 from gainshare.capacity.agent.site import Answer, Dismissed, Refusal, Site, SiteAbsent, TokenRefused
@@ -41,16 +43,17 @@ DONE, DISMISSED, REFUSED = 0, 3, 4
 class Agent:
     """The agent of one host, from its start to its end. ``say`` gets lines for people."""
 
-    def __init__(self, options: AgentOptions, *, say: Callable[[str], None]) -> None:
+    def __init__(self, options: AgentOptions, outside: Outside, *, say: Callable[[str], None]) -> None:
         self.options = options
         self.id = uuid4()
         self._say = say
-        self._site = Site(options.url, options.token_file)
+        self._outside = Connection(outside)
+        self._site = Site(self._outside.site, options.url, options.token_file)
         self._key = HostKey(options.folder, say)
         self._soon = asyncio.Event()
         self._trees = TreeFolders(options.folder / "trees", options.level)
         self._preparer = Preparer(self._trees, self._site, say=say, done=self._soon.set)
-        self._nodes = Nodes(options, self._preparer, say=say, changed=self._soon.set)
+        self._nodes = Nodes(options, self._preparer, self._outside.nodes, say=say, changed=self._soon.set)
         self._canary = Canary(options, self._site, self._preparer, self._key, say=say)
         self._beat = 0
         self._version = ""
@@ -83,29 +86,31 @@ class Agent:
     # -- the loops ------------------------------------------------------------------------------------
 
     async def run(self) -> int:
-        """Run until it is ended; returns the exit status."""
+        """Run until it is ended; returns the exit status. Raises OutsideEnded: then its nodes go on."""
+        await self._outside.open()
         self._adopt()
+        listening = asyncio.create_task(self._outside.listen())
         learning = asyncio.create_task(self._learn_version())
         registering = asyncio.create_task(self._register_key())
         speaking = asyncio.create_task(self._speak())
         try:
             while self._status is None or self._nodes:
-                for task in (speaking, registering):
+                for task in (listening, speaking, registering):
                     if task.done():
-                        task.result()  # a bug: what it raised ends the agent
+                        task.result()  # a bug, or no way out any more: what it raised ends the agent
                 self._nodes.tend()
                 await asyncio.sleep(TICK_S)
             await self._say_goodbye(speaking)
             return self._status
         finally:
-            tasks = [learning, registering, speaking]
+            tasks = [learning, registering, speaking, listening]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await self._canary.aclose()
             await self._preparer.aclose()
             await self._nodes.aclose()
-            await self._site.aclose()
+            await self._outside.aclose()
 
     async def _learn_version(self) -> None:
         self._version = await asyncio.to_thread(_installed_tree)

@@ -13,6 +13,7 @@ from benchmarks.confined_node.folders import BERTHS
 from benchmarks.faults import fault_point
 from gainshare.capacity.agent import probing
 from gainshare.capacity.agent.devices import Device, berth_of, devices_in
+from gainshare.capacity.agent.exchange import Asker
 from gainshare.capacity.agent.node import DRAIN_GRACE_S, RunningNode
 from gainshare.capacity.agent.options import AgentOptions
 from gainshare.capacity.agent.preparing import NotPrepared, Preparer
@@ -32,15 +33,15 @@ class Nodes:
         self,
         options: AgentOptions,
         preparer: Preparer,
+        asker: Asker,
         *,
         say: Callable[[str], None],
         changed: Callable[[], None],
     ) -> None:
         self.options = options
         self.ended: dict[UUID, str] = {}
-        self._preparer = preparer
+        self._preparer, self._asker = preparer, asker
         self._say, self._changed = say, changed
-        self._probes = probing.new_client()
         self._nodes: dict[Key, RunningNode] = {}
         self._watchers: dict[Key, asyncio.Task[None]] = {}
 
@@ -133,7 +134,6 @@ class Nodes:
         for task in self._watchers.values():
             task.cancel()
         await asyncio.gather(*self._watchers.values(), return_exceptions=True)
-        await self._probes.aclose()
 
     def _is_open(self, key: Key, order: NodeOrder) -> bool:
         return key not in self._nodes and not order.is_draining and order.node not in self.ended
@@ -210,7 +210,7 @@ class Nodes:
     async def _probe(self, node: RunningNode) -> None:
         before = node.watch.state(time.monotonic(), self.options)
         host = f"[{self.options.listen}]" if ":" in self.options.listen else self.options.listen
-        seen = await probing.probe(self._probes, f"http://{host}:{node.record.port}", node.token)
+        seen = await probing.probe(self._asker, f"http://{host}:{node.record.port}", node.token)
         now_s = time.monotonic()
         node.watch.note(now_s, seen)
         if node.watch.state(now_s, self.options) != before:

@@ -7,26 +7,23 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import httpx
-
+from gainshare.capacity.agent.exchange import Asker, Direct, Question, TooLong, Unanswered
 from gainshare.capacity.agent.protocol import MAX_REQUESTS, Load
 from gainshare.capacity.agent.watching import Probe
 
-TIMEOUT_S = 2.0
+STEP_S, LIMIT_S = 2.0, 10.0  # a node that sends byte after byte has not answered
 MAX_BYTES = 64 * 1024
 LOADING, DRAINING, FAILED, OK = "loading", "draining", "failed", "ok"
 
 
-def new_client() -> httpx.AsyncClient:
-    """A client without proxies, which would see the tokens, and without redirects."""
-    return httpx.AsyncClient(
-        timeout=TIMEOUT_S, trust_env=False, follow_redirects=False, limits=httpx.Limits(max_connections=None)
-    )
+def new_asker() -> Direct:
+    """What asks nodes."""
+    return Direct(step_s=STEP_S, limit_s=LIMIT_S, by_environment=False)
 
 
-async def probe(http: httpx.AsyncClient, url: str, token: str) -> Probe | None:
+async def probe(asker: Asker, url: str, token: str) -> Probe | None:
     """The node's health and load, or None if it does not answer in time or answers something else."""
-    health = await _json(http, f"{url}/health", token)
+    health = await _json(asker, f"{url}/health", token)
     status = health.get("status") if health is not None else None
     if status == LOADING:
         return Probe(is_ready=False)
@@ -34,7 +31,7 @@ async def probe(http: httpx.AsyncClient, url: str, token: str) -> Probe | None:
         return Probe(is_ready=False, is_failed=True)
     if status not in (OK, DRAINING):
         return None
-    stats = await _json(http, f"{url}/stats", token)
+    stats = await _json(asker, f"{url}/stats", token)
     return Probe(
         is_ready=True, is_draining=status == DRAINING, load=None if stats is None else load_from(stats)
     )
@@ -58,17 +55,10 @@ def _count(value: Any) -> int:
     return max(0, min(int(value), 2**53))
 
 
-async def _json(http: httpx.AsyncClient, url: str, token: str) -> dict[str, Any] | None:
+async def _json(asker: Asker, url: str, token: str) -> dict[str, Any] | None:
     try:
-        async with http.stream("GET", url, headers={"Authorization": f"Bearer {token}"}) as answer:
-            if answer.status_code not in (200, 503):
-                return None
-            body = b""
-            async for chunk in answer.aiter_bytes():
-                body += chunk
-                if len(body) > MAX_BYTES:
-                    return None
-        document = json.loads(body)
-    except (httpx.HTTPError, OSError, ValueError, RecursionError):
+        status, body = await asker.ask(Question("GET", url, token, MAX_BYTES))
+        document = json.loads(body) if status in (200, 503) else None
+    except (Unanswered, TooLong, ValueError, RecursionError):
         return None
     return document if isinstance(document, dict) else None

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
-
 from benchmarks.canary.order import CanaryOrder
 from benchmarks.confined_node.folders import BERTHS
 from benchmarks.patch.blobs import sha256_hex
+from gainshare.capacity.agent.exchange import Asker, Direct, Question, TooLong, Unanswered
 from gainshare.capacity.agent.protocol import HEARTBEAT_PATH, HEARTBEAT_S, MAX_DEVICES, Heartbeat, NodeOrder
 
-TIMEOUT_S = 5.0
+STEP_S = 5.0
 TRANSFER_S = 120.0  # for one file or document in all
 MAX_BYTES = 256 * 1024
 LONGEST_INTERVAL_S = 60.0
@@ -52,13 +50,17 @@ class Answer:
     canary: CanaryOrder | None = None
 
 
+def new_asker() -> Direct:
+    """What asks the site."""
+    return Direct(step_s=STEP_S, limit_s=TRANSFER_S, by_environment=True)
+
+
 class Site:
     """The site behind an address. The token is read again after it was refused, so that it can be renewed."""
 
-    def __init__(self, url: str, token_file: Path) -> None:
-        self._url, self._token_file = url, token_file
+    def __init__(self, asker: Asker, url: str, token_file: Path) -> None:
+        self._asker, self._url, self._token_file = asker, url, token_file
         self._token = ""
-        self._http = httpx.AsyncClient(timeout=TIMEOUT_S, follow_redirects=False)
 
     async def send(self, beat: Heartbeat) -> Answer:
         """Raises SiteAbsent, TokenRefused, Dismissed or Refusal."""
@@ -77,11 +79,14 @@ class Site:
         """Names the token in use, and does not tell it. Raises TokenRefused where it cannot be read."""
         return sha256_hex(self._read_token().encode())
 
-    async def aclose(self) -> None:
-        await self._http.aclose()
-
     async def _ask(self, method: str, path: str, most_bytes: int, content: bytes | None = None) -> bytes:
-        status, body = await self._exchange(method, path, most_bytes, content)
+        question = Question(method, self._url + path, self._read_token(), most_bytes, content)
+        try:
+            status, body = await self._asker.ask(question)
+        except TooLong:
+            raise Refusal(f"the site's answer at {path} is longer than {most_bytes} bytes") from None
+        except Unanswered as error:
+            raise SiteAbsent(str(error)) from None
         if status in (200, 201, 202, 204):
             return body
         code, message = _error(body)
@@ -93,27 +98,6 @@ class Site:
         if status in (400, 403, 404, 405, 409, 410, 413, 415, 422):
             raise Refusal(f"{message} ({status} {code})", status)
         raise SiteAbsent(f"the site answered {status}")
-
-    async def _exchange(
-        self, method: str, path: str, most_bytes: int, content: bytes | None
-    ) -> tuple[int, bytes]:
-        """Bytes are taken as they are: nothing is unpacked, so that `most_bytes` bounds memory."""
-        headers = {"Authorization": f"Bearer {self._read_token()}", "Accept-Encoding": "identity"}
-        if content is not None:
-            headers["Content-Type"] = "application/json"
-        try:
-            async with (
-                asyncio.timeout(TRANSFER_S),
-                self._http.stream(method, self._url + path, content=content, headers=headers) as answer,
-            ):
-                body = bytearray()
-                async for chunk in answer.aiter_raw():
-                    body += chunk
-                    if len(body) > most_bytes:
-                        raise Refusal(f"the site's answer at {path} is longer than {most_bytes} bytes")
-                return answer.status_code, bytes(body)
-        except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
-            raise SiteAbsent(f"{type(error).__name__}: {error}"[:200]) from None
 
     def _read_token(self) -> str:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import aclosing
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -48,9 +49,10 @@ def ask(nodes: Sequence[tuple[UUID, str]]) -> set[UUID]:
 
 
 async def _answering(nodes: Sequence[tuple[UUID, str]]) -> set[UUID]:
-    async with probing.new_client() as http:
+    async with aclosing(probing.new_asker()) as asker:
         asked = {
-            asyncio.create_task(probing.probe(http, url.rstrip("/"), node_token(pk))): pk for pk, url in nodes
+            asyncio.create_task(probing.probe(asker, url.rstrip("/"), node_token(pk))): pk
+            for pk, url in nodes
         }
         answered, late = await asyncio.wait(asked, timeout=ASK_S)
         for task in late:

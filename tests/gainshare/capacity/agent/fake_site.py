@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -97,10 +98,13 @@ class FakeSite:
 
 
 @contextmanager
-def fake_site() -> Iterator[FakeSite]:
+def fake_site(tls: ssl.SSLContext | None = None) -> Iterator[FakeSite]:
     site = FakeSite()
     server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(site))
     site.url = f"http://127.0.0.1:{server.server_port}"
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+        site.url = f"https://localhost:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, args=[0.05], daemon=True)
     thread.start()
     try:

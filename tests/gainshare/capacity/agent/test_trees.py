@@ -16,7 +16,7 @@ from benchmarks.patch.trees import MAX_FILE_BYTES, Tree, hash_entries, sha256_he
 from gainshare.capacity.agent import fetching, trees
 from gainshare.capacity.agent.preparing import NotPrepared, Preparer
 from gainshare.capacity.agent.protocol import MAX_TEXT
-from gainshare.capacity.agent.site import Site
+from gainshare.capacity.agent.site import Site, new_asker
 from gainshare.capacity.agent.trees import TreeFolders
 from tests.gainshare.capacity.agent.fake_site import TOKEN, FakeSite, fake_site
 from tests.gainshare.capacity.agent.tree_making import OPEN, PROTECTED, changed, installed, speaking
@@ -45,13 +45,14 @@ def prepare(site: FakeSite, folder: Path, work: Callable[[Preparer], Awaitable[A
     folders.make()
 
     async def run() -> None:
-        speaker = Site(site.url, token)
+        asker = new_asker()
+        speaker = Site(asker, site.url, token)
         preparer = Preparer(folders, speaker, say=lambda line: None, done=lambda: None)
         try:
             await work(preparer)
         finally:
             await preparer.aclose()
-            await speaker.aclose()
+            await asker.aclose()
 
     asyncio.run(run())
     return folders
