@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-from gainshare.capacity.policies.observed import ClassFacts, Fleet
+from gainshare.capacity.policies.observed import Fleet
 
 # A node is started only if the budget pays all nodes for so long, and is ended when it no longer pays them for so long:
 # between the two, a node that was started is not ended at once.
@@ -17,7 +17,7 @@ def within_budget(
     wanted: Mapping[str, int],
     *,
     fleets: Mapping[str, Fleet],
-    classes: Sequence[ClassFacts],
+    prices: Mapping[str, int],
     left: int | None,
     day_ends_in_s: float,
 ) -> tuple[dict[str, int], str]:
@@ -28,7 +28,6 @@ def within_budget(
     """
     if left is None:
         return dict(wanted), ""
-    prices = {facts.name: facts.price for facts in classes}
     running = {name: _running(fleets.get(name)) for name in wanted}
     kept = {name: min(count, running[name]) for name, count in wanted.items()}
     _leave_out(kept, prices, left, min(STOP_S, day_ends_in_s))
@@ -48,14 +47,44 @@ def within_budget(
     return paid, f"the day's budget has {max(left, 0)} micro-credits left, without {listed}"
 
 
+def payable(
+    wanted: Mapping[str, int],
+    *,
+    fleets: Mapping[str, Fleet],
+    prices: Mapping[str, int],
+    left: int | None,
+    day_ends_in_s: float,
+) -> dict[str, int] | None:
+    """How many of each class's nodes ``left`` micro-credits pay while those above ``wanted`` wait for their successors.
+
+    None is no limit. ``wanted`` is what `within_budget` gave. A node above the limit ends at once, because nothing may be
+    paid beyond the budget until what replaces it is ready.
+    """
+    if left is None:
+        return None
+    counts = {name: max(_running(fleets.get(name)), count) for name, count in wanted.items()}
+    _leave_out(counts, prices, left, min(STOP_S, day_ends_in_s), least=wanted)
+    return counts
+
+
 def _running(fleet: Fleet | None) -> int:
     return 0 if fleet is None else fleet.ready + fleet.starting
 
 
-def _leave_out(counts: dict[str, int], prices: Mapping[str, int], left: int, seconds: float) -> None:
-    """Lower ``counts`` in place, the dearest first, until ``left`` pays them for ``seconds``."""
+def _leave_out(
+    counts: dict[str, int],
+    prices: Mapping[str, int],
+    left: int,
+    seconds: float,
+    least: Mapping[str, int] | None = None,
+) -> None:
+    """Lower ``counts`` in place, the dearest first and to ``least`` at most, until ``left`` pays them for ``seconds``."""
     for name in sorted(counts, key=lambda name: (-prices.get(name, 0), name)):
-        while counts[name] and prices.get(name, 0) and _cost(counts, prices, seconds) > left:
+        while (
+            counts[name] > (least or {}).get(name, 0)
+            and prices.get(name, 0)
+            and _cost(counts, prices, seconds) > left
+        ):
             counts[name] -= 1
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TypedDict
 
 from gainshare.capacity.models import PolicyName, ScalingState, ServedModel
-from gainshare.capacity.policies.observed import Wanted
+from gainshare.capacity.policies.observed import Fleet, Wanted
 from gainshare.capacity.policies.registry import POLICIES, TICKS_S
-from gainshare.capacity.scaling.budget import within_budget
+from gainshare.capacity.scaling.budget import payable, within_budget
 from gainshare.capacity.scaling.manual import MANUAL, manual_counts
 from gainshare.capacity.scaling.observe import Observed
 
@@ -17,6 +18,7 @@ from gainshare.capacity.scaling.observe import Observed
 class Decided:
     """Counts to carry out.
 
+    ``payable`` are counts that the day's budget still pays, wanted or not; None is no limit.
     ``note`` says what the budget left out of the policy's answer and what cannot be kept, ``is_new`` whether it was asked.
     """
 
@@ -26,6 +28,16 @@ class Decided:
     note: str = ""
     state: Mapping[str, object] = field(default_factory=dict)
     is_new: bool = True
+    payable: Mapping[str, int] | None = None
+
+
+class _Day(TypedDict):
+    """What the day's budget has to pay, and what is left of it."""
+
+    fleets: Mapping[str, Fleet]
+    prices: Mapping[str, int]
+    left: int | None
+    day_ends_in_s: float
 
 
 def policy_of(served: ServedModel) -> str:
@@ -42,15 +54,16 @@ def decide(served: ServedModel, observed: Observed, row: ScalingState) -> Decide
     policy = policy_of(served)
     is_new = is_due(served, policy, observed, row)
     answer = _ask(served, policy, observed, row) if is_new else Wanted(row.wanted, row.reason, row.state)
-    wanted, note = within_budget(
-        allowed(answer, observed),
-        fleets=observed.fleets,
-        classes=observed.classes,
-        left=observed.objective.budget_left_today,
-        day_ends_in_s=observed.day_ends_in_s,
-    )
+    day: _Day = {
+        "fleets": observed.fleets,
+        "prices": observed.prices,
+        "left": observed.objective.budget_left_today,
+        "day_ends_in_s": observed.day_ends_in_s,
+    }
+    wanted, note = within_budget(allowed(answer, observed), **day)
+    most = payable(wanted, **day)
     notes = "; ".join(part for part in (note, observed.unkept) if part)
-    return Decided(policy, wanted, answer.reason, notes, answer.state, is_new)
+    return Decided(policy, wanted, answer.reason, notes, answer.state, is_new, most)
 
 
 def is_due(served: ServedModel, policy: str, observed: Observed, row: ScalingState) -> bool:

@@ -59,7 +59,9 @@ def scale(served_id: int, now: datetime) -> Decision | None:
         observed = observe(served, now)
         decided = decide(served, observed, row)
         fault_point("capacity.scaling.decided")
-        outcome = actuator_of(served).carry_out(served, decided.wanted, decided.reason)
+        outcome = actuator_of(served).carry_out(
+            served, decided.wanted, decided.reason, payable=decided.payable
+        )
         fault_point("capacity.scaling.carried_out")
         decision = record(served, row, decided, observed, outcome)
         fault_point("capacity.scaling.recorded")

@@ -12,12 +12,14 @@ from gainshare.capacity.policies.observed import ClassFacts, Fleet, Load, Object
 from gainshare.capacity.policies.service_times import reachable
 from gainshare.capacity.routing.load import load_of
 from gainshare.capacity.scaling.costs import DAY, day_start, ending_cost, spent_today
-from gainshare.capacity.scaling.facts import facts_of
+from gainshare.capacity.scaling.facts import facts_of, projected_price
 
 
 @dataclass(frozen=True, slots=True)
 class Observed:
     """A served model at one time. ``draining`` counts nodes that finish what they have begun, by class.
+
+    ``prices`` are micro-credits for a device-hour of each class that the model may use or still has nodes of.
 
     ``objective`` is what is promised, or what idle nodes reach where they do not keep the promise; then ``unkept`` says so.
     """
@@ -27,6 +29,7 @@ class Observed:
     fleets: dict[str, Fleet]
     draining: dict[str, int]
     classes: tuple[ClassFacts, ...]
+    prices: dict[str, int]
     objective: Objective
     unkept: str = ""
 
@@ -52,7 +55,11 @@ def observe(served: ServedModel, now: datetime) -> Observed:
     tree = ordered_tree(served.name)
     # Those of another tree are about to serve in the place of nodes that are counted, or no longer serve.
     nodes = [node for node in live if node.tree == tree or node.state == NodeState.DRAINING]
-    names = {one.name for one in classes} | {node.host.device_class.name for node in nodes}
+    prices = {
+        one.name: projected_price(one, served.name)
+        for one in {*classes, *(node.host.device_class for node in nodes)}
+    }
+    names = set(prices)
     facts = facts_of(classes, served, now)
     promised = objective_of(served, now)
     objective = reachable(promised, *facts)
@@ -66,6 +73,7 @@ def observe(served: ServedModel, now: datetime) -> Observed:
             name: count for name in sorted(names) if (count := _count(nodes, name, NodeState.DRAINING))
         },
         classes=facts,
+        prices=prices,
         objective=objective,
         unkept=unkept(promised, objective),
     )

@@ -4,25 +4,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gainshare.capacity.policies.observed import ClassFacts, Fleet
-from gainshare.capacity.scaling.budget import START_S, STOP_S, within_budget
+from gainshare.capacity.policies.observed import Fleet
+from gainshare.capacity.scaling.budget import START_S, STOP_S, payable, within_budget
 
 HOUR = 3600.0
 DAY = 24 * HOUR
 
 
-def facts(name: str, price: int) -> ClassFacts:
-    return ClassFacts(name=name, price=price, slots=4, requests_per_s=1.0, cold_start_s=20, max_nodes=8)
-
-
-CLASSES = (facts("cheap", 3600), facts("dear", 36_000))  # 1 and 10 micro-credits a second
+PRICES = {"cheap": 3600, "dear": 36_000}  # 1 and 10 micro-credits a second
 
 
 def kept(
     wanted: dict[str, int], running: dict[str, int], left: int | None, ends: float = DAY
 ) -> dict[str, int]:
     fleets = {name: Fleet(ready=count) for name, count in running.items()}
-    return within_budget(wanted, fleets=fleets, classes=CLASSES, left=left, day_ends_in_s=ends)[0]
+    return within_budget(wanted, fleets=fleets, prices=PRICES, left=left, day_ends_in_s=ends)[0]
 
 
 def test_without_a_budget_all_is_started() -> None:
@@ -46,7 +42,7 @@ def test_a_running_node_stays_until_the_budget_pays_less_than_two_minutes() -> N
 def test_the_dearest_class_is_left_out_first_and_the_note_says_so() -> None:
     fleets = {"cheap": Fleet(ready=2), "dear": Fleet(ready=1)}
     counts, note = within_budget(
-        {"cheap": 2, "dear": 1}, fleets=fleets, classes=CLASSES, left=300, day_ends_in_s=DAY
+        {"cheap": 2, "dear": 1}, fleets=fleets, prices=PRICES, left=300, day_ends_in_s=DAY
     )
     assert counts == {"cheap": 2, "dear": 0}
     assert note == "the day's budget has 300 micro-credits left, without 1 dear"
@@ -62,10 +58,10 @@ def test_the_end_of_the_day_is_near_enough() -> None:
 
 
 def test_a_spent_budget_ends_all_that_costs_something() -> None:
-    free = (*CLASSES, facts("own", 0))
+    free = {**PRICES, "own": 0}
     fleets = {name: Fleet(ready=2) for name in ("cheap", "dear", "own")}
     wanted = {"cheap": 2, "dear": 2, "own": 2}
-    counts, note = within_budget(wanted, fleets=fleets, classes=free, left=-5, day_ends_in_s=DAY)
+    counts, note = within_budget(wanted, fleets=fleets, prices=free, left=-5, day_ends_in_s=DAY)
     assert counts == {"cheap": 0, "dear": 0, "own": 2}
     assert "0 micro-credits left" in note
 
@@ -89,3 +85,37 @@ def test_keeping_the_counts_asks_for_no_change(left: int) -> None:
     """The same question again, with the first answer carried out, has the same answer: no flapping."""
     first = kept({"cheap": 4, "dear": 4}, {"cheap": 1, "dear": 1}, left)
     assert kept({"cheap": 4, "dear": 4}, first, left) == first
+
+
+def paid(
+    wanted: dict[str, int], running: dict[str, int], left: int | None, ends: float = DAY
+) -> dict[str, int] | None:
+    fleets = {name: Fleet(ready=count) for name, count in running.items()}
+    return payable(wanted, fleets=fleets, prices=PRICES, left=left, day_ends_in_s=ends)
+
+
+def test_without_a_budget_a_node_may_wait_for_its_successor() -> None:
+    assert paid({"cheap": 1, "dear": 0}, {"dear": 1}, None) is None
+
+
+def test_a_node_waits_for_its_successor_as_long_as_the_budget_pays_both() -> None:
+    assert paid({"cheap": 1, "dear": 0}, {"cheap": 1, "dear": 1}, 1320) == {"cheap": 1, "dear": 1}
+    assert paid({"cheap": 1, "dear": 0}, {"cheap": 1, "dear": 1}, 1319) == {"cheap": 1, "dear": 0}
+    assert paid({"cheap": 1, "dear": 0}, {"dear": 1}, 1319) == {"cheap": 1, "dear": 0}  # with what starts now
+
+
+def test_a_cheap_node_that_is_not_wanted_ends_before_a_dear_one_that_is() -> None:
+    assert paid({"cheap": 0, "dear": 1}, {"cheap": 1, "dear": 1}, 1300) == {"cheap": 0, "dear": 1}
+
+
+COUNTS = st.fixed_dictionaries({"cheap": st.integers(0, 6), "dear": st.integers(0, 6)})
+
+
+@given(COUNTS, COUNTS, st.integers(-5, 20_000), st.floats(1, DAY))
+def test_what_stays_is_paid(wanted: dict[str, int], running: dict[str, int], left: int, ends: float) -> None:
+    within = kept(wanted, running, left, ends)
+    stays = paid(within, running, left, ends)
+    assert stays is not None
+    assert all(stays[name] >= within[name] for name in within)
+    cost = -(-(stays["cheap"] * 3600 + stays["dear"] * 36_000) * round(min(STOP_S, ends)) // 3600)
+    assert cost <= left or stays == dict.fromkeys(stays, 0)

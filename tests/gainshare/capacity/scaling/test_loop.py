@@ -309,6 +309,23 @@ def test_a_node_that_drains_is_paid_before_another_one_starts() -> None:
     assert len(live(NodeState.STARTING)) == 1
 
 
+@pytest.mark.parametrize(("left_s", "stays"), [(500, True), (60, False)])
+def test_a_node_waits_for_its_successor_only_while_the_budget_pays_both(left_s: int, stays: bool) -> None:
+    dear, cheap = make_class(name="dear", price=36_000_000), make_class(name="cheap", price=3600)
+    make_host(dear, devices=1)
+    make_host(cheap, devices=1)
+    served = serve(dear, fixed_nodes=1, budget_microcredits_per_day=500_000_000)
+    assert order(model=MODEL, device_class=dear, reason="before") is not None
+    make_ready(*live())
+    served.classes.set([cheap])  # a maintainer's change: the dear one is to be replaced
+    late = day_start(timezone.now()) + timedelta(days=1, hours=20)
+    Node.objects.update(created_at=late - timedelta(seconds=50_000 - left_s))
+    Host.objects.update(last_seen_at=late)
+    loop.scale(served.pk, late)
+    assert [node.host.device_class.name for node in live(NodeState.STARTING)] == ["cheap"]
+    assert [node.host.device_class.name for node in live(NodeState.READY)] == (["dear"] if stays else [])
+
+
 def test_measured_cold_starts_replace_the_stated_one() -> None:
     device_class = make_class(cold_start_s=300)
     make_host(device_class, devices=4)

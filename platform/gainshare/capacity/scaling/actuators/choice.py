@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,32 +22,37 @@ class Candidate:
     created_at: datetime
 
 
-def to_drain(nodes: Sequence[Candidate], wanted: Mapping[str, int]) -> list[Candidate]:
+def to_drain(
+    nodes: Sequence[Candidate], wanted: Mapping[str, int], payable: Mapping[str, int] | None = None
+) -> list[Candidate]:
     """The nodes above the wanted counts, in the order in which to drain them.
 
     Of one class, nodes that are still starting go first, then those with a notice of preemption, then the emptiest. The
     dearest class comes first. Ready nodes stay while wanted ones are still starting, and as long as fewer than the
-    wanted number would be left: what replaces a node is ready before it goes.
+    wanted number would be left: what replaces a node is ready before it goes. The exception are nodes above ``payable``,
+    counts that the day's budget still pays (None: no limit).
     """
     surplus = [node for name in _classes(nodes) for node in _surplus(nodes, name, wanted.get(name, 0))]
-    kept = [node for node in nodes if node not in surplus]
-    ready = sum(node.is_ready for node in nodes)
-    may_go = ready - sum(wanted.values())
-    if not any(not node.is_ready for node in kept):
-        is_complete = all(
-            sum(node.device_class == name for node in kept) >= count for name, count in wanted.items()
-        )
-        may_go = ready if is_complete else may_go
-    else:
-        may_go = 0
+    may_go = _replaced(nodes, [node for node in nodes if node not in surplus], wanted)
+    left = Counter(node.device_class for node in nodes)
     chosen = []
     for node in surplus:
-        if node.is_ready:
-            if may_go <= 0:
-                continue
-            may_go -= 1
-        chosen.append(node)
+        is_unpaid = payable is not None and left[node.device_class] > payable.get(node.device_class, 0)
+        if not node.is_ready or is_unpaid or may_go > 0:
+            chosen.append(node)
+            left[node.device_class] -= 1
+            may_go -= node.is_ready
     return chosen
+
+
+def _replaced(nodes: Sequence[Candidate], kept: Sequence[Candidate], wanted: Mapping[str, int]) -> int:
+    """How many ready nodes may go because others are ready in their place."""
+    ready = sum(node.is_ready for node in nodes)
+    if not all(node.is_ready for node in kept):
+        return 0
+    there = Counter(node.device_class for node in kept)
+    is_complete = all(there[name] >= count for name, count in wanted.items())
+    return ready if is_complete else ready - sum(wanted.values())
 
 
 def _classes(nodes: Sequence[Candidate]) -> list[str]:

@@ -19,7 +19,14 @@ class ExternalActuator:
 
     name = "external"
 
-    def carry_out(self, served: ServedModel, wanted: Mapping[str, int], reason: str) -> Outcome:
+    def carry_out(
+        self,
+        served: ServedModel,
+        wanted: Mapping[str, int],
+        reason: str,
+        *,
+        payable: Mapping[str, int] | None = None,
+    ) -> Outcome:
         outcome = order_missing(served, wanted, reason)
         return Outcome(outcome.actions, "")  # hosts that have not come yet are not a problem of ours
 

@@ -33,8 +33,18 @@ class Actuator(Protocol):
     @property
     def name(self) -> str: ...
 
-    def carry_out(self, served: ServedModel, wanted: Mapping[str, int], reason: str) -> Outcome:
-        """Order and drain nodes. Runs in the pass's transaction, so it may change the database and nothing else."""
+    def carry_out(
+        self,
+        served: ServedModel,
+        wanted: Mapping[str, int],
+        reason: str,
+        *,
+        payable: Mapping[str, int] | None = None,
+    ) -> Outcome:
+        """Order and drain nodes. Runs in the pass's transaction, so it may change the database and nothing else.
+
+        Nodes above ``payable`` go at once, even where what replaces them is not ready; None is no limit.
+        """
         ...
 
     def settle(self, served: ServedModel, now: datetime) -> None:

@@ -23,9 +23,16 @@ class LocalActuator:
 
     name = "local"
 
-    def carry_out(self, served: ServedModel, wanted: Mapping[str, int], reason: str) -> Outcome:
+    def carry_out(
+        self,
+        served: ServedModel,
+        wanted: Mapping[str, int],
+        reason: str,
+        *,
+        payable: Mapping[str, int] | None = None,
+    ) -> Outcome:
         ordered = order_missing(served, wanted, reason)
-        drained = drain_surplus(served, wanted, reason)
+        drained = drain_surplus(served, wanted, reason, payable)
         return Outcome(ordered.actions + drained, ordered.problem)
 
     def settle(self, served: ServedModel, now: datetime) -> None:
@@ -48,11 +55,13 @@ def order_missing(served: ServedModel, wanted: Mapping[str, int], reason: str) -
     return Outcome(actions, "; ".join(problems))
 
 
-def drain_surplus(served: ServedModel, wanted: Mapping[str, int], reason: str) -> list[Action]:
+def drain_surplus(
+    served: ServedModel, wanted: Mapping[str, int], reason: str, payable: Mapping[str, int] | None
+) -> list[Action]:
     """Drain the nodes above the wanted counts, and say which."""
     return [
         Action("drain", node.device_class, str(node.id))
-        for node in to_drain(candidates(served.name), wanted)
+        for node in to_drain(candidates(served.name), wanted, payable)
         if life_cycle.drain(node_id=node.id, reason=reason)
     ]
 

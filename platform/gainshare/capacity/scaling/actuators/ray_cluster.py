@@ -50,10 +50,17 @@ class RayActuator:
 
     name = "ray"
 
-    def carry_out(self, served: ServedModel, wanted: Mapping[str, int], reason: str) -> Outcome:
+    def carry_out(
+        self,
+        served: ServedModel,
+        wanted: Mapping[str, int],
+        reason: str,
+        *,
+        payable: Mapping[str, int] | None = None,
+    ) -> Outcome:
         for device_class in DeviceClass.objects.filter(name__in=list(wanted)):
             _want_hosts(served, device_class, wanted[device_class.name])
-        outcome = LocalActuator().carry_out(served, wanted, reason)
+        outcome = LocalActuator().carry_out(served, wanted, reason, payable=payable)
         return Outcome(outcome.actions, _problem(served, wanted) or outcome.problem)
 
     def settle(self, served: ServedModel, now: datetime) -> None:

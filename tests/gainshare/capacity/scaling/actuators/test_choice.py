@@ -74,6 +74,14 @@ def test_a_node_stays_while_its_successor_has_no_device() -> None:
     assert ids(to_drain(two, {"cheap": 1})) == [two[0].id]
 
 
+def test_a_node_that_the_budget_does_not_pay_waits_for_no_successor() -> None:
+    old, new = node("dear"), node("cheap", ready=False)
+    assert to_drain([old, new], {"cheap": 1}, {"cheap": 1, "dear": 1}) == []
+    assert ids(to_drain([old, new], {"cheap": 1}, {"cheap": 1, "dear": 0})) == [old.id]
+    busy = node("dear", busy=2)
+    assert ids(to_drain([busy, old, new], {"cheap": 1}, {"cheap": 1, "dear": 1})) == [old.id]
+
+
 def test_to_zero_all_go() -> None:
     assert len(to_drain([node(busy=3), node(), node("dear", ready=False)], {"cheap": 0})) == 3
 
