@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import hypothesis
 import pytest
@@ -16,7 +17,7 @@ from django.http import HttpResponse
 from django.test import Client
 
 from gainshare.local.throwaway import ThrowawayPostgres
-from tests import emptied_tables, rest_contract
+from tests import emptied_tables, lost_connection, rest_contract
 from tests.short_paths import short_parent
 
 EXPECTED_SKIP = "expected:"
@@ -108,8 +109,15 @@ def answers_are_as_documented(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
-    """A test or fixture that skips."""
-    return fail_unexpected_skip((yield))
+    """A test or fixture that skips; one that lost its database tells what is known of that."""
+    report = fail_unexpected_skip((yield))
+    if report.failed and lost_connection.is_told_by(report.longreprtext):
+        log = (
+            Path(unquote(urlsplit(os.environ["DATABASE_URL"]).query.removeprefix("host="))).parent
+            / "postgres.log"
+        )
+        report.sections.append(("the database's log", lost_connection.described(log)))
+    return report
 
 
 @pytest.hookimpl(wrapper=True)
