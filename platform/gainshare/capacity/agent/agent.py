@@ -1,8 +1,8 @@
 """The agent's loop: adopts what runs, carries out the site's orders, and tells the site.
 
 It starts nothing without an order, and decides nothing from the wall clock. It speaks with others through a process that
-has its own user (outside.py). While the site is absent, its nodes go on
-serving. One loop in one thread: a hung node, a build, or a site that does not answer, delays nothing else.
+has its own user (outside.py). While the site is absent, its nodes go on serving. One loop in one thread: a hung node, a
+build, or a site that does not answer, delays nothing else.
 """
 
 from __future__ import annotations

@@ -11,7 +11,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import signal
 import socket
+import sys
+import traceback
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import NoReturn
@@ -53,10 +56,15 @@ def start_outside() -> Outside:
 
 
 def _speak_and_leave(end: socket.socket, uid: int | None, parent: int) -> NoReturn:
+    status = 1
     try:
         speak(end, uid, parent)
+        status = 0
+    except BaseException:  # whatever it is, the fork must not go on as the agent
+        traceback.print_exc()
+        sys.stderr.flush()
     finally:
-        os._exit(0)
+        os._exit(status)
 
 
 @dataclass(slots=True)
@@ -115,12 +123,14 @@ class Connection:
         return await answer
 
     async def aclose(self) -> None:
-        """End the process that speaks: it ends with its connection."""
+        """End the process that speaks. Nothing waits for its answers any more."""
         self._end_all()
         self._writer.close()
         with suppress(OSError):
             await self._writer.wait_closed()
-        await asyncio.to_thread(self._reap)
+        with suppress(ProcessLookupError, ChildProcessError):
+            os.kill(self._outside.pid, signal.SIGKILL)
+            os.waitpid(self._outside.pid, 0)
 
     async def _pass_on(self, reader: asyncio.StreamReader) -> None:
         head, n_body = await read_head(reader)
@@ -142,10 +152,6 @@ class Connection:
             if not waiting.answer.done():
                 waiting.answer.set_exception(Unanswered(ENDED))
         self._waiting.clear()
-
-    def _reap(self) -> None:
-        with suppress(ChildProcessError):
-            os.waitpid(self._outside.pid, 0)
 
 
 @dataclass(frozen=True, slots=True)

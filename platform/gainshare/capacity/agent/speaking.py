@@ -22,7 +22,8 @@ from gainshare.capacity.agent.exchange import Asker, Question, TooLong, Unanswer
 from gainshare.capacity.agent.frames import frame, read_head
 
 SITE, NODES = "site", "nodes"
-PR_SET_NO_NEW_PRIVS = 38
+PR_SET_NAME, PR_SET_NO_NEW_PRIVS = 15, 38
+NAME = b"agent-outside"  # as `ps -o comm` shows it: its command line is the agent's own
 MOST_PROCESSES = 64  # threads of name resolution; it starts no programs
 #: A terminal sends them to the whole group. This process ends with its connection, after the agent's last words.
 NOT_OURS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
@@ -98,8 +99,10 @@ def _become(uid: int | None, parent: int) -> None:
         resource.setrlimit(resource.RLIMIT_NPROC, (MOST_PROCESSES, MOST_PROCESSES))
         os.setresuid(uid, uid, uid)
         os.chdir("/")
-    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "rights could not be given up")
+    libc.prctl(PR_SET_NAME, NAME)
     end_with_parent()  # after the change of user, which clears it
     if os.getppid() != parent:
         sys.exit()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -39,6 +39,8 @@ class FakeSite:
     results: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     result_status: int = 200
     takes_result: bool = True
+    on_beat: Callable[[int], None] = lambda port: None
+    """Gets the other side's port while it waits for the answer to a heartbeat."""
 
     def order(self, tree: str = "", *, device: int = 0, berth: int = 0, model: str = "tiny") -> UUID:
         node = uuid4()
@@ -129,6 +131,7 @@ def _handler(site: FakeSite) -> type[BaseHTTPRequestHandler]:
             if self._is_refused():
                 return
             if self.path == HEARTBEAT_PATH:
+                site.on_beat(self.client_address[1])
                 self._answer(200, json.dumps(site.take_heartbeat(body)).encode())
                 return
             if self.path == KEY_PATH:

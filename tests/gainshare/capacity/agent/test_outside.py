@@ -7,6 +7,7 @@ import socket
 import ssl
 import struct
 import subprocess
+import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -25,7 +26,7 @@ from benchmarks.sandbox.isolation.identity import sandbox_uid
 from gainshare.capacity.agent.exchange import Question, TooLong, Unanswered
 from gainshare.capacity.agent.frames import MAX_HEAD_BYTES, frame
 from gainshare.capacity.agent.outside import ENDED, SLOT, Connection, Outside, OutsideEnded
-from tests.gainshare.capacity.agent.agent_world import AgentProcess, eventually
+from tests.gainshare.capacity.agent.agent_world import ROOT, AgentProcess, eventually
 from tests.gainshare.capacity.agent.fake_site import TOKEN, FakeSite, fake_site
 from tests.needs import only_root
 
@@ -79,12 +80,17 @@ def test_only_it_has_connections(agent: AgentProcess, site: FakeSite) -> None:
     agent.start()
     outside = outside_of(agent)
     assert agent.process is not None
-    seen: dict[int, int] = {agent.process.pid: 0, outside.pid: 0}
-    n_beats = len(site.beats)
-    while len(site.beats) < n_beats + 20:
-        for pid in seen:
-            seen[pid] += len(psutil.Process(pid).net_connections("inet"))
-    assert seen[agent.process.pid] == 0 < seen[outside.pid]
+    both = [psutil.Process(agent.process.pid), outside]
+    seen: list[list[int]] = []
+
+    def look(port: int) -> None:
+        connections = {process.pid: process.net_connections("inet") for process in both}
+        assert not connections[both[0].pid]
+        seen.append([pid for pid, found in connections.items() if port in {one.laddr.port for one in found}])
+
+    site.on_beat = look
+    eventually(lambda: len(seen) >= 10, agent.said, 60)
+    assert seen[:10] == [[outside.pid]] * 10
 
 
 def test_it_ends_with_a_killed_agent(agent: AgentProcess) -> None:
@@ -142,6 +148,37 @@ def test_a_site_with_a_certificate_is_spoken_with(
             eventually(lambda: len(site.beats) > 5 and site.keys, agent.said, 60)
         finally:
             agent.close()
+
+
+REFUSED = """
+import sys
+from gainshare.capacity.agent import speaking
+from gainshare.capacity.agent.__main__ import main
+
+def refused(uid, parent):
+    raise PermissionError("no other user for you")
+
+speaking._become = refused
+sys.exit(main())
+"""
+
+
+def test_without_giving_up_its_rights_it_speaks_with_no_one_and_says_why(
+    site: FakeSite, open_folder: Path
+) -> None:
+    (open_folder / "token").write_text(TOKEN)
+    where = ["--token-file", str(open_folder / "token"), "--folder", str(open_folder / "agent")]
+    done = subprocess.run(
+        [sys.executable, "-c", REFUSED, "--url", site.url, *where],
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'platform'}"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 5
+    assert "no other user for you" in done.stderr and ENDED in done.stderr
+    assert site.beats == []
 
 
 def own_certificate(file: Path) -> ssl.SSLContext:
