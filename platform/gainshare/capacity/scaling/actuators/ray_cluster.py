@@ -118,7 +118,7 @@ def talk(told: dict[str, Any]) -> Actors:
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
         raise RayFailed(f"the Ray cluster at {told['address']} cannot be used: {lines[-1]}")
-    actors: Actors = json.loads(done.stdout.splitlines()[-1])["actors"]
+    actors: Actors = json.loads(done.stdout)["actors"]
     return actors
 
 

@@ -13,6 +13,7 @@ cluster's machines need Ray and this package, for the agent's own command.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -123,6 +124,8 @@ class AgentActor:
 def main() -> None:
     """Do what standard input says."""
     end_with_parent()  # a worker that is killed repeats what it told; this must not be done later than that
+    answer = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # Ray logs to standard output as well
     told = json.load(sys.stdin)
     ray.init(
         address=told["address"], namespace=told["namespace"], log_to_driver=False, configure_logging=False
@@ -133,7 +136,8 @@ def main() -> None:
     for one in told["start"]:
         start(one)
     states = look(sorted(list_named_actors()))
-    sys.stdout.write(json.dumps({"actors": states}) + "\n")
+    with answer:
+        answer.write(json.dumps({"actors": states}) + "\n")
 
 
 def start(one: dict[str, Any]) -> None:
