@@ -57,6 +57,7 @@ class Agent:
         self._canary = Canary(options, self._site, self._preparer, self._key, say=say)
         self._beat = 0
         self._version = ""
+        self._knows_devices = False
         self._leaves_s: float | None = None
         self._refused_since_s: float | None = None
         self._said = ""
@@ -181,7 +182,8 @@ class Agent:
         is_ending = self._status is not None
         if not is_ending:
             self._canary.follow(answer.canary)
-        self._nodes.carry_out(answer.nodes, may_start=not is_ending)
+        # An answer to one that did not know its devices does not know them either: what it orders may be what was lost.
+        self._nodes.carry_out(answer.nodes, may_start=not is_ending and self._knows_devices)
         wanted = {order.tree for order in answer.nodes} | self._canary.trees
         self._preparer.keep_only(set() if is_ending else wanted)
         with suppress(OSError):
@@ -189,9 +191,9 @@ class Agent:
                 self._say(f"the tree {tree[:12]} is removed: others were used since")
 
     def _heartbeat(self, told: dict[UUID, str]) -> Heartbeat:
-        reports, all_known = self._nodes.reports()
+        reports, self._knows_devices = self._nodes.reports()
         now_s = time.monotonic()
-        offered = self.options.devices if self._status is None and all_known else 0
+        offered = self.options.devices if self._status is None and self._knows_devices else 0
         return Heartbeat(
             agent=self.id,
             beat=self._beat,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import httpx
@@ -72,8 +74,13 @@ def test_a_successor_of_another_tree_serves_beside_the_node_and_both_outlive_the
             assert owners[0] != owners[1]
         tree_is_read_only(agent, name)
         agent.kill()
+        n_beats = len(site.beats)
         agent.start()
-        eventually(lambda: "adopted" in agent.said and site.beats[-1]["beat"] < 3, agent.said, 60)
+        eventually(
+            lambda: "adopted" in agent.said and any(beat["beat"] == 1 for beat in site.beats[n_beats:]),
+            agent.said,
+            60,
+        )
         ready(site, agent, old)
         ready(site, agent, new)
         site.drain(old)
@@ -174,3 +181,33 @@ def test_the_hosts_key_is_made_once_and_registered_once_for_each_token(
     eventually(lambda: "knows another key of this host" in agent.said, agent.said, 60)
     assert "hosts renew" in agent.said and "PRIVATE" not in agent.said
     assert agent.process is not None and agent.process.poll() is None
+
+
+def test_nothing_starts_before_the_site_has_heard_what_a_device_holds(
+    site: FakeSite, agent: AgentProcess
+) -> None:
+    """Else the order of a node that is lost would be carried out again, and the site would not hear that it was lost."""
+    device = agent.device()
+    device.make()
+    ours, theirs = socket.socketpair()
+    with device.taken() as descriptor:
+        assert descriptor is not None
+        socket.send_fds(
+            ours, [b"x"], [descriptor]
+        )  # then no process has the lock, and none can be killed for it
+
+    def let_go(port: int) -> None:
+        ours.close()
+        theirs.close()
+
+    site.on_beat = let_go  # before the first answer, which has the order
+    node = site.order()
+    agent.start()
+    eventually(lambda: any(is_on(beat, node) for beat in site.beats), agent.said, 60)
+    before = [beat for beat in site.beats if not is_on(beat, node)]
+    assert before[0]["n_devices"] == 0
+    assert any(beat["n_devices"] == 1 for beat in before)
+
+
+def is_on(beat: dict[str, Any], node: UUID) -> bool:
+    return any(row["node"] == str(node) for row in beat["devices"])
