@@ -22,16 +22,10 @@ from tests.gainshare.capacity.agent.agent_world import (
     node_pid,
     sandboxes,
 )
-from tests.gainshare.capacity.agent.fake_site import NODE_TOKEN, TOKEN, FakeSite, fake_site
+from tests.gainshare.capacity.agent.fake_site import NODE_TOKEN, TOKEN, FakeSite
 from tests.gainshare.capacity.agent.tree_making import MARK, changed, installed, speaking
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.slow, pytest.mark.timeout(900)]
-
-
-@pytest.fixture
-def site() -> Iterator[FakeSite]:
-    with fake_site() as made:
-        yield made
 
 
 @pytest.fixture

@@ -25,16 +25,10 @@ from tests.gainshare.capacity.agent.canary_world import (
     order_of,
     pids,
 )
-from tests.gainshare.capacity.agent.fake_site import FakeSite, fake_site
+from tests.gainshare.capacity.agent.fake_site import FakeSite
 from tests.gainshare.capacity.agent.tree_making import changed, installed
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.slow, pytest.mark.timeout(900)]
-
-
-@pytest.fixture
-def site() -> Iterator[FakeSite]:
-    with fake_site() as made:
-        yield made
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,7 @@ from tests.gainshare.capacity.agent.canary_world import (
     order_of,
     pids,
 )
-from tests.gainshare.capacity.agent.fake_site import TOKEN, FakeSite, fake_site
+from tests.gainshare.capacity.agent.fake_site import TOKEN, FakeSite
 from tests.gainshare.capacity.agent.tree_making import MARK, installed, speaking
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(900)]
@@ -32,12 +31,6 @@ TREE_POINTS = [
 ]
 BERTH_POINTS = ["agent.start.second_berth", "agent.start.second_berth_runs"]
 CANARY_POINTS = ["agent.canary.started", "agent.canary.after_document", "agent.canary.after_post"]
-
-
-@pytest.fixture
-def site() -> Iterator[FakeSite]:
-    with fake_site() as made:
-        yield made
 
 
 @pytest.mark.parametrize("point", [*TREE_POINTS, *BERTH_POINTS])

@@ -35,12 +35,6 @@ MOST = 100
 
 
 @pytest.fixture
-def site() -> Iterator[FakeSite]:
-    with fake_site() as made:
-        yield made
-
-
-@pytest.fixture
 def agent(site: FakeSite, open_folder: Path) -> Iterator[AgentProcess]:
     made = AgentProcess(site.url, open_folder, TOKEN)
     yield made

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,15 +10,9 @@ from benchmarks.canary.verify import verify_canary
 from benchmarks.evidence.signing import key_id
 from tests.gainshare.capacity.agent.agent_world import AgentProcess, eventually
 from tests.gainshare.capacity.agent.canary_world import offer_trees, order_of
-from tests.gainshare.capacity.agent.fake_site import TOKEN, FakeSite, fake_site
+from tests.gainshare.capacity.agent.fake_site import TOKEN, FakeSite
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(1800)]
-
-
-@pytest.fixture
-def site() -> Iterator[FakeSite]:
-    with fake_site() as made:
-        yield made
 
 
 def test_what_an_agents_canary_found_is_signed_by_its_host_and_answers_the_order(

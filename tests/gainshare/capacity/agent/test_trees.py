@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +29,6 @@ Base = tuple[Tree, dict[str, bytes]]
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
     return installed(tmp_path_factory.mktemp("blobs"))
-
-
-@pytest.fixture
-def site() -> Iterator[FakeSite]:
-    with fake_site() as made:
-        yield made
 
 
 def prepare(site: FakeSite, folder: Path, work: Callable[[Preparer], Awaitable[Any]]) -> TreeFolders:
