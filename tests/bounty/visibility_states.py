@@ -1,4 +1,4 @@
-"""Submissions in each state in which someone may look at them, as the walker of all routes makes them."""
+"""Submissions in each state in which they are looked at, as the walker of all routes makes them."""
 
 from collections.abc import Callable
 from typing import Any

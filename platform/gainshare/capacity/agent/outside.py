@@ -74,7 +74,7 @@ class _Waiting:
 
 
 class Connection:
-    """The agent's side: numbers its questions, and gives each answer to whoever asked."""
+    """The agent's side: numbers its questions, and gives each answer to its asker."""
 
     def __init__(self, outside: Outside) -> None:
         self._outside = outside

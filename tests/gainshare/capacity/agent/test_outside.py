@@ -48,6 +48,11 @@ def outside_of(agent: AgentProcess) -> psutil.Process:
     return min(psutil.Process(agent.process.pid).children(), key=lambda child: child.pid)
 
 
+def has_ended(process: psutil.Process) -> bool:
+    """Also while no one has asked for its status."""
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
 def status_of(pid: int) -> dict[str, str]:
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
@@ -90,8 +95,9 @@ def test_only_it_has_connections(agent: AgentProcess, site: FakeSite) -> None:
 def test_it_ends_with_a_killed_agent(agent: AgentProcess) -> None:
     agent.start()
     outside = outside_of(agent)
+    assert not has_ended(outside)
     agent.kill()
-    eventually(lambda: not outside.is_running() or outside.status() == psutil.STATUS_ZOMBIE, "it runs", 10)
+    assert eventually(lambda: has_ended(outside), "it runs", 10)
 
 
 @pytest.mark.sandbox
@@ -140,6 +146,7 @@ def test_a_site_with_a_certificate_is_spoken_with(
         try:
             outside_of(agent)
             eventually(lambda: len(site.beats) > 5 and site.keys, agent.said, 60)
+            assert site.url.startswith("https://") and "the site is absent" not in agent.said
         finally:
             agent.close()
 
@@ -228,7 +235,7 @@ def heard(say: Callable[[socket.socket], None], n_questions: int = 1) -> list[An
         child.kill()
 
 
-def test_answers_reach_whoever_asked_in_any_order() -> None:
+def test_answers_reach_their_askers_in_any_order() -> None:
     def say(end: socket.socket) -> None:
         end.sendall(frame({"number": 1, "why": "ConnectError"}))
         end.sendall(frame({"number": 2, "why": "long", "is_too_long": True}))
