@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from benchmarks.sandbox.devices import CPU, DEVICES
 from benchmarks.sandbox.levels import SandboxLevel
-from gainshare.capacity.agent.protocol import FIRST_PORT, LAST_PORT, MAX_DEVICES
+from gainshare.capacity.agent.protocol import FIRST_PORT, LAST_PORT, MAX_DEVICES, MOST_DRAIN_S
 from model.serving.node.options import above, at_least, whole
 
 PROGRAM = "python -m gainshare.capacity.agent"
@@ -55,6 +55,10 @@ def parse_options(arguments: Sequence[str] | None) -> AgentOptions:
         parser.error(f"--url must be the site's address, as https://HOST, not {given['url']!r}")
     if any(word.split("=")[0] == UPSTREAM for word in given["node"]):
         parser.error("a node with --upstream needs the network, which an agent's nodes do not have")
+    if given["drain_s"] > MOST_DRAIN_S:
+        parser.error(
+            f"--drain-s may be {MOST_DRAIN_S:g} at most: the day's budget sets no more aside for a node that drains"
+        )
     return AgentOptions(**given)
 
 
@@ -127,7 +131,7 @@ def _parser() -> argparse.ArgumentParser:
         "--drain-s",
         type=at_least(0),
         default=120.0,
-        help="how long a draining node may finish what it has begun",
+        help=f"how long a draining node may finish what it has begun, {MOST_DRAIN_S:g} s at most",
     )
     add("--stop-s", type=at_least(0), default=120.0, help="the same when the agent itself is told to end")
     add("--notice-s", type=at_least(0), default=120.0, help="how long this host stays after a SIGUSR1")

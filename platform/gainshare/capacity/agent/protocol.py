@@ -14,6 +14,7 @@ BLOB_PATH = "/api/v1/agent/blobs/{sha256}/"  # GET: bytes of one of its files
 KEY_PATH = "/api/v1/agent/key/"  # POST {"public_key"}: once a token
 CANARY_PATH = "/api/v1/agent/canaries/{id}/"  # POST {"document"} or {"failed": reason, "is_of_tree"?}
 HEARTBEAT_S = 1.0
+MOST_DRAIN_S = 120.0  # of a node, by its agent's options
 MAX_DEVICES = 16  # of a host; each has a uid of its own, where its agent is root
 MAX_REPORTED = 64  # entries of each list of a heartbeat
 MAX_REQUESTS = 1_000_000

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypedDict
 
 from gainshare.capacity.models import PolicyName, ScalingState, ServedModel
-from gainshare.capacity.policies.observed import Fleet, Wanted
+from gainshare.capacity.policies.observed import Wanted
 from gainshare.capacity.policies.registry import POLICIES, TICKS_S
-from gainshare.capacity.scaling.budget import payable, within_budget
+from gainshare.capacity.scaling.budget import Day, payable, within_budget
 from gainshare.capacity.scaling.manual import MANUAL, manual_counts
 from gainshare.capacity.scaling.observe import Observed
 
@@ -31,15 +30,6 @@ class Decided:
     payable: Mapping[str, int] | None = None
 
 
-class _Day(TypedDict):
-    """What the day's budget has to pay, and what is left of it."""
-
-    fleets: Mapping[str, Fleet]
-    prices: Mapping[str, int]
-    left: int | None
-    day_ends_in_s: float
-
-
 def policy_of(served: ServedModel) -> str:
     """Name of who decides: a maintainer's fixed count, or a policy."""
     is_manual = not served.is_automatic or served.policy == PolicyName.FIXED
@@ -54,14 +44,10 @@ def decide(served: ServedModel, observed: Observed, row: ScalingState) -> Decide
     policy = policy_of(served)
     is_new = is_due(served, policy, observed, row)
     answer = _ask(served, policy, observed, row) if is_new else Wanted(row.wanted, row.reason, row.state)
-    day: _Day = {
-        "fleets": observed.fleets,
-        "prices": observed.prices,
-        "left": observed.objective.budget_left_today,
-        "day_ends_in_s": observed.day_ends_in_s,
-    }
-    wanted, note = within_budget(allowed(answer, observed), **day)
-    most = payable(wanted, **day)
+    left = observed.objective.budget_left_today
+    day = Day(observed.fleets, observed.prices, left, observed.day_ends_in_s)
+    wanted, note = within_budget(allowed(answer, observed), day)
+    most = payable(wanted, day)
     notes = "; ".join(part for part in (note, observed.unkept) if part)
     return Decided(policy, wanted, answer.reason, notes, answer.state, is_new, most)
 

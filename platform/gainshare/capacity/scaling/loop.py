@@ -14,6 +14,7 @@ from django.db import transaction
 
 from benchmarks.faults import fault_point
 from gainshare.capacity.models import Decision, ServedModel
+from gainshare.capacity.scaling.actuators.interface import Plan
 from gainshare.capacity.scaling.actuators.registry import actuator_of
 from gainshare.capacity.scaling.decide import decide
 from gainshare.capacity.scaling.locks import lock_engine, lock_pass
@@ -59,9 +60,7 @@ def scale(served_id: int, now: datetime) -> Decision | None:
         observed = observe(served, now)
         decided = decide(served, observed, row)
         fault_point("capacity.scaling.decided")
-        outcome = actuator_of(served).carry_out(
-            served, decided.wanted, decided.reason, payable=decided.payable
-        )
+        outcome = actuator_of(served).carry_out(served, Plan(decided.wanted, decided.reason, decided.payable))
         fault_point("capacity.scaling.carried_out")
         decision = record(served, row, decided, observed, outcome)
         fault_point("capacity.scaling.recorded")

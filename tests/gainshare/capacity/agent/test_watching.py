@@ -31,6 +31,14 @@ OPTIONS = AgentOptions("http://site", Path("token"), Path("folder"))
 FINE = Probe(is_ready=True, load=Load(1, 2, 0.5))
 
 
+def test_a_drain_that_the_days_budget_does_not_pay_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    own = ["--url", "http://site", "--token-file", "token", "--folder", "folder", "--drain-s"]
+    assert parse_options([*own, "120"]).drain_s == 120
+    with pytest.raises(SystemExit):
+        parse_options([*own, "121"])
+    assert "--drain-s may be 120 at most" in capsys.readouterr().err
+
+
 def test_a_node_is_starting_until_it_is_ready() -> None:
     watch = Watch(0.0)
     watch.note(5.0, None)

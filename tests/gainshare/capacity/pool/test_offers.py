@@ -16,6 +16,7 @@ from gainshare.capacity.hosts.nodes import order
 from gainshare.capacity.models import DeviceLoan, Host, LoanState, NodeState, ScalingState, ServedModel
 from gainshare.capacity.pool import loans
 from gainshare.capacity.pool.offers import offer_idle
+from gainshare.capacity.scaling.actuators.interface import Plan
 from gainshare.capacity.scaling.actuators.local import LocalActuator
 from tests.bounty.services.runners.pool_world import add_host, add_node, later, states
 from tests.gainshare.ledger.ledger_world import make_user
@@ -139,7 +140,9 @@ def test_scaling_that_finds_no_device_recalls_as_many_as_it_lacks(
     borrowers = [lend(host, device) for device in range(3)]
     model = served(host, 2)
     for _ in range(3):  # pass after pass: no more than two come back
-        outcome = LocalActuator().carry_out(model, {host.device_class.name: 2}, "14 requests/s forecast")
+        outcome = LocalActuator().carry_out(
+            model, Plan({host.device_class.name: 2}, "14 requests/s forecast")
+        )
         assert outcome.actions == [] and "2 lent to judging will be back" in outcome.problem
     assert DeviceLoan.objects.filter(state=LoanState.RECALLED).count() == 2
     assert {loan.recall_reason for loan in DeviceLoan.objects.filter(state=LoanState.RECALLED)} == {
@@ -148,7 +151,7 @@ def test_scaling_that_finds_no_device_recalls_as_many_as_it_lacks(
     assert loans.end_overdue(later(settings.LOAN_RECALL_S + 1)) == 2 and len(no_runs) == 2
     loans.keep_loans(timezone.now())
     assert DeviceLoan.objects.exclude(state=LoanState.RETURNED).count() == 1
-    outcome = LocalActuator().carry_out(model, {host.device_class.name: 2}, "14 requests/s forecast")
+    outcome = LocalActuator().carry_out(model, Plan({host.device_class.name: 2}, "14 requests/s forecast"))
     assert [action.verb for action in outcome.actions] == ["order", "order"] and outcome.problem == ""
     assert loans.renew(borrower=borrowers[0]) is not None  # the last taken came back first
 

@@ -6,6 +6,7 @@ import pytest
 from django.utils import timezone
 
 from gainshare.capacity.models import Node
+from gainshare.capacity.scaling.budget import STOP_S
 from gainshare.capacity.scaling.costs import (
     NodeTime,
     cost_by_day,
@@ -80,7 +81,7 @@ def test_the_price_at_its_start_is_what_a_node_costs() -> None:
 
 
 @pytest.mark.django_db
-def test_nodes_that_count_in_no_fleet_cost_two_minutes_more() -> None:
+def test_nodes_that_count_in_no_fleet_cost_their_end() -> None:
     """One that drains and one that hangs; one that serves, and one that drains while its successor serves, do not count."""
     host = make_host(make_class(price=3600), devices=4)
     noon = day_start(timezone.now()) + timedelta(hours=12)
@@ -94,7 +95,7 @@ def test_nodes_that_count_in_no_fleet_cost_two_minutes_more() -> None:
             host=host, device=device, berth=berth, model=MODEL, reason="test", state=state, hung_at=hung_at,
             price_microcredits_per_device_hour=7200,
         )  # fmt: skip
-    assert ending_cost(MODEL, noon) == 2 * 2 * 120
+    assert ending_cost(MODEL, noon) == 2 * 2 * STOP_S == 560
     assert ending_cost(MODEL, noon + timedelta(hours=12, seconds=-5)) == 2 * 2 * 5
     assert ending_cost("other", noon) == 0
 

@@ -299,11 +299,11 @@ def test_a_node_that_drains_is_paid_before_another_one_starts() -> None:
     assert order(model=MODEL, device_class=device_class, reason="before") is not None
     (node,) = live()
     late = day_start(timezone.now()) + timedelta(days=1, hours=20)
-    # 700 s are left: enough for the start of a second one, and not while the first one may still cost 120 s.
+    # 700 s are left: enough for the start of a second one, and not while the first one may still cost 140 s.
     Node.objects.update(state=NodeState.DRAINING, created_at=late - timedelta(seconds=49_300))
     Host.objects.update(last_seen_at=late)
     loop.scale(served.pk, late)
-    assert live() == [node] and "580000 micro-credits left, without 1 cpu-small" in latest().reason
+    assert live() == [node] and "560000 micro-credits left, without 1 cpu-small" in latest().reason
     Node.objects.update(state=NodeState.ENDED, ended_at=late)
     loop.scale(served.pk, late)
     assert len(live(NodeState.STARTING)) == 1

@@ -6,11 +6,10 @@ Nothing is drained here: who ends a host sends its agent SIGTERM, and the agent 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import datetime
 
 from gainshare.capacity.models import ServedModel
-from gainshare.capacity.scaling.actuators.interface import Outcome
+from gainshare.capacity.scaling.actuators.interface import Outcome, Plan
 from gainshare.capacity.scaling.actuators.local import order_missing
 
 
@@ -19,15 +18,8 @@ class ExternalActuator:
 
     name = "external"
 
-    def carry_out(
-        self,
-        served: ServedModel,
-        wanted: Mapping[str, int],
-        reason: str,
-        *,
-        payable: Mapping[str, int] | None = None,
-    ) -> Outcome:
-        outcome = order_missing(served, wanted, reason)
+    def carry_out(self, served: ServedModel, plan: Plan) -> Outcome:
+        outcome = order_missing(served, plan)
         return Outcome(outcome.actions, "")  # hosts that have not come yet are not a problem of ours
 
     def settle(self, served: ServedModel, now: datetime) -> None:

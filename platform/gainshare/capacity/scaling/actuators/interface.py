@@ -11,6 +11,18 @@ from gainshare.capacity.models import ServedModel
 
 
 @dataclass(frozen=True, slots=True)
+class Plan:
+    """Wanted nodes of each class, and why.
+
+    Nodes above ``payable`` go at once, even where what replaces them is not ready; None is no limit.
+    """
+
+    wanted: Mapping[str, int]
+    reason: str
+    payable: Mapping[str, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Action:
     """One thing that an actuator did: ``verb`` is order or drain."""
 
@@ -33,18 +45,8 @@ class Actuator(Protocol):
     @property
     def name(self) -> str: ...
 
-    def carry_out(
-        self,
-        served: ServedModel,
-        wanted: Mapping[str, int],
-        reason: str,
-        *,
-        payable: Mapping[str, int] | None = None,
-    ) -> Outcome:
-        """Order and drain nodes. Runs in the pass's transaction, so it may change the database and nothing else.
-
-        Nodes above ``payable`` go at once, even where what replaces them is not ready; None is no limit.
-        """
+    def carry_out(self, served: ServedModel, plan: Plan) -> Outcome:
+        """Order and drain nodes. Runs in the pass's transaction, so it may change the database and nothing else."""
         ...
 
     def settle(self, served: ServedModel, now: datetime) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from datetime import datetime
 
 from django.db.models import Count
@@ -14,7 +13,7 @@ from gainshare.capacity.hosts import nodes as life_cycle
 from gainshare.capacity.models import DeviceClass, Node, NodeState, Seat, ServedModel
 from gainshare.capacity.pool.loans import recall_for
 from gainshare.capacity.scaling.actuators.choice import Candidate, to_drain
-from gainshare.capacity.scaling.actuators.interface import Action, Outcome
+from gainshare.capacity.scaling.actuators.interface import Action, Outcome, Plan
 from gainshare.capacity.scaling.failed_starts import paused_until
 
 
@@ -23,46 +22,37 @@ class LocalActuator:
 
     name = "local"
 
-    def carry_out(
-        self,
-        served: ServedModel,
-        wanted: Mapping[str, int],
-        reason: str,
-        *,
-        payable: Mapping[str, int] | None = None,
-    ) -> Outcome:
-        ordered = order_missing(served, wanted, reason)
-        drained = drain_surplus(served, wanted, reason, payable)
+    def carry_out(self, served: ServedModel, plan: Plan) -> Outcome:
+        ordered = order_missing(served, plan)
+        drained = drain_surplus(served, plan)
         return Outcome(ordered.actions + drained, ordered.problem)
 
     def settle(self, served: ServedModel, now: datetime) -> None:
         """There is no engine outside that has to be told anything."""
 
 
-def order_missing(served: ServedModel, wanted: Mapping[str, int], reason: str) -> Outcome:
+def order_missing(served: ServedModel, plan: Plan) -> Outcome:
     """Order as many nodes as are missing in each class, the cheapest class first, as far as devices are free."""
     actions: list[Action] = []
     problems: list[str] = []
     now = timezone.now()
     there = Counter(node.device_class for node in candidates(served.name))
-    classes = DeviceClass.objects.filter(name__in=list(wanted))
+    classes = DeviceClass.objects.filter(name__in=list(plan.wanted))
     for device_class in classes.order_by("price_microcredits_per_device_hour", "name"):
-        missing = wanted[device_class.name] - there[device_class.name]
+        missing = plan.wanted[device_class.name] - there[device_class.name]
         if missing > 0:
-            done, problem = _order(served, device_class, missing, reason, now)
+            done, problem = _order(served, device_class, missing, plan.reason, now)
             actions += done
             problems += [problem] if problem else []
     return Outcome(actions, "; ".join(problems))
 
 
-def drain_surplus(
-    served: ServedModel, wanted: Mapping[str, int], reason: str, payable: Mapping[str, int] | None
-) -> list[Action]:
+def drain_surplus(served: ServedModel, plan: Plan) -> list[Action]:
     """Drain the nodes above the wanted counts, and say which."""
     return [
         Action("drain", node.device_class, str(node.id))
-        for node in to_drain(candidates(served.name), wanted, payable)
-        if life_cycle.drain(node_id=node.id, reason=reason)
+        for node in to_drain(candidates(served.name), plan.wanted, plan.payable)
+        if life_cycle.drain(node_id=node.id, reason=plan.reason)
     ]
 
 

@@ -30,7 +30,7 @@ from gainshare.capacity.models import (
     ScalingState,
     ServedModel,
 )
-from gainshare.capacity.scaling.actuators.interface import Outcome
+from gainshare.capacity.scaling.actuators.interface import Outcome, Plan
 from gainshare.capacity.scaling.actuators.local import LocalActuator
 from gainshare.capacity.scaling.actuators.ray_failures import failure_of, paused_until
 from gainshare.capacity.scaling.records import note, state_of
@@ -50,18 +50,11 @@ class RayActuator:
 
     name = "ray"
 
-    def carry_out(
-        self,
-        served: ServedModel,
-        wanted: Mapping[str, int],
-        reason: str,
-        *,
-        payable: Mapping[str, int] | None = None,
-    ) -> Outcome:
-        for device_class in DeviceClass.objects.filter(name__in=list(wanted)):
-            _want_hosts(served, device_class, wanted[device_class.name])
-        outcome = LocalActuator().carry_out(served, wanted, reason, payable=payable)
-        return Outcome(outcome.actions, _problem(served, wanted) or outcome.problem)
+    def carry_out(self, served: ServedModel, plan: Plan) -> Outcome:
+        for device_class in DeviceClass.objects.filter(name__in=list(plan.wanted)):
+            _want_hosts(served, device_class, plan.wanted[device_class.name])
+        outcome = LocalActuator().carry_out(served, plan)
+        return Outcome(outcome.actions, _problem(served, plan.wanted) or outcome.problem)
 
     def settle(self, served: ServedModel, now: datetime) -> None:
         if not _is_due(served, now):

@@ -9,6 +9,7 @@ from django.utils import timezone
 
 from gainshare.capacity.models import EngineHost, Host, Node, NodeState, ServedModel
 from gainshare.capacity.scaling.actuators import ray_failures
+from gainshare.capacity.scaling.actuators.interface import Plan
 from gainshare.capacity.scaling.actuators.ray_cluster import RayActuator, heard, hosts_of, told_to
 from gainshare.capacity.scaling.actuators.ray_failures import UNSEEN_S, paused_until
 from tests.gainshare.capacity.scaling.scaling_world import MODEL, live, make_class, serve
@@ -24,7 +25,7 @@ def served() -> ServedModel:
 
 
 def want(served: ServedModel, count: int) -> str:
-    return RayActuator().carry_out(served, {"cpu-small": count}, "a test").problem
+    return RayActuator().carry_out(served, Plan({"cpu-small": count}, "a test")).problem
 
 
 def actor(state: str = "alive", **more: Any) -> dict[str, Any]:
