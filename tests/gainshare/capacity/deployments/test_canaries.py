@@ -141,10 +141,10 @@ def test_another_hosts_word_ends_no_canary(at: Machine) -> None:
     assert again(deployment).state == DeploymentState.CANARY
 
 
-def test_a_lost_host_gives_its_canary_to_another_one(at: Machine) -> None:
+def test_a_lost_host_gives_its_canary_to_another_one(at: Machine, settings: Settings) -> None:
     deployment = ask()
     at.order()
-    Host.objects.update(last_seen_at=ago(seconds=30), heard_since=ago(hours=1))
+    Host.objects.update(last_seen_at=ago(seconds=settings.HOST_LOST_S + 20), heard_since=ago(hours=1))
     assert tend(timezone.now()) == 0  # no host at all is heard: the silence may be the site's
     other = machine(at.host.device_class, heard_since=ago(hours=1))
     assert tend(timezone.now()) == 1
