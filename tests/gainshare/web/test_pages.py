@@ -251,13 +251,45 @@ def test_a_running_request_is_followed_to_the_millisecond(client: Client, record
     assert f'data-live-url="/usage/{record.pk}/live/"' in html and "web/usage.js" in html
     live = client.get(f"/usage/{record.pk}/live/")
     times = dict(live.json()["times"])
-    assert (live.json()["status"], live.json()["tokens"]) == ("running", 30)
+    assert (live.json()["state"], live.json()["tokens"]) == ("running", 30)
     assert (times["Waiting in the queue"], times["Its share of the device"]) == ("0.001 s", "1.207 s")
     assert "Running for" in times and "no-store" in live.headers["Cache-Control"]
     stranger = Client()
     assert stranger.get(f"/usage/{record.pk}/live/").status_code == 302
     stranger.force_login(create_user(username="eve", password=PASSWORD))
     assert stranger.get(f"/usage/{record.pk}/live/").status_code == 404
+
+
+def test_a_request_that_is_being_settled_is_followed_until_it_is_charged(
+    client: Client, record: UsageRecord
+) -> None:
+    record.settled_at, record.charged_microcredits = None, 0
+    record.save()
+    html = html_of(client, f"/usage/{record.pk}/")
+    assert '<td class="num">being settled</td>' in html and 'data-state="being settled"' in html
+    assert f'data-live-url="/usage/{record.pk}/live/"' in html and "web/usage.js" in html
+    assert client.get(f"/usage/{record.pk}/live/").json()["state"] == "being settled"
+    assert "not yet" in html_of(client, "/usage/")
+    record.settled_at, record.charged_microcredits = timezone.now(), 120
+    record.save()
+    assert client.get(f"/usage/{record.pk}/live/").json()["state"] == "completed"
+    html = html_of(client, f"/usage/{record.pk}/")
+    assert '<td class="num">0.00012</td>' in html and "data-live-url" not in html
+    assert "not yet" not in html_of(client, "/usage/")
+
+
+def test_a_request_without_a_bill_is_followed_until_it_is_settled(
+    client: Client, record: UsageRecord
+) -> None:
+    record.bill_lines, record.billed_microcredits, record.charged_microcredits = [], 0, 0
+    record.status, record.settled_at = "failed", None
+    record.save()
+    html = html_of(client, f"/usage/{record.pk}/")
+    assert "has ended and is being settled" in html and "data-live-url" in html
+    record.settled_at = timezone.now()
+    record.save()
+    html = html_of(client, f"/usage/{record.pk}/")
+    assert "Nothing was billed" in html and "data-live-url" not in html
 
 
 @pytest.mark.parametrize("engine", [{}, {"decode_ms": "long", "queued_ms": None}])

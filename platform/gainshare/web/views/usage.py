@@ -25,6 +25,7 @@ from gainshare.web.price_words import (
 from gainshare.web.signed_in import SignedInRequest, signed_in
 
 PER_PAGE = 50
+BEING_SETTLED = "being settled"
 
 
 @signed_in
@@ -33,10 +34,11 @@ def usage(request: SignedInRequest) -> HttpResponse:
     """Page of the user's requests, newest first."""
     records = UsageRecord.objects.filter(user=request.user)
     page = page_of(request, records, PER_PAGE)
+    rows = [(record, state_of(record)) for record in page.object_list]
     now = timezone.now()
     announced = announced_prices(now)
     prices = {"prices": [*current_prices(now), *announced], "announced": announced}
-    return render(request, "web/usage.html", {"page": page, **prices})
+    return render(request, "web/usage.html", {"page": page, "rows": rows, **prices})
 
 
 @signed_in
@@ -47,6 +49,7 @@ def usage_detail(request: SignedInRequest, request_id: UUID) -> HttpResponse:
     compared = comparison_of(record)
     context = {
         "record": record,
+        "state": state_of(record),
         "compared": compared,
         "gains": [(gain, gain_in_words(gain)) for gain in compared.gains],
         "bill": [bill_row(line) for line in record.bill_lines],
@@ -61,10 +64,17 @@ def usage_detail(request: SignedInRequest, request_id: UUID) -> HttpResponse:
 @require_GET
 @never_cache
 def usage_live(request: SignedInRequest, request_id: UUID) -> HttpResponse:
-    """JSON for the live view of a request that runs: its state, tokens and times."""
+    """JSON for the live view of a request that is not settled yet: its state, tokens and times."""
     record = own_record(request, request_id)
     times = times_of(record, timezone.now())
-    return JsonResponse({"status": record.status, "tokens": record.completion_tokens, "times": times})
+    return JsonResponse({"state": state_of(record), "tokens": record.completion_tokens, "times": times})
+
+
+def state_of(record: UsageRecord) -> str:
+    """Its status; "being settled" from its end until the ledger has taken its charge."""
+    if record.finished_at is not None and record.settled_at is None:
+        return BEING_SETTLED
+    return record.status
 
 
 def own_record(request: SignedInRequest, request_id: UUID) -> UsageRecord:

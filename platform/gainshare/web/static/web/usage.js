@@ -1,4 +1,4 @@
-// Follows a request while it runs: polls its tokens and times, and loads the page again when it has ended.
+// Follows a request until it is settled: polls its tokens and times, and loads the page again when its state changes.
 "use strict";
 
 const device = document.getElementById("device");
@@ -18,7 +18,7 @@ async function poll() {
     pause = Math.min(pause * 2, SLOWEST_POLL_MS);
     return true;
   }
-  if (body.status !== device.dataset.status) {
+  if (body.state !== device.dataset.state) {
     window.location.reload();
     return false;
   }
