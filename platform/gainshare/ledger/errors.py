@@ -22,6 +22,17 @@ class IdConflict(errors.IdConflict, LedgerError):
     """The id that the caller made already belongs to another posting."""
 
 
+class PaymentCounted(LedgerError):
+    """Another purchase already gave the credits of this payment."""
+
+    code = "payment_counted"
+
+    def __init__(self, payment: str) -> None:
+        super().__init__(
+            f"The payment {payment!r} already gave credits. Check the grants; another payment needs another name."
+        )
+
+
 class InsufficientCredits(LedgerError):
     """The user's spendable lots do not cover the amount. Both figures are micro-credits."""
 

@@ -7,6 +7,7 @@ from rest_framework import serializers
 
 from gainshare.ledger.models import Account, Transfer
 from gainshare.ledger.pricing import HOURS, MILLION, MOST_TIERS
+from gainshare.ledger.services.grants import MAX_PAYMENT_CHARS
 from gainshare.ledger.services.posting import MAX_MICROCREDITS
 
 
@@ -118,6 +119,12 @@ class GrantSerializer(serializers.Serializer[None]):
     username = serializers.CharField(max_length=150)
     amount_microcredits = AmountField()
     source = serializers.CharField(max_length=40, default="grant")  # type: ignore[assignment]  # a declared field
+    payment = serializers.CharField(
+        max_length=MAX_PAYMENT_CHARS,
+        default="",
+        allow_blank=True,
+        help_text="What was paid, such as an invoice's number. Only for the source `purchase`, which needs it.",
+    )
     priority = serializers.IntegerField(default=100, min_value=0, max_value=1000)
     expires_at = serializers.DateTimeField(default=None, allow_null=True)
     memo = serializers.CharField(max_length=300, default="", allow_blank=True)

@@ -19,6 +19,7 @@ from gainshare.ledger.errors import (
     IdConflict,
     InsufficientCredits,
     LedgerError,
+    PaymentCounted,
     TransferResolved,
 )
 from gainshare.ledger.kinds import AccountKind, HoldState, TransferKind
@@ -258,3 +259,14 @@ def test_sealers_take_turns_while_entries_are_written(world: World) -> None:
     assert Unsealed.objects.count() == 0
     sealed = [pk for seal in Seal.objects.order_by("pk") for pk in seal.entry_ids]
     assert sorted(sealed) == sorted(Entry.objects.values_list("pk", flat=True))
+
+
+def test_one_payment_asked_for_by_four_at_once_gives_credits_once(world: World) -> None:
+    def buy(payer: int) -> Call:
+        user = world.ann if payer % 2 else world.bob
+        return lambda: world.grant(user, 500, source="purchase", payment="invoice 7")
+
+    results = race(*(buy(payer) for payer in range(4)))
+    assert sum(isinstance(result, Account) for result in results) == 1
+    assert sum(isinstance(result, PaymentCounted) for result in results) == 3
+    assert services.totals().wallets == 500

@@ -16,6 +16,7 @@ from gainshare.ledger.errors import (
     InsufficientTreasury,
     InvalidAmount,
     LedgerError,
+    PaymentCounted,
     UnknownHold,
 )
 from gainshare.ledger.kinds import HoldState, TransferState
@@ -224,6 +225,36 @@ def test_grants_need_a_treasury_a_source_and_a_future(world: World) -> None:
     with pytest.raises(LedgerError, match="source"):
         world.grant(world.ann, 1, source="")
     assert not Account.objects.filter(owner=world.ann).exists()
+
+
+@pytest.mark.parametrize(
+    ("terms", "complaint"),
+    [
+        ({"source": "purchase"}, "needs its payment"),
+        ({"source": "purchase", "payment": "  "}, "needs its payment"),
+        ({"source": "purchase", "payment": "7" * 61}, "at most 60"),
+        ({"source": "grant", "payment": "invoice 7"}, "Only a grant with the source 'purchase'"),
+        ({"source": "award"}, "only the ledger makes such lots"),
+        ({"source": "royalty"}, "only the ledger makes such lots"),
+    ],
+)
+def test_only_a_purchase_has_a_payment_and_no_grant_is_an_award(
+    world: World, terms: dict[str, str], complaint: str
+) -> None:
+    with pytest.raises(LedgerError, match=complaint):
+        world.grant(world.ann, 1, **terms)
+    assert not Account.objects.filter(owner=world.ann).exists()
+
+
+def test_a_payment_gives_credits_once(world: World) -> None:
+    sent = {"transfer_id": uuid4(), "source": "purchase", "payment": "Invoice  7"}
+    lot = world.grant(world.ann, 5, **sent)
+    assert world.grant(world.ann, 5, **sent) == lot and posted(lot) == 5
+    for user, payment in ((world.ann, "Invoice 7"), (world.bob, "invoice 7 ")):
+        with pytest.raises(PaymentCounted, match="already gave credits"):
+            world.grant(user, 5, source="purchase", payment=payment)
+    assert posted(world.grant(world.ann, 5, source="purchase", payment="Invoice 8")) == 5
+    assert violations() == []
 
 
 def test_starter_credits_cannot_be_transferred(world: World) -> None:

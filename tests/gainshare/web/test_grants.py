@@ -70,6 +70,16 @@ def test_what_cannot_be_granted_is_refused_with_the_reason(
     assert ledger.totals().wallets == 0
 
 
+def test_a_purchase_names_its_payment_which_gives_credits_once(world: World) -> None:
+    client = client_of(world.maintainer)
+    client.post(PATH, grant(world, payment="Invoice 7"))
+    (lot,) = ledger.lots_of(world.ann)
+    assert lot.source == "purchase" and "purchase of invoice 7" in client.get(PATH).content.decode()
+    again = client.post(PATH, grant(world, payment="invoice 7"))
+    assert again.status_code == 400 and "already gave credits" in again.content.decode()
+    assert ledger.totals().wallets == 12_500_000
+
+
 def test_a_large_grant_is_asked_about(world: World) -> None:
     client, sent = client_of(world.maintainer), grant(world, amount="50")
     html = client.post(PATH, sent).content.decode()

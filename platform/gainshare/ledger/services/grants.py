@@ -9,7 +9,7 @@ from django.db.models import F, Q, QuerySet, Sum
 from django.utils import timezone
 
 from gainshare.accounts.models import User
-from gainshare.ledger.errors import InsufficientTreasury, LedgerError
+from gainshare.ledger.errors import InsufficientTreasury, LedgerError, PaymentCounted
 from gainshare.ledger.kinds import AccountKind, TransferKind, TransferState
 from gainshare.ledger.models import Account, Transfer
 from gainshare.ledger.services.posting import (
@@ -22,6 +22,11 @@ from gainshare.ledger.services.posting import (
 )
 
 UNTRANSFERABLE_SOURCES = frozenset({"starter"})
+PURCHASE = "purchase"
+NO_GRANTS = frozenset({"award", "royalty"})
+"""Sources of lots that the ledger fills itself: royalties count awards, so no grant may call itself one."""
+
+MAX_PAYMENT_CHARS = 60
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,7 @@ def grant_credits(
     user: User,
     amount_microcredits: int,
     source: str,
+    payment: str = "",
     priority: int = 100,
     expires_at: datetime | None = None,
     memo: str = "",
@@ -47,17 +53,20 @@ def grant_credits(
 ) -> Account:
     """Give ``user`` a lot from the treasury, once per ``transfer_id``. Lots of low priority are spent first.
 
-    Raises InsufficientTreasury, InvalidAmount, IdConflict, and LedgerError ``invalid_expiry``.
+    A purchase names its ``payment`` (an invoice's number), and a payment gives credits once. Upper and lower case
+    and repeated spaces make no other payment.
+
+    Raises InsufficientTreasury, InvalidAmount, IdConflict, PaymentCounted, and LedgerError ``invalid_expiry``.
     """
     amount = positive(amount_microcredits)
-    if not source or len(source) > 40:
-        raise LedgerError("A grant needs a source of at most 40 characters.", code="invalid", status=400)
+    counted_as = _payment_of(source, payment)
     terms: Terms = {
         "user": user.pk,
         "amount": amount,
         "source": source,
         "priority": priority,
         "expires_at": expires_at.astimezone(UTC).isoformat() if expires_at else None,
+        **({"payment": counted_as} if counted_as else {}),
     }
     with transaction.atomic():
         if made := made_before(transfer_id, TransferKind.GRANT, terms):
@@ -73,10 +82,13 @@ def grant_credits(
         treasury = lock_accounts([treasury_id])[treasury_id]
         if treasury.available_microcredits < amount:
             raise InsufficientTreasury(treasury.available_microcredits, amount)
+        reference = f"{PURCHASE}:{counted_as}" if counted_as else f"grant:{transfer_id}"
+        if Account.objects.filter(kind=AccountKind.WALLET_LOT, reference=reference).exists():
+            raise PaymentCounted(payment)
         lot = Account.objects.create(
             kind=AccountKind.WALLET_LOT,
             owner=user,
-            reference=f"grant:{transfer_id}",
+            reference=reference,
             source=source,
             priority=priority,
             expires_at=expires_at,
@@ -93,6 +105,28 @@ def grant_credits(
             actor=actor,
         )
     return lot
+
+
+def _payment_of(source: str, payment: str) -> str:
+    """The payment of a purchase as it is counted; empty for other sources. Raises LedgerError."""
+    counted_as = " ".join(payment.split()).casefold()
+    if not source or len(source) > 40:
+        message = "A grant needs a source of at most 40 characters."
+    elif source in NO_GRANTS:
+        message = (
+            f"A grant cannot have the source {source!r}: only the ledger makes such lots. Choose another."
+        )
+    elif source == PURCHASE and not counted_as:
+        message = "A purchase needs its payment, such as an invoice's number, so that it gives credits once."
+    elif source != PURCHASE and counted_as:
+        message = (
+            f"Only a grant with the source {PURCHASE!r} has a payment. Leave it empty, or change the source."
+        )
+    elif len(payment) > MAX_PAYMENT_CHARS:
+        message = f"A payment has at most {MAX_PAYMENT_CHARS} characters."
+    else:
+        return counted_as
+    raise LedgerError(message, code="invalid", status=400)
 
 
 def lots_of(user: User) -> QuerySet[Account]:

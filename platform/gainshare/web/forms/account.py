@@ -9,6 +9,7 @@ from django.utils import timezone
 
 from gainshare.accounts.models import Role, Scope, User
 from gainshare.accounts.names import MAX_NAME_CHARS
+from gainshare.ledger.services.grants import MAX_PAYMENT_CHARS
 from gainshare.web.forms.credit_forms import CreditsField, CreditsForm
 from gainshare.web.forms.sent_once import SentOnceForm
 
@@ -44,6 +45,13 @@ class GrantForm(CreditsForm):
         label="Expires on",
         help_text="At the start of that day (UTC). Unused credits are lost then.",
         widget=forms.DateInput(attrs={"type": "date"}),
+    )
+    payment = forms.CharField(
+        required=False,
+        max_length=MAX_PAYMENT_CHARS,
+        label="Payment",
+        help_text="For purchased credits: what was paid, such as an invoice's number. It gives credits once.",
+        widget=forms.TextInput(attrs={"autocomplete": "off"}),
     )
     memo = forms.CharField(
         required=False,

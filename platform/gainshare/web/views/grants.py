@@ -12,6 +12,7 @@ from gainshare.ledger.errors import IdConflict
 from gainshare.ledger.kinds import TransferKind
 from gainshare.ledger.models import Transfer
 from gainshare.ledger.services import grant_credits, totals
+from gainshare.ledger.services.grants import PURCHASE
 from gainshare.web.formatting import format_credits, in_credits
 from gainshare.web.forms.account import GrantForm
 from gainshare.web.forms.sent_once import refuse_resent
@@ -19,6 +20,7 @@ from gainshare.web.paging import page_of
 from gainshare.web.signed_in import SignedInRequest, signed_in
 
 PER_PAGE = 50
+FIELD_OF = {"invalid_expiry": "expires_on", "payment_counted": "payment"}
 SENT_BEFORE = (
     "This form was already sent for another grant, so nothing was moved now. See the grants below. If you "
     "want this grant as well, send the form again."
@@ -54,7 +56,8 @@ def grant(form: GrantForm, actor: User) -> bool:
             transfer_id=data["transfer_id"],
             user=data["username"],
             amount_microcredits=data["amount"],
-            source="grant",
+            source=PURCHASE if data["payment"] else "grant",
+            payment=data["payment"],
             expires_at=form.expires_at(),
             memo=data["memo"],
             actor=actor,
@@ -62,5 +65,5 @@ def grant(form: GrantForm, actor: User) -> bool:
     except IdConflict:
         refuse_resent(form, "transfer_id", SENT_BEFORE)
     except DomainError as error:
-        form.add_error("expires_on" if error.code == "invalid_expiry" else None, in_credits(error.message))
+        form.add_error(FIELD_OF.get(error.code), in_credits(error.message))
     return form.is_valid()

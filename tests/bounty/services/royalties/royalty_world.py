@@ -23,6 +23,7 @@ from gainshare.gateway.services import price_bill
 from gainshare.ledger import services as ledger
 from gainshare.ledger.models import PriceVersion, Transfer
 from gainshare.ledger.price_book import PriceTable, active_price, as_stored, publish_price
+from gainshare.ledger.services.grants import PURCHASE
 from tests.bounty.bounty_world import World, diff_of_line, make_user
 
 MODEL = "tiny"
@@ -146,7 +147,12 @@ class RoyaltyWorld:
 
     def grant(self, who: User, amount: int, source: str, priority: int = 50) -> None:
         ledger.grant_credits(
-            transfer_id=uuid4(), user=who, amount_microcredits=amount, source=source, priority=priority
+            transfer_id=uuid4(),
+            user=who,
+            amount_microcredits=amount,
+            source=source,
+            payment=f"invoice {uuid4()}" if source == PURCHASE else "",
+            priority=priority,
         )
 
     def ask(

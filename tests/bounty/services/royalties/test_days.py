@@ -16,7 +16,9 @@ from bounty.services.royalties.schedule import pay_due, settle_royalties, vest_d
 from bounty.services.royalties.terms import void_reversed
 from gainshare.accounts.models import User
 from gainshare.ledger import services as ledger
+from gainshare.ledger.errors import LedgerError
 from gainshare.ledger.models import Transfer
+from gainshare.ledger.services import grants
 from tests.bounty.services.royalties.royalty_world import MODEL, RoyaltyWorld
 from tests.gainshare.ledger.ledger_world import violations
 
@@ -65,12 +67,21 @@ def test_own_tokens_earn_nothing(made: RoyaltyWorld) -> None:
 
 
 @pytest.mark.parametrize("source", ["starter", "grant", "gift", "award", "royalty"])
-def test_credits_that_were_given_earn_no_one_anything(made: RoyaltyWorld, source: str) -> None:
-    """Also where the grant calls itself an award: an award's lot is known by what filled it."""
+def test_credits_that_were_given_earn_no_one_anything(
+    made: RoyaltyWorld, source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where an older grant called itself an award: an award's lot is known by what filled it."""
+    monkeypatch.setattr(grants, "NO_GRANTS", frozenset())
     made.grant(made.cem, 40_000, source)
     made.ask(made.cem, day=2.5, tree=tip(made), output=10_000)
     done = pay(made)
     assert (done.paid_microcredits, done.royalties_microcredits) == (0, 0)
+
+
+@pytest.mark.parametrize("source", ["award", "royalty"])
+def test_no_grant_calls_itself_an_award(made: RoyaltyWorld, source: str) -> None:
+    with pytest.raises(LedgerError, match="only the ledger makes such lots"):
+        made.grant(made.cem, 40_000, source)
 
 
 def test_a_purchased_lot_counts_as_an_award_does(made: RoyaltyWorld) -> None:
