@@ -80,7 +80,6 @@ def main() -> None:
 
     device = sys.argv[1]
     suite_sample.prepare(int(os.environ["OMP_NUM_THREADS"]), device)
-    gc.collect()
     gc.freeze()
     gc.enable()
     pipe.send(protocol.encode_frame(Kind.READY, 0, {}))
