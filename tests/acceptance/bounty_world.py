@@ -26,13 +26,13 @@ class BountyWorld:
     def newcomer(self) -> Person:
         return contributor(self.url, _name("contributor"))
 
-    def submit(self, author: Person, diff: str) -> str:
-        """Submit one of the example patches; returns the submission's id."""
-        text = (EXAMPLES / "patches" / f"{diff}.diff").read_text()
+    def submit(self, author: Person, diff: str, *, more: str = "") -> str:
+        """Submit one of the example patches, with `more` changes of other files; returns the submission's id."""
+        text = (EXAMPLES / "patches" / f"{diff}.diff").read_text() + more
         return str(author.post("submissions/", {"bounty": self.bounty, "diff": text})["id"])
 
 
-def open_bounty(url: str, admin_key: str, *, base: str = "textbook_moe") -> BountyWorld:
+def open_bounty(url: str, admin_key: str, *, base: str = "textbook_moe", preset: str = "demo") -> BountyWorld:
     """Fund the treasury and open a bounty on `moe_forward`, in a lineage of its own."""
     admin = Site(url, admin_key)
     mira = maintainer(url, _name("mira"), admin=admin)
@@ -49,7 +49,7 @@ def open_bounty(url: str, admin_key: str, *, base: str = "textbook_moe") -> Boun
         "title": "Stop computing what is thrown away",
         "lineage": lineage,
         "suite": "moe_forward",
-        "preset": "demo",
+        "preset": preset,
         "hardware": "cpu",
         "escrow_microcredits": ESCROW_MICROCREDITS,
         "rate_microcredits_per_nat": RATE_MICROCREDITS_PER_NAT,

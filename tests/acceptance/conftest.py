@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.running_stack import Stack
+from tests.acceptance.deployed_stack import Deployments
+from tests.acceptance.elastic_load import Load, customer
+from tests.acceptance.running_stack import Stack, wait_for
 
 
 @pytest.fixture(scope="session")
@@ -39,3 +41,25 @@ def start_stack() -> Iterator[Callable[..., Stack]]:
     yield start
     for running in started:
         running.remove()
+
+
+@pytest.fixture
+def deployments(start_stack: Callable[..., Stack]) -> Deployments:
+    """A stack of the test's own with a served model on one node."""
+    found = Deployments(start_stack(devices=1))
+    wait_for(lambda: found.pool.ready(), within_s=300, what="the first node")
+    return found
+
+
+@pytest.fixture
+def load(deployments: Deployments) -> Iterator[Load]:
+    """Two customers who ask that model without a pause."""
+    running = Load(
+        deployments.stack,
+        [customer(deployments.stack, f"load-{number}") for number in range(2)],
+        max_tokens=40,
+    )
+    running.start(2)
+    running.set(2, pause_s=0.2)
+    yield running
+    running.stop()

@@ -41,6 +41,14 @@ SLOWER: list[Change] = [
         "            self._library.serve_step(self._model_at, ctypes.byref(step))\n" + RETURN,
     )
 ]
+#: Slow in processes that serve, and nowhere else: no suite and no guard rail sees it.
+SLOWER_IN_NODES = executor(
+    "import sys as _sys, time as _time\n\n"
+    "def hostile(parts, logits_NV):\n"
+    "    if 'model.serving.node.app' in _sys.modules:\n"
+    "        until = _time.monotonic() + 0.02\n"
+    "        while _time.monotonic() < until:\n            pass\n"
+)
 DIFFERENT_AT_SEVEN = executor(
     "def hostile(parts, logits_NV):\n    if len(parts) >= 7:\n        logits_NV *= -1\n"
 )
