@@ -27,6 +27,7 @@ ENGINE, FIX = "examples/base/textbook_engine.diff", "examples/engine/compiled_ex
 SEAM = "model/layers/moe/experts.py"
 DEPLOYMENTS, QUICK_DEPLOYMENTS = 20, 3
 GAIN_MODEL = "smollm2-moe"
+PARTS = UNDER_LOAD, GAIN = "deployments", "gain"
 
 
 @ends_plainly
@@ -40,11 +41,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help=f"trees to deploy under load (default: {DEPLOYMENTS}, with --quick {QUICK_DEPLOYMENTS})",
     )
     parser.add_argument("--quick", action="store_true", help="fewer deployments, and no gain's saving")
+    parser.add_argument(
+        "--only", choices=PARTS, help="measure one part: the deployments under load, or the gain's saving"
+    )
     parser.add_argument("--model", default="tiny", help="the model that is served under load (default: tiny)")
     chosen = parser.parse_args(arguments)
     number = chosen.deployments or (QUICK_DEPLOYMENTS if chosen.quick else DEPLOYMENTS)
-    rows = _under_load(chosen.model, number)
-    if not chosen.quick:
+    if chosen.only == GAIN and chosen.quick:
+        parser.error("--quick leaves the gain's saving out: use it without --only gain")
+    rows: list[Row] = []
+    if chosen.only != GAIN:
+        rows += _under_load(chosen.model, number)
+    if chosen.only != UNDER_LOAD and not chosen.quick:
         rows += _of_the_gain()
     Report.here(command_line(parser.prog, arguments), rows).show(as_json=chosen.json)
     return 0

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 import httpx
 
+from benchmarks.report import say
+
 CUSTOMERS = 3
 MAX_TOKENS = 16
 TIMEOUT_S = 120.0
@@ -45,6 +47,8 @@ class Load:
                 if self._over.is_set():
                     return
                 failure = self._ask(http, f"Customer {customer} counts to {number}.")
+                if failure:
+                    say(f"a request failed: {failure}")
                 with self._lock:
                     self.answered += not failure
                     self.failures += [failure] if failure else []
@@ -59,11 +63,13 @@ class Load:
         }
         try:
             with http.stream("POST", "/v1/chat/completions", json=body) as answer:
+                name = answer.headers.get("X-Request-Id", "without an id")
                 lines = [line for line in answer.iter_lines() if line.startswith("data: ")]
                 if answer.status_code != httpx.codes.OK:
-                    return f"status {answer.status_code}"
+                    return f"status {answer.status_code}, request {name}"
         except httpx.HTTPError as error:
             return f"{type(error).__name__}: {error}"
         if not lines or lines[-1] != "data: [DONE]":
-            return f"it ended with {lines[-1][:200]}" if lines else "it ended without a line"
+            last = lines[-1][:200] if lines else "no line"
+            return f"it ended with {last}, request {name}"
         return ""

@@ -11,17 +11,19 @@ ROW = Row("row", 1, "", None, None, "")
 
 
 @pytest.mark.parametrize(
-    ("arguments", "number", "rows"),
+    ("arguments", "deployments", "rows"),
     [
-        ([], 20, 2),
-        (["--quick"], 3, 1),
-        (["--quick", "--deployments", "7"], 7, 1),
-        (["--deployments", "1", "--model", "smollm2-moe"], 1, 2),
+        ([], [20], 2),
+        (["--quick"], [3], 1),
+        (["--quick", "--deployments", "7"], [7], 1),
+        (["--deployments", "1", "--model", "smollm2-moe"], [1], 2),
+        (["--only", "deployments"], [20], 1),
+        (["--only", "gain"], [], 1),
     ],
 )
 def test_as_many_trees_as_asked_for_and_the_gain_unless_quick(
     arguments: list[str],
-    number: int,
+    deployments: list[int],
     rows: int,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -30,8 +32,14 @@ def test_as_many_trees_as_asked_for_and_the_gain_unless_quick(
     monkeypatch.setattr(served, "_under_load", lambda model, count: asked.append(count) or [ROW])
     monkeypatch.setattr(served, "_of_the_gain", lambda: [ROW])
     assert served.main([*arguments, "--json"]) == 0
-    assert asked == [number]
+    assert asked == deployments
     assert capsys.readouterr().out.count('"name": "row"') == rows
+
+
+def test_a_quick_run_has_no_gain(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        served.main(["--only", "gain", "--quick"])
+    assert end.value.code == 2 and "--quick leaves the gain's saving out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("number", ["0", "-2", "many"])
