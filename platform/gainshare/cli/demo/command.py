@@ -1,12 +1,13 @@
 """`gainshare demo`: the command, its options and its exit status."""
 
-import subprocess
 import sys
 from typing import Annotated
 
 import typer
 
+from benchmarks.commands import Terminated, answering_signals
 from gainshare.cli.output import JsonOption, console, errors, print_json
+from gainshare.cli.program import run_program
 from gainshare.local.ports import free_port
 
 
@@ -24,7 +25,7 @@ def demo(
     """Run the main job end to end on a fresh stack: six diffs, their verdicts, an award, and a paid answer.
 
     Exit status 0 only if every step had its expected outcome. The report is written to `.gainshare/demo.json`, that of
-    --github to `.gainshare/demo-github.json`.
+    --github to `.gainshare/demo-github.json`. Ended by a signal, the demo stops its stack first.
     """
     if github:
         if keep:
@@ -36,7 +37,11 @@ def demo(
         run_demo,
     )  # brings the openai client, which other commands do not need
 
-    record = run_demo(port=port or free_port(), keep=keep, console=errors if as_json else console)
+    try:
+        with answering_signals():
+            record = run_demo(port=port or free_port(), keep=keep, console=errors if as_json else console)
+    except Terminated as ended:
+        raise typer.Exit(128 + ended.number) from None
     if as_json:
         print_json(record.as_json())
     else:
@@ -50,4 +55,4 @@ def demo(
 def _of_a_pull_request(*, port: int, as_json: bool) -> int:
     """Exit status of the story of a pull request. It is a program of its own, since no command imports bounty."""
     argv = [sys.executable, "-m", "bounty.github.demo", "--port", str(port), *(["--json"] if as_json else [])]
-    return subprocess.run(argv, check=False).returncode
+    return run_program(argv)

@@ -1,0 +1,49 @@
+"""`gainshare demo` that is ended from outside: its stack is stopped, and the status says which signal came."""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from benchmarks.commands import SIGNALS
+from bounty.github.demo import __main__ as story
+from gainshare.cli.demo import command, performance
+from gainshare.cli.main import app
+
+
+def ended_by(number: signal.Signals) -> Callable[..., None]:
+    def begun(*_args: Any, **_options: Any) -> None:
+        os.kill(os.getpid(), number)
+        time.sleep(30)
+        raise AssertionError("the signal changed nothing")
+
+    return begun
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_demo_that_is_ended_stops_its_stack(
+    number: signal.Signals, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    stopped: list[object] = []
+    monkeypatch.setenv("GAINSHARE_HOME", str(tmp_path))
+    monkeypatch.setattr(performance, "start_afresh", lambda *_, **__: None)
+    monkeypatch.setattr(performance, "_play", ended_by(number))
+    monkeypatch.setattr(performance, "end", lambda home, record: stopped.append(home.root))
+    result = CliRunner().invoke(app, ["demo"])
+    assert result.exit_code == 128 + number, result.output
+    assert stopped == [tmp_path / "demo"]
+    assert "steps" in json.loads((tmp_path / "demo.json").read_text())
+
+
+def test_the_story_of_a_pull_request_ends_so_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(story, "run_story", ended_by(signal.SIGTERM))
+    assert story.main([]) == 128 + signal.SIGTERM
+    asked: list[list[str]] = []
+    monkeypatch.setattr(command, "run_program", lambda argv: asked.append(argv) or 143)
+    assert CliRunner().invoke(app, ["demo", "--github"]).exit_code == 143
+    assert asked[0][1:3] == ["-m", "bounty.github.demo"]
