@@ -266,10 +266,11 @@ def test_a_request_that_is_being_settled_is_followed_until_it_is_charged(
     record.settled_at, record.charged_microcredits = None, 0
     record.save()
     html = html_of(client, f"/usage/{record.pk}/")
-    assert '<td class="num">being settled</td>' in html and 'data-state="being settled"' in html
+    assert '<td class="num">being settled</td>' in html and 'data-state="being_settled"' in html
     assert f'data-live-url="/usage/{record.pk}/live/"' in html and "web/usage.js" in html
-    assert client.get(f"/usage/{record.pk}/live/").json()["state"] == "being settled"
-    assert "not yet" in html_of(client, "/usage/")
+    assert client.get(f"/usage/{record.pk}/live/").json()["state"] == "being_settled"
+    html = html_of(client, "/usage/")
+    assert "not yet" in html and '<span class="badge badge-busy">being settled</span>' in html
     record.settled_at, record.charged_microcredits = timezone.now(), 120
     record.save()
     assert client.get(f"/usage/{record.pk}/live/").json()["state"] == "completed"

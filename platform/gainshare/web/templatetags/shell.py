@@ -33,7 +33,7 @@ BAD = {
 }  # fmt: skip
 BUSY = {
     "running", "pending", "queued", "leased", "preparing", "gating", "measuring", "judging", "confirming", "received",
-    "checked", "draining", "being_judged", "starting", "taken", "requested", "canary",
+    "checked", "draining", "being_judged", "being_settled", "starting", "taken", "requested", "canary",
 }  # fmt: skip
 WARN = {
     "suspicious",

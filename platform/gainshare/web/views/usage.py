@@ -25,7 +25,7 @@ from gainshare.web.price_words import (
 from gainshare.web.signed_in import SignedInRequest, signed_in
 
 PER_PAGE = 50
-BEING_SETTLED = "being settled"
+BEING_SETTLED = "being_settled"
 
 
 @signed_in
@@ -71,7 +71,7 @@ def usage_live(request: SignedInRequest, request_id: UUID) -> HttpResponse:
 
 
 def state_of(record: UsageRecord) -> str:
-    """Its status; "being settled" from its end until the ledger has taken its charge."""
+    """Its status; `being_settled` from its end until the ledger has taken its charge."""
     if record.finished_at is not None and record.settled_at is None:
         return BEING_SETTLED
     return record.status
