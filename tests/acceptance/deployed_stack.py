@@ -1,4 +1,4 @@
-"""Deployments of a model on a running stack, and the small trees that acceptance tests deploy."""
+"""Deployments of a model on a running stack, as acceptance tests ask for them: trees, prices, answers."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Trees on a real elastic stack under load: served without a failed request, or rolled back.
 
 One tree is deployed, the one before asked for by its name, and put back. One changes nothing in service, and one is slow
-from a moment on. What never serves is in `test_refused_deployments.py`. `make demo` deploys a gain on every run; these need minutes for each tree.
+from a moment on. What never serves is in `test_refused_deployments.py`. `make demo` deploys a gain on every run; these
+need minutes for each tree.
 """
 
 from __future__ import annotations

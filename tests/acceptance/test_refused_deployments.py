@@ -47,7 +47,7 @@ def test_it_is_refused_and_answers_no_one(deployments: Deployments, load: Load, 
 
 @pytest.mark.timeout(3600)
 def test_a_merged_gain_that_is_slow_in_service_is_refused(deployments: Deployments, load: Load) -> None:
-    """Its suite and its guard rails are right: there it is faster. What serves is slower, and the lineage's page says so."""
+    """Its suite and its guard rail (`decode`, in the preset `tour`) are right: there it is faster. What serves is slower."""
     stack = deployments.stack
     load.set(0, pause_s=0.2)  # nothing is asked while it is judged
     world = open_bounty(stack.url, stack.key, preset="tour")
