@@ -31,6 +31,7 @@ from benchmarks.confined_node.folders import SOCKET, NodeFolders, make_folders
 from benchmarks.confined_node.start import NodeOrder, start
 from benchmarks.sandbox import Sample, SandboxLevel, Unsteerable
 from benchmarks.sandbox.devices import CPU
+from benchmarks.sandbox.page_cache import hold_python_in_page_cache
 from benchmarks.sandbox.readable import readable
 
 POLL_S = 0.005
@@ -86,6 +87,7 @@ class CanaryNode:
         )
         self.printed = bytearray()
         self._frozen_at_ns = 0
+        hold_python_in_page_cache()
         self._started_ns = time.perf_counter_ns()
         self._sample: Sample = start(
             NodeOrder(

@@ -22,6 +22,7 @@ from benchmarks.pairs.seeds import Seeds
 from benchmarks.pairs.side import Side, SideFailed, SideSetup
 from benchmarks.pairs.turns import Turns
 from benchmarks.sandbox import Unsteerable
+from benchmarks.sandbox.page_cache import hold_python_in_page_cache
 
 SLOTS = {"base": 0, "candidate": 1, "old": 2}
 
@@ -78,6 +79,7 @@ class Pair:
         Raises SideFailed.
         """
         with self._phases.spend("setup"):
+            hold_python_in_page_cache()
             folders = self._copies.draw(self.plan.tree, self._seeds.order("pair", self.plan.index, "copies"))
             for name in self.record.spawn_order:
                 slot = self.record.spawn_order.index(name)  # at random, as the order is

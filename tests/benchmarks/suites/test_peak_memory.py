@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from benchmarks.catalogue.decoders import PEAK_STEPS
 from benchmarks.pairs.seeds import Seeds
 from benchmarks.pairs.side import SideFailed
+from benchmarks.sandbox.page_cache import python_files
 from benchmarks.suites.base import Problem, Tensors, TensorSpec, Trial
 from benchmarks.suites.peak_memory import peak_memory
 from tests.benchmarks.suites.suite_pairs import SECRET, InProcess, Trees, draw
@@ -132,6 +134,22 @@ def test_in_real_sandboxes_equal_trees_use_equal_memory_and_wrong_answers_are_fo
     with pytest.raises(SideFailed) as failed:
         trees.measure(suite, trees.appended(EXECUTOR, READS_ONE))
     assert (failed.value.kind, failed.value.side) == ("wrong_output", "candidate")
+
+
+def drop_python_from_page_cache() -> None:
+    """What the kernel does by itself where memory is short. Pages that a process has mapped stay."""
+    for path in python_files():
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+@pytest.mark.sandbox
+@pytest.mark.measures
+def test_files_that_the_kernel_dropped_are_in_no_side_s_peak(open_folder: Path) -> None:
+    suite, trees = peak_memory("tiny"), Trees(open_folder)
+    drop_python_from_page_cache()
+    values = dict(trees.measure(suite, trees.shipped).calls)
+    assert abs(values["candidate"] / values["base"] - 1) < 0.02
 
 
 @pytest.mark.sandbox
