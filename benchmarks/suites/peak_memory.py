@@ -10,8 +10,8 @@ the evidence says so. On CUDA the figure is still the host's memory.
     tolerance  `decoder_suite.TOLERANCES`: single precision; bfloat16 inside fails by a factor of 1,000
     unit       bytes; a pair's value is ln(base's / candidate's), the gate's test on the pairs' median
     cap        the interpreter and torch remain
-    power      8 pairs of equal trees (demo) differed by 0.05 % five times, else by 0.7, 1.4 and 2.6 %: a buffer more or
-               less is alive at the peak. So a saving of a few per cent takes the median of several pairs
+    power      15 of 16 pairs of equal trees (demo) differed by at most 0.12 %, one by 0.45 %; a saving of a few per cent
+               still takes the median of several pairs
     time       at most 20 s a pair (demo), 60 s (standard), most of it checking
 
 Imports numpy and the oracle, not torch.

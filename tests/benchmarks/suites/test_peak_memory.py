@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 
@@ -138,7 +139,8 @@ def test_in_real_sandboxes_equal_trees_use_equal_memory_and_wrong_answers_are_fo
 
 def drop_python_from_page_cache() -> None:
     """What the kernel does by itself where memory is short. Pages that a process has mapped stay."""
-    for path in python_files():
+    packages = Path(sysconfig.get_path("platlib"))
+    for path in {*python_files(), *filter(Path.is_file, packages.rglob("*.so*"))}:
         with path.open("rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
