@@ -2,7 +2,7 @@
 
 A cgroup is charged for each page of a file that its processes are the first to read. Where the kernel has dropped such
 pages since, the process that happens to start next would have them in its peak, and its partner would not: 5 to 34 %
-between equal trees, once in the life of a page cache (`docs/lab/judge.md`).
+between equal trees (`docs/lab/judge.md`).
 """
 
 from __future__ import annotations
