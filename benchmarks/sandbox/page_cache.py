@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sysconfig
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from importlib.util import cache_from_source, find_spec
@@ -68,7 +69,8 @@ def _interpreter() -> Iterator[Path]:
 def _system_libraries() -> Iterator[Path]:
     """All shared objects of this process, which has imported what brings them. Source: proc_pid_maps(5)."""
     for name in (*LINKED, "numpy"):
-        import_module(name)
+        with suppress(ImportError):  # some builds of Python lack one, and torch does without
+            import_module(name)
     mapped = {
         line.split(maxsplit=5)[5] for line in Path("/proc/self/maps").read_text().splitlines() if "/" in line
     }
