@@ -18,14 +18,8 @@ from pathlib import Path
 
 from benchmarks.sandbox.runtime import base_interpreter
 
-PACKAGES = (
-    "torch",
-    "torchgen",
-    "tqdm",
-    "numpy",
-    "safetensors",
-    "tokenizers",
-)  # what nodes and samples import
+#: What samples and nodes import.
+PACKAGES = ("torch", "torchgen", "tqdm", "numpy", "safetensors", "tokenizers")
 #: torch imports them, and each brings a library of the system.
 LINKED = ("bz2", "ctypes", "lzma", "ssl", "uuid", "zlib")
 NOT_IMPORTED = frozenset({"site-packages", "dist-packages", "test", "tests", "include", "__pycache__"})
@@ -34,7 +28,7 @@ STEP_BYTES = 128 * 1024
 
 
 def hold_python_in_page_cache() -> None:
-    """Ask the kernel to read what is missing; the pages are charged to us before this returns. 40 ms where none is."""
+    """Ask the kernel to read what is missing; the pages are charged to us before this returns. 30 ms where none is."""
     for path in python_files():
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
