@@ -37,7 +37,7 @@ def sentence(order: random.Random) -> str:
 def text(order: random.Random, tokens: int, count: Count, *, secret: str = "") -> str:
     """A text of at most `tokens` tokens as `count` counts them, and nearly so many; `secret` is a word of it.
 
-    Raises ValueError where not even the secret has room.
+    The first word stays where it alone has more. Raises ValueError where not even the secret has room.
     """
     words = [secret] if secret else []
     if count(" ".join(words)) > tokens:
@@ -50,8 +50,18 @@ def text(order: random.Random, tokens: int, count: Count, *, secret: str = "") -
         words.extend(added[: max(1, missing // 8)])
     while len(words) > 1 and count(" ".join(words)) > tokens:
         words.pop()
+    _fill(words, order, tokens, count)
     if secret:  # anywhere but at the end, where cutting would lose it
         words.insert(order.randrange(len(words)), words.pop(0))
         while len(words) > 1 and count(" ".join(words)) > tokens:
             words.pop(next(place for place, word in enumerate(words) if word != secret))
     return " ".join(words)
+
+
+def _fill(words: list[str], order: random.Random, tokens: int, count: Count) -> None:
+    """Put common words where a long one was dropped: short texts would else be too few to differ."""
+    while len(words) < MOST_WORDS:
+        word = order.choice(COMMON)
+        if count(" ".join([*words, word])) > tokens:
+            return
+        words.append(word)

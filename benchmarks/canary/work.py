@@ -13,7 +13,7 @@ from benchmarks.canary.answers import Ask
 from benchmarks.canary.held_out import TOP, drawn, positions
 from benchmarks.canary.order import DECODE, PREFILL, ROUNDS, Plan, Shape
 from benchmarks.canary.planted import counter
-from benchmarks.canary.texts import made_up_word, text
+from benchmarks.canary.texts import COMMON, made_up_word, text
 from benchmarks.pairs.seeds import Seeds
 from model.serving.api.tokenizer import Tokenizer
 
@@ -23,7 +23,7 @@ TIMED = (PREFILL, DECODE)
 
 MOST_PROMPT, MOST_OUTPUT = 512, 16  # tokens of a clocked call: a canary ends within minutes
 MIXED_OUTPUT = (40, 64)  # of a mixed batch whose model is neither fast nor slow
-LEAST_PROMPT, LEAST_OUTPUT = 48, 6  # a planted word has room, and a token's time can be told
+LEAST_PROMPT, LEAST_OUTPUT = 48, 4  # a planted word has room, and a token's time can be told
 PLANTED_SHAPE = Shape(64, 8)  # the same for every model: by its time the others' lengths are chosen
 LEAST_MIXED = 8
 #: Of all clocked calls of both nodes, and of a mixed batch, by the partner's times.
@@ -32,7 +32,7 @@ LEAST_MIXED_S = 0.25  # its longest answer: by then all its requests have arrive
 DECODE_PERCENT = 70  # of a pair's time; the rest reads the prompt of prefill
 READING_SHARE = 8  # a token of a prompt takes about so many times less than one of an answer
 DECODE_PROMPT_SHARE = 2  # prompts of decode calls have at most so many times the answer's tokens,
-LEAST_DECODE_PROMPT = 16  # or this: reading it is timed with the answer, and tells nothing of decoding
+LEAST_DECODE_WORDS = 6  # or these: reading them is timed with the answer, and tells nothing of decoding
 PLANTED_PER_ROUND = 2
 HELD_OUT_CALLS, HELD_OUT_BATCH = 3, 16  # of each round: 288 tokens are scored in all
 PROBES = (
@@ -68,6 +68,7 @@ class Work:
         self.plan, self._seeds, self.rounds = plan, seeds, rounds
         self._count = counter(tokenizer)
         self._positions = positions(tokenizer)
+        self._least_decode_prompt = -(-LEAST_DECODE_WORDS * self._count(" ".join(COMMON)) // len(COMMON))
         self._prompt, self._output, self._mixed = MOST_PROMPT, MOST_OUTPUT, MIXED_OUTPUT
         self._room = 0
 
@@ -145,7 +146,8 @@ class Work:
         order = self._order("pair", pair)
         shape = self._shape(order, pair)
         calls = [Call(PREFILL, (self._ask(order, Shape(shape.prompt_tokens, 1)),), pair)]
-        prompt = min(shape.prompt_tokens, max(LEAST_DECODE_PROMPT, DECODE_PROMPT_SHARE * shape.output_tokens))
+        least = max(self._least_decode_prompt, DECODE_PROMPT_SHARE * shape.output_tokens)
+        prompt = min(shape.prompt_tokens, least)
         for batch in self.plan.batches:
             asks = tuple(self._ask(order, Shape(prompt, shape.output_tokens)) for _ in range(batch))
             calls.append(Call(DECODE, asks, pair))

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.canary.order import Plan, Shape
 from benchmarks.canary.planted import counter, inner_ids, secret_of
-from benchmarks.canary.texts import made_up_word, sentence, text
+from benchmarks.canary.texts import COMMON, made_up_word, sentence, text
 from benchmarks.canary.tokens import tokenizer_of
 from benchmarks.canary.work import MIXED_OUTPUT, MOST_PROMPT, Call, Work
 from benchmarks.pairs.seeds import Seeds
@@ -87,6 +87,28 @@ def test_prompts_and_owners_are_never_used_again_but_for_the_repeated_one() -> N
     assert all(call.asks[0].prompt in {ask.prompt for ask in asks} for call in repeated)
 
 
+@pytest.mark.parametrize("tokens_of_a_word", [1, 2, 9])
+def test_the_shortest_prompts_differ_too(tokens_of_a_word: int) -> None:
+    """As a slow model's decode calls have them, whatever its tokenizer makes of a word."""
+
+    def count(text: str) -> int:
+        return sum(9 if len(word) > 12 else tokens_of_a_word for word in text.split())
+
+    made = [text(random.Random(seed), 6 * tokens_of_a_word, count) for seed in range(2_000)]
+    assert len(set(made)) == len(made)
+    assert {len(one.split()) for one in made} >= {6}
+
+
+def test_prompts_of_a_slow_model_s_decode_calls_are_as_long_as_six_words() -> None:
+    slow = work()
+    slow.shorten_timed(10_000_000_000, 70_000_000_000)
+    calls = [call for pair in range(30) for call in slow.timed(pair) if call.case == "decode"]
+    prompts = [str(ask.prompt) for call in calls for ask in call.asks]
+    six_words = 6 * (COUNT(" ".join(COMMON)) + 1) / len(COMMON)
+    assert all(six_words / 2 < COUNT(prompt) < six_words + 1 for prompt in prompts)
+    assert len(set(prompts)) == len(prompts)
+
+
 def test_every_request_fits_the_context() -> None:
     for call in every_call(work(max_context=256)):
         for ask in call.asks:
@@ -117,7 +139,8 @@ def test_a_slow_model_gets_shorter_calls_that_take_the_same_time() -> None:
     assert 2 * 30 * output * 0.12 <= 120
     slow.fit_mixed(10_000_000_000)
     slow.shorten_timed(10_000_000_000, 70_000_000_000)
-    assert lengths(slow) <= (48, 6, 8)
+    prompt, output, mixed = lengths(slow)
+    assert 40 <= prompt <= 48 and (output, mixed) == (4, 8)
 
 
 def test_a_fast_model_gets_mixed_batches_whose_requests_are_answered_at_once() -> None:
