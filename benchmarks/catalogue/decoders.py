@@ -189,11 +189,12 @@ PREFILL = SuiteInfo(
     lines=(order.PREFILL,),
 )
 
+_DECODE_DEMO = (alone("demo", "context-200", 4, around(200, 20), 512),)
 _DECODE = sizes(
     {
         "tiny": (alone("tiny", "context-24", 2, around(24, 4), 64),),
-        "demo": (alone("demo", "context-200", 4, around(200, 20), 512),),
-        "tour": (alone("demo", "context-100", 2, around(100, 10), 512),),
+        "demo": _DECODE_DEMO,
+        "tour": _DECODE_DEMO,
         "standard": (alone("standard", "context-300", 2, around(300, 30), 1024),),
     },
     {"tiny": 6, "demo": 96, "tour": 12, "standard": 48},

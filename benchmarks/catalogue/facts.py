@@ -207,8 +207,8 @@ def sizes(
 
 
 def with_tour(presets: Mapping[str, PresetInfo], *, guards: tuple[str, ...]) -> Mapping[str, PresetInfo]:
-    """The presets and `tour`: the widths of demo in shorter pairs, for demo lineages, guarded by these suites only."""
-    text = f"The widths of demo in shorter pairs, guarded by {' and '.join(guards)} only; for demo lineages"
+    """The presets and `tour`: the sizes of demo in shorter pairs, for demo lineages, guarded by these suites only."""
+    text = f"The sizes of demo in shorter pairs, guarded by {' and '.join(guards)} only; for demo lineages"
     tour = PresetInfo("tour", text, guards=guards)
     return MappingProxyType({"demo": presets["demo"], "tour": tour, "standard": presets["standard"]})
 

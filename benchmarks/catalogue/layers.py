@@ -47,11 +47,12 @@ def family(
 # own form, of which transport takes less than a twentieth. `tour` has the same sizes and fewer calls in a pair, which are as
 # steady: ln(base / candidate) of 54 pairs of equal trees scattered by 0.022 with 10 calls a side, and by 0.033 with 24.
 # `tiny` is for tests of the machinery. `standard` has one family per regime of the served model.
+_FORWARD_DEMO = (family("prompt-200", around(200, 16), 256, (400, 416, 432), experts=16, top_k=2, shared=1),)
 _FORWARD = sizes(
     {
         "tiny": (family("tiny", around(64, 8), 128, (128,), experts=16, top_k=2, shared=1),),
-        "demo": (family("prompt-200", around(200, 16), 256, (400, 416, 432), experts=16, top_k=2, shared=1),),
-        "tour": (family("prompt-100", around(100, 8), 256, (400, 416, 432), experts=16, top_k=2, shared=1),),
+        "demo": _FORWARD_DEMO,
+        "tour": _FORWARD_DEMO,
         "standard": (
             family("decode-16", around(16, 4), 512, (512,), experts=32, top_k=4, shared=2, block=2),
             family("prompt-512", around(512, 32), 512, (480, 512, 544), experts=32, top_k=4, shared=2),

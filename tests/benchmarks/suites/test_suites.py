@@ -68,18 +68,12 @@ def test_every_preset_but_a_demos_is_guarded_by_all_suites_that_guard() -> None:
 
 
 @pytest.mark.parametrize("name", ["moe_forward", "decode"])
-def test_a_demos_preset_differs_from_the_demo_size_only_in_fewer_and_shorter_calls(name: str) -> None:
+def test_a_demos_preset_differs_from_the_demo_size_only_in_fewer_calls(name: str) -> None:
     tour, demo = (get_suite(name, preset).describe() for preset in ("tour", "demo"))
     assert tour.pop("preset") == "tour" and demo.pop("preset") == "demo"
     for shorter, longer in zip(tour["cases"], demo["cases"], strict=True):
         assert 10 <= shorter.pop("calls") < longer.pop("calls")  # as steady: docs/lab/judge.md
-        assert shorter.pop("name") != longer.pop("name")
-        lengths = [
-            {size: one["dimensions"].pop(size, None) for size in ("tokens", "context", "sequences")}
-            for one in (shorter, longer)
-        ]
-        assert lengths[0] != lengths[1]
-    assert tour == demo  # the same widths, checks and statistics
+    assert tour == demo  # the same shapes, checks and statistics
 
 
 @pytest.mark.parametrize(("name", "preset"), ALL)
