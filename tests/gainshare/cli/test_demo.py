@@ -5,15 +5,23 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from benchmarks.commands import SIGNALS
 from bounty.github.demo import __main__ as story
-from gainshare.cli.demo import command, performance
+from gainshare.cli.client import Site
+from gainshare.cli.demo import command, performance, scenario
+from gainshare.cli.demo.people import Person
+from gainshare.cli.demo.record import Record
+from gainshare.cli.demo.stage import Stage
+from gainshare.cli.demo.watching import Progress
 from gainshare.cli.main import app
+from gainshare.cli.output import CliError
 
 
 def ended_by(number: signal.Signals) -> Callable[..., None]:
@@ -38,6 +46,22 @@ def test_a_demo_that_is_ended_stops_its_stack(
     assert result.exit_code == 128 + number, result.output
     assert stopped == [tmp_path / "demo"]
     assert "steps" in json.loads((tmp_path / "demo.json").read_text())
+
+
+class Refused:
+    """A person whose submission ended without an award."""
+
+    def get(self, path: str) -> dict[str, Any]:
+        return {"path": path, "state": "suspicious", "award": None}
+
+
+def test_a_gain_without_award_ends_the_demo_with_an_error_that_says_so(tmp_path: Path) -> None:
+    record = Record(Console(quiet=True))
+    people = cast("dict[str, Person]", {"grace": Refused(), "ruth": Refused()})
+    stage = Stage("", Site("", ""), tmp_path, tmp_path, "", record, Progress(record.console), people)
+    with pytest.raises(CliError, match=r"no award for grace \(suspicious\)"):
+        scenario._pay(stage, "1")
+    assert [step.ok for step in record.steps] == [False] and not record.ok
 
 
 def test_the_story_of_a_pull_request_ends_so_too(monkeypatch: pytest.MonkeyPatch) -> None:

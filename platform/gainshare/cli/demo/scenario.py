@@ -12,11 +12,11 @@ from gainshare.cli.demo.serving import deploy_gain, lower_price, start_serving
 from gainshare.cli.demo.spending import spend_on_chat
 from gainshare.cli.demo.stage import Stage
 from gainshare.cli.demo.watching import wait_for_verdict
-from gainshare.cli.output import credits_text
+from gainshare.cli.output import CliError, credits_text
 
 
 def play(stage: Stage) -> None:
-    """Run every step of the scenario. Raises SiteError if a step fails that later ones need."""
+    """Run every step of the scenario. Raises CliError if a step fails that later ones need."""
     _invite(stage)
     bounties = _open_bounties(stage)
     start_serving(stage)
@@ -109,7 +109,11 @@ def _pay(stage: Stage, submission: str) -> None:
     path = f"submissions/{submission}/"
     with stage.record.step("confirmation", "the second run confirms a lower bound above zero") as step:
         seen = author.get(path)
-        step.ok = seen["state"] == "confirmed" and seen["award"] is not None
+        if seen["award"] is None:
+            raise CliError(
+                f"no award for {HONEST_AUTHOR} ({seen['state']}), so nothing can be merged and served"
+            )
+        step.ok = seen["state"] == "confirmed"
         step.actual = (
             f"{seen['state']}, award {credits_text(seen['award']['amount_microcredits'])} credits unvested"
         )
