@@ -146,8 +146,8 @@ class Work:
         order = self._order("pair", pair)
         shape = self._shape(order, pair)
         calls = [Call(PREFILL, (self._ask(order, Shape(shape.prompt_tokens, 1)),), pair)]
-        least = max(self._least_decode_prompt, DECODE_PROMPT_SHARE * shape.output_tokens)
-        prompt = min(shape.prompt_tokens, least)
+        longest = max(self._least_decode_prompt, DECODE_PROMPT_SHARE * shape.output_tokens)
+        prompt = min(shape.prompt_tokens, longest)
         for batch in self.plan.batches:
             asks = tuple(self._ask(order, Shape(prompt, shape.output_tokens)) for _ in range(batch))
             calls.append(Call(DECODE, asks, pair))

@@ -1,4 +1,4 @@
-"""`gainshare demo` that is ended from outside: its stack is stopped, and the status says which signal came."""
+"""`gainshare demo` that does not end well: by a signal its stack is stopped, and a gain without award says so."""
 
 import json
 import os
