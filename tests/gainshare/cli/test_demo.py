@@ -4,7 +4,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +22,14 @@ from gainshare.cli.demo.stage import Stage
 from gainshare.cli.demo.watching import Progress
 from gainshare.cli.main import app
 from gainshare.cli.output import CliError
+
+
+@pytest.fixture(autouse=True)
+def hears_sighup() -> Iterator[None]:
+    """Programs that nohup starts ignore SIGHUP, as this run of tests may, and a demo leaves it ignored."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 def ended_by(number: signal.Signals) -> Callable[..., None]:

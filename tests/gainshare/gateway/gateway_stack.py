@@ -141,6 +141,18 @@ class GatewayStack:
             what="a settled usage record",
         )
 
+    def wait_until_served(self) -> None:
+        """Wait until the gateway reaches its node."""
+        client = self.client(self.customer(balance=0).key)
+
+        def is_listed() -> bool:
+            try:
+                return any(model.id == MODEL for model in client.models.list())
+            except openai.InternalServerError:
+                return False
+
+        eventually(is_listed, what="the gateway reaches its node")
+
     def get(self, path: str, key: str) -> Any:
         response = httpx.get(
             f"{self.base_url}{path}", headers={"Authorization": f"Bearer {key}"}, trust_env=False

@@ -121,13 +121,14 @@ def node_stopped(stack: GatewayStack) -> Iterator[None]:
 
 @contextmanager
 def node_killed(stack: GatewayStack) -> Iterator[None]:
-    """Kill the node, and start a new one afterwards."""
+    """Kill the node; afterwards start a new one, and wait until the gateway, which skips a dead one for a second, uses it."""
     stack.node.kill()
     try:
         yield
     finally:
         stack.node.start()
         stack.node.wait_until_ready()
+        stack.wait_until_served()
 
 
 def broken_off(
