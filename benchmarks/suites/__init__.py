@@ -13,7 +13,7 @@ from benchmarks import blas as _blas  # noqa: F401 - before numpy is imported
 from benchmarks import catalogue
 from benchmarks.catalogue import BUG, Case, UnknownSuite, guarding_suites
 from benchmarks.suites.base import Problem, Suite, TensorSpec
-from benchmarks.suites.guard import guard_suite
+from benchmarks.suites.guard import guard_suite, with_most_calls
 
 __all__ = [
     "SUITES",
@@ -49,5 +49,8 @@ def get_guard_suite(name: str, preset: str) -> Suite:
     A preset for demos names fewer of them.
     """
     gained = get_suite(name, preset)
-    guards = {info.name: SUITES[info.name](guard.preset) for info, guard in guarding_suites(name, preset)}
+    guards = {
+        info.name: with_most_calls(SUITES[info.name](guard.preset))
+        for info, guard in guarding_suites(name, preset)
+    }
     return guard_suite(gained, guards)

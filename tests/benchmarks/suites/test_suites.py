@@ -67,6 +67,18 @@ def test_every_preset_but_a_demos_is_guarded_by_all_suites_that_guard() -> None:
             assert info.is_for_demos == (preset == "tour")
 
 
+@pytest.mark.parametrize(
+    ("name", "preset"), [("decode", "tour"), ("prefill", "demo"), ("prefill", "standard")]
+)
+def test_a_guard_takes_as_many_calls_as_its_size_allows(name: str, preset: str) -> None:
+    calls = {case["name"]: case["calls"] for case in get_guard_suite(name, preset).describe()["cases"]}
+    quick = get_suite("moe_forward", "demo")
+    assert calls["moe_forward/prompt-200"] == quick.most_calls > quick.calls_per_side
+    assert all(
+        calls[f"decode/{case.name}"] == 96 for case in get_suite("decode", "demo").cases if name != "decode"
+    )
+
+
 @pytest.mark.parametrize("name", ["moe_forward", "decode"])
 def test_a_demos_preset_differs_from_the_demo_size_only_in_fewer_calls(name: str) -> None:
     tour, demo = (get_suite(name, preset).describe() for preset in ("tour", "demo"))
