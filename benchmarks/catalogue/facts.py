@@ -62,9 +62,8 @@ class Size:
     calls_per_side: int  # timed calls of each side in one pair; 1 for a trial, whose value counts as one
     time_limits: TimeLimits
     memory_bytes: int
-    most_calls: int = (
-        0  # where above `calls_per_side`: a pair may have up to so many, as the machine's speed asks
-    )
+    # Where above `calls_per_side`: a pair may have up to so many, as the machine's speed asks; in a guard it has so many.
+    most_calls: int = 0
 
     @property
     def text(self) -> str:

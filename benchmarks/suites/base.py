@@ -156,7 +156,7 @@ class Suite(ABC):
     tolerance: Tolerance
     time_limits: TimeLimits
     memory_bytes: int
-    # Where above `calls_per_side`: a pair may have up to so many, as the machine's speed asks.
+    # Where above `calls_per_side`: a pair may have up to so many, as the machine's speed asks; in a guard it has so many.
     most_calls: int = field(default=0, kw_only=True)
 
     @property

@@ -72,11 +72,10 @@ def test_every_preset_but_a_demos_is_guarded_by_all_suites_that_guard() -> None:
 )
 def test_a_guard_takes_as_many_calls_as_its_size_allows(name: str, preset: str) -> None:
     calls = {case["name"]: case["calls"] for case in get_guard_suite(name, preset).describe()["cases"]}
-    quick = get_suite("moe_forward", "demo")
-    assert calls["moe_forward/prompt-200"] == quick.most_calls > quick.calls_per_side
-    assert all(
-        calls[f"decode/{case.name}"] == 96 for case in get_suite("decode", "demo").cases if name != "decode"
-    )
+    forward, decode = get_suite("moe_forward", "demo"), get_suite("decode", "demo")
+    assert calls["moe_forward/prompt-200"] == forward.most_calls > forward.calls_per_side
+    found = {taken for case, taken in calls.items() if case.startswith("decode/")}
+    assert found == ({decode.calls_per_side} if name != "decode" else set())  # its size has one number
 
 
 @pytest.mark.parametrize("name", ["moe_forward", "decode"])
