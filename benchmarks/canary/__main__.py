@@ -164,7 +164,7 @@ def _setup(options: argparse.Namespace, model: str) -> NodeSetup:
         level=level,
         device=options.device,
         memory_bytes=memory_bytes,
-        core=choose_cores().measuring,
+        cores=choose_cores(),
         arguments=[word for word in options.node if word != "--"],
     )
 

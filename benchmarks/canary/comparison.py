@@ -6,9 +6,7 @@ process is the next one for the words that were planted before.
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +14,14 @@ from benchmarks.canary.answers import Answer
 from benchmarks.canary.exchange import Exchanged
 from benchmarks.canary.held_out import NoDistribution, loss_micro_nats, vocabulary_size
 from benchmarks.canary.leaks import Leaks
-from benchmarks.canary.node import CanaryNode, NodeFailed, NodeSetup
+from benchmarks.canary.node import NodeFailed, NodeSetup
+from benchmarks.canary.node_pair import CANDIDATE, PARTNER, SIDES, NodePair
 from benchmarks.canary.order import LOOKS, PREFILL
 from benchmarks.canary.planted import counter
 from benchmarks.canary.verdict import looks_worse
 from benchmarks.canary.work import TIMED, Call, Work
-from benchmarks.pairs.cores import CacheScrubber
 from model.serving.api.tokenizer import Tokenizer
 
-CANDIDATE, PARTNER = "candidate", "partner"
-SIDES = (CANDIDATE, PARTNER)
 SERVED = "served"
 MOST_CONTEXT = 1 << 30
 
@@ -52,14 +48,12 @@ class Comparison:
         self.rounds: list[dict[str, Any]] = []
         self.event: dict[str, str] | None = None
         self.leaks = Leaks(tokenizer)
-        self._trees, self._folder, self._setup, self._work = dict(trees), folder, setup, work
+        self._work = work
         drawn = work.sides(against, "seats").sample(seats, 2)
-        self._seats = dict(zip(SIDES, drawn, strict=True))
+        self._nodes = NodePair(trees, folder, dict(zip(SIDES, drawn, strict=True)), setup)
         self._count = counter(tokenizer)
         self._vocabulary = vocabulary_size(tokenizer)
-        self._scrubber = CacheScrubber(setup.core)
         self._on_progress = on_progress
-        self._nodes: dict[str, CanaryNode] = {}
 
     def run(self) -> None:
         """A look, and one more where a line looks worse than the served tree's, or up to the candidate's failure.
@@ -84,7 +78,7 @@ class Comparison:
             self._on_progress(f"against {self.against}{once_more}, round {number} of {numbers[-1]}")
             self.rounds.append(self._empty(number))
             try:
-                with self._nodes_ended():
+                with self._nodes.ended():
                     self._round(number)
                 for side in SIDES:
                     self.leaks.check_log(self._nodes[side])
@@ -114,6 +108,7 @@ class Comparison:
         }
 
     def _round(self, number: int) -> None:
+        self._last()["cpu_while_frozen_ns"] = self._nodes.cpu_while_frozen_ns  # grows from here on
         self._start(number)
         # Lengths are chosen once, by the served tree: against the best one the same is asked again.
         is_choosing = number == 0 and self.against == SERVED
@@ -123,92 +118,46 @@ class Comparison:
             self.leaks.remember_files(self._nodes[side])
         planted = self._work.planted(number)
         for call in planted:
-            self._ask(call)
+            self._ask(call, is_timed=is_choosing)
             self.leaks.plant(call)
         if is_choosing:
             self._work.fit_mixed(self._token_ns(planted))
         mixed = list(self._work.mixed(number))
         for call in mixed:
-            self._ask(call)
+            self._ask(call, is_timed=is_choosing)
         if is_choosing:
             step_ns = sum(self._token_ns([call]) for call in mixed)
             self._work.shorten_timed(self._token_ns(planted), step_ns)
         for call in self._work.held_out(number):
-            self._ask(call)
+            self._ask(call, is_timed=False)
         for pair in self._work.pairs_of(number):
             for call in self._work.timed(pair):
-                self._ask(call)
+                self._ask(call, is_timed=True)
         for call in self._work.probes(number, planted):
-            self._ask(call)
+            self._ask(call, is_timed=False)
         for side in SIDES:
             self._last()["peak_memory_bytes"][side] = self._nodes[side].peak_memory_bytes()
             self.leaks.check_files(self._nodes[side])
 
-    # -- nodes ------------------------------------------------------------------------------------------
-
-    def _start(self, number: int) -> None:
-        """One after the other, the other frozen meanwhile; each answers a first request."""
-        call, answers = self._work.first(number), {}
-        names = self._work.sides(self.against, "start", number).sample(SIDES, 2)
-        for side in names:
-            node = self._nodes[side] = CanaryNode(
-                side, self._trees[side], self._folder / side, self._seats[side], self._setup
-            )
-            answers[side], self._last()["load_ns"][side] = node.first_answer(call.asks[0])
-            self._account_frozen()
-        self._record(call, names, {side: [answers[side]] for side in SIDES}, {})
-
-    def _token_ns(self, calls: Sequence[Call]) -> int:
-        """The least that the partner took for a token of such calls, in this round."""
-        case, batch = calls[0].case, calls[0].batch
-        most = max(ask.output_tokens for call in calls for ask in call.asks)
-        times: list[int] = [
-            made["ns"][PARTNER]
-            for made in self._last()["calls"]
-            if (made["case"], made["batch"]) == (case, batch)
-        ]
-        return max(1, min(times) // most)
-
-    def _max_context(self) -> int:
-        """The model's context as the partner says it: it decides lengths only. Raises NodeFailed."""
-        stated = self._nodes[PARTNER].describe().get("max_context")
-        if type(stated) is not int or not 0 < stated <= MOST_CONTEXT:
-            raise NodeFailed("malformed", PARTNER, "start", "it does not say the model's context")
-        return stated
-
-    @contextmanager
-    def _nodes_ended(self) -> Iterator[None]:
-        """End both nodes after the block, and remove what only a running node needs; a block's failure goes first."""
-        self._nodes = {}
-        try:
-            yield
-        except BaseException:
-            for node in self._nodes.values():
-                with suppress(NodeFailed):
-                    node.close()
-            raise
-        for node in self._nodes.values():
-            node.close()
-            shutil.rmtree(node.folders.run, ignore_errors=True)
-
-    def _account_frozen(self) -> None:
-        for side, node in self._nodes.items():
-            self._last()["cpu_while_frozen_ns"][side] += node.take_cpu_while_frozen_ns()
-
     # -- calls ------------------------------------------------------------------------------------------
 
-    def _ask(self, call: Call) -> None:
-        """One call of both nodes by turns, in random order, then the comparison while both are frozen."""
+    def _start(self, number: int) -> None:
+        """Each answers a first request: by turns, but both at once in round 0, which clocks nothing."""
+        call = self._work.first(number)
+        names = self._work.sides(self.against, "start", number).sample(SIDES, 2)
+        started = self._nodes.start(names, call.asks[0], is_clocked=number > 0)
+        for side, (_, load_ns) in started.items():
+            self._last()["load_ns"][side] = load_ns
+        self._record(call, names, {side: [started[side][0]] for side in SIDES}, {})
+
+    def _ask(self, call: Call, *, is_timed: bool) -> None:
+        """One call of both nodes, by turns where its times count, else at once; then the comparison while both are frozen."""
         place = len(self._last()["calls"])
         names = self._work.sides(self.against, self._last()["number"], place).sample(SIDES, 2)
-        answers: dict[str, list[Answer]] = {}
-        done: dict[str, Exchanged] = {}
-        for side in names:
-            self._scrubber.scrub()
-            self._account_frozen()
-            answers[side], done[side] = self._nodes[side].call(call.asks, call.case)
-        self._account_frozen()
-        self._record(call, names, answers, done)
+        ask = self._nodes.by_turns if is_timed else self._nodes.at_once
+        done = ask(names, call.asks, call.case)
+        answers = {side: done[side][0] for side in SIDES}
+        self._record(call, names, answers, {side: done[side][1] for side in SIDES})
 
     def _record(
         self,
@@ -258,6 +207,24 @@ class Comparison:
             except NoDistribution as error:
                 raise NodeFailed("malformed", side, call.case, str(error)) from None
             self._last()["loss_micro_nats"][side] += sum(losses)
+
+    def _token_ns(self, calls: Sequence[Call]) -> int:
+        """The least that the partner took for a token of such calls, in this round."""
+        case, batch = calls[0].case, calls[0].batch
+        most = max(ask.output_tokens for call in calls for ask in call.asks)
+        times: list[int] = [
+            made["ns"][PARTNER]
+            for made in self._last()["calls"]
+            if (made["case"], made["batch"]) == (case, batch)
+        ]
+        return max(1, min(times) // most)
+
+    def _max_context(self) -> int:
+        """The model's context as the partner says it: it decides lengths only. Raises NodeFailed."""
+        stated = self._nodes[PARTNER].describe().get("max_context")
+        if type(stated) is not int or not 0 < stated <= MOST_CONTEXT:
+            raise NodeFailed("malformed", PARTNER, "start", "it does not say the model's context")
+        return stated
 
     def _last(self) -> dict[str, Any]:
         return self.rounds[-1]

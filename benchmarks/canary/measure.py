@@ -11,15 +11,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.canary.comparison import CANDIDATE, PARTNER, Comparison
+from benchmarks.canary.comparison import Comparison
 from benchmarks.canary.document import build_document
 from benchmarks.canary.node import NodeFailed, NodeSetup
+from benchmarks.canary.node_pair import CANDIDATE, PARTNER
 from benchmarks.canary.order import CanaryOrder
 from benchmarks.canary.tokens import tokenizer_of
 from benchmarks.canary.work import Work
 from benchmarks.confined_node.folders import make_readable
 from benchmarks.pairs.builds.build import LIBRARY
-from benchmarks.pairs.cores import choose_cores, judge_on
+from benchmarks.pairs.cores import judge_on
 from benchmarks.pairs.nameless import nameless_copy
 from benchmarks.pairs.seeds import Seeds
 from benchmarks.patch.trees import TreeEntry, TreeError, hash_entries, scan_files, sha256_hex
@@ -60,7 +61,7 @@ def measure(
     except (OSError, ValueError) as error:
         raise CannotMeasure(str(error)) from None
     comparisons: list[Comparison] = []
-    with device, _work_folder(place.folder) as folder, ExitStack() as copies, judge_on(choose_cores().judge):
+    with device, _work_folder(place.folder) as folder, ExitStack() as copies, judge_on(setup.cores.judge):
         started_at = datetime.now(UTC)
         code = {name: copies.enter_context(nameless_copy(tree)) for name, tree in folders.items()}
         try:
@@ -83,7 +84,7 @@ def measure(
         order,
         hashes=hashes,
         environment=environment(),
-        sandbox={"level": setup.level.value, "counted_by": counted_by(), "core": setup.core},
+        sandbox={"level": setup.level.value, "counted_by": counted_by(), "core": setup.cores.measuring},
         device=setup.device,
         memory_bytes=setup.memory_bytes,
         arguments=list(setup.arguments),

@@ -1,4 +1,4 @@
-"""One node of a canary: a fresh process in a sandbox of its own, on one core, frozen whenever it is not asked.
+"""One node of a canary: a fresh process in a sandbox of its own, on one core at a time, frozen whenever it is not asked.
 
 Turns whatever its code does wrong into one NodeFailed, whose kind is an event's. Knows neither the other node nor
 statistics nor verdicts.
@@ -29,6 +29,7 @@ from benchmarks.canary.answers import (
 from benchmarks.canary.exchange import Exchanged, NotAnswered, exchange
 from benchmarks.confined_node.folders import SOCKET, NodeFolders, make_folders
 from benchmarks.confined_node.start import NodeOrder, start
+from benchmarks.pairs.cores import Cores, pin
 from benchmarks.sandbox import Sample, SandboxLevel, Unsteerable
 from benchmarks.sandbox.devices import CPU
 from benchmarks.sandbox.page_cache import hold_python_in_page_cache
@@ -67,7 +68,7 @@ class NodeSetup:
     level: SandboxLevel
     device: str
     memory_bytes: int
-    core: int
+    cores: Cores
     arguments: Sequence[str] = ()
     patience: Patience = Patience()
 
@@ -77,9 +78,12 @@ class NodeSetup:
 
 
 class CanaryNode:
-    """`side` is what the document calls it. `folder` keeps its state from one process to the next. Use `close` in a finally."""
+    """`side` is what the document calls it. `folder` keeps its state from one process to the next. Use `close` in a finally.
 
-    def __init__(self, side: str, code: Path, folder: Path, seat: int, setup: NodeSetup) -> None:
+    It begins on `core`, one of the setup's.
+    """
+
+    def __init__(self, side: str, code: Path, folder: Path, seat: int, setup: NodeSetup, core: int) -> None:
         self.side, self._setup = side, setup
         self._token = secrets.token_hex(16)
         self.folders: NodeFolders = make_folders(
@@ -87,6 +91,7 @@ class CanaryNode:
         )
         self.printed = bytearray()
         self._frozen_at_ns = 0
+        self._core = core
         hold_python_in_page_cache()
         self._started_ns = time.perf_counter_ns()
         self._sample: Sample = start(
@@ -103,7 +108,8 @@ class CanaryNode:
                     for name in ("CUDA_VISIBLE_DEVICES", "GAINSHARE_MODEL_FP32")
                     if name in os.environ
                 },
-                cores=(setup.core,),
+                cores=setup.cores.all,
+                first_core=core,
             )
         )
         self._reading = threading.Thread(target=self._read_log, name="canary-log", daemon=True)
@@ -190,6 +196,12 @@ class CanaryNode:
 
     # -- freezing ---------------------------------------------------------------------------------------
 
+    def move(self, core: int) -> None:
+        """Hold it on another core of the setup's. Call it while it is frozen."""
+        if core != self._core:
+            pin(self.pids(), core)
+            self._core = core
+
     def _freeze(self, stage: str) -> None:
         try:
             self._sample.freeze()
@@ -209,6 +221,11 @@ class CanaryNode:
 
     def pids(self) -> list[int]:
         return self._sample.pids()
+
+    def kill(self) -> None:
+        """End it from another thread than the one that waits for its answer, which then fails. `close` is still due."""
+        with suppress(Unsteerable):
+            self._sample.kill()
 
     def close(self) -> None:
         """Kill what is left; its folder stays, and what it printed is whole. Raises NodeFailed."""

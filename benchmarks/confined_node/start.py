@@ -33,7 +33,8 @@ class NodeOrder:
     """`arguments` are the node's own, but not where it listens. `readable` are folders that it reads, at their own paths.
 
     `models` is the local store of models, seen inside as the store of its home. `device` is what it may compute on.
-    `seat` tells the nodes of one machine apart. `cores` are those that it may use, None for all.
+    `seat` tells the nodes of one machine apart. `cores` are those that it may use, None for all; `first_core` is the one
+    that it begins on and keeps to until it is moved from outside.
     """
 
     folders: NodeFolders
@@ -46,6 +47,7 @@ class NodeOrder:
     seat: int = 0
     env: Mapping[str, str] = field(default_factory=dict)
     cores: tuple[int, ...] | None = None
+    first_core: int | None = None
 
 
 def start(order: NodeOrder) -> Sample:
@@ -72,6 +74,7 @@ def start(order: NodeOrder) -> Sample:
             file_bytes=order.memory_bytes,
             wall_s=FOR_EVER_S,
             cores=order.cores,
+            first_core=order.first_core,
         ),
         env=env,
         slot=node_slot(order.seat),

@@ -74,8 +74,8 @@ class Limits:
     """Limits of one sandbox.
 
     `memory_bytes` covers all processes and in-memory files together; `pids` counts processes and threads;
-    `scratch_bytes` bounds each of /tmp, /dev/shm and /work, and every single file unless `file_bytes` does; `cores` pins it; `log_bytes` caps
-    what is kept of stderr. What ends the whole sandbox: `wall_s` by the clock; `cpu_s` of processor time that all its
+    `scratch_bytes` bounds each of /tmp, /dev/shm and /work, and every single file unless `file_bytes` does; `cores` pins it, to
+    `first_core` of them until it is pinned anew from outside; `log_bytes` caps what is kept of stderr. What ends the whole sandbox: `wall_s` by the clock; `cpu_s` of processor time that all its
     processes used, ended ones too; `idle_s` in which none of them wanted a processor or a disk. None is no limit.
     """
 
@@ -86,6 +86,7 @@ class Limits:
     cpu_s: float | None = None
     idle_s: float | None = None
     cores: tuple[int, ...] | None = None
+    first_core: int | None = None
     log_bytes: int = MIB
     open_files: int = 1024
     file_bytes: int | None = None
@@ -107,3 +108,5 @@ class Limits:
                 raise ValueError(f"{name} must be positive, not {value}")
         if self.cores is not None and not self.cores:
             raise ValueError("cores must name at least one core, or be None")
+        if self.first_core is not None and self.first_core not in (self.cores or ()):
+            raise ValueError(f"first_core must be one of cores, not {self.first_core}")

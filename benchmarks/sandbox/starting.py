@@ -137,7 +137,7 @@ def _place(pid: int, group: ProcessGroup, limits: Limits) -> None:
         group.add(pid)
         _forbid_core_dumps(pid)
         if limits.cores is not None:
-            os.sched_setaffinity(pid, limits.cores)
+            os.sched_setaffinity(pid, limits.cores if limits.first_core is None else {limits.first_core})
     except OSError as error:
         raise SandboxError(f"a sandbox could not be placed: {error}") from error
 

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.canary.comparison import CANDIDATE, PARTNER, SIDES, Comparison
+from benchmarks.canary.comparison import Comparison
 from benchmarks.canary.lines import timed_calls
 from benchmarks.canary.node import NodeFailed, NodeSetup, Patience
+from benchmarks.canary.node_pair import CANDIDATE, PARTNER, SIDES
 from benchmarks.canary.order import Plan, Shape
 from benchmarks.canary.tokens import tokenizer_of
 from benchmarks.canary.verdict import FROZEN_NS, counted_reason, different_reasons, repeated_reasons
@@ -67,7 +68,7 @@ def compared(
         level_or_skip("best"),
         "cpu",
         3 * GIB,
-        choose_cores().measuring,
+        choose_cores(),
         patience=patience or Patience(),
     )
     found = Comparison(

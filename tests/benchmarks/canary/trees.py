@@ -119,6 +119,8 @@ HANGS = executor(
     "import time\n\nSTEPS = []\n\n"
     "def hostile(parts, logits_NV):\n    STEPS.append(1)\n    if len(STEPS) > 40:\n        time.sleep(1e6)\n"
 )
+#: Each step waits a tenth of a second, and computes nothing meanwhile.
+WAITS = executor("import time\n\ndef hostile(parts, logits_NV):\n    time.sleep(0.1)\n")
 DIES = executor(
     "import os\n\nSTEPS = []\n\n"
     "def hostile(parts, logits_NV):\n    STEPS.append(1)\n    if len(STEPS) > 40:\n        os._exit(0)\n"

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.pairs.cores import pin
 from benchmarks.sandbox import Limits, Mount, Sample, SandboxError, SandboxLevel, python_runtime, spawn
 from benchmarks.sandbox.accounting.groups import CHARGED_WITHIN_S
 from benchmarks.sandbox.accounting.placement import PREFIX, sweep, usable_hierarchies
@@ -228,6 +229,30 @@ def test_a_sample_is_pinned_and_cannot_leave(level: SandboxLevel) -> None:
     )
     with start(level, code, limits=Limits(cores=(core,), wall_s=10)) as sample:
         assert sample.stdout.read(100) == f"[{core}]\n".encode()
+
+
+def test_a_sample_begins_on_its_first_core_and_is_moved_from_outside_only(level: SandboxLevel) -> None:
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) == 1:
+        pytest.skip("expected: this machine gives one core")
+    first, other = cores[0], cores[-1]
+    code = (
+        "import os\n"
+        "for _ in range(2):\n"
+        "    try: os.sched_setaffinity(0, range(os.cpu_count()))\n"
+        "    except PermissionError: pass\n"
+        "    print(sorted(os.sched_getaffinity(0)), flush=True)\n"
+        "    input()\n"
+    )
+    limits = Limits(cores=(first, other), first_core=first, wall_s=10)
+    with start(level, code, limits=limits) as sample:
+        assert sample.stdout.readline() == f"[{first}]\n".encode()
+        sample.freeze()
+        pin(sample.pids(), other)
+        sample.thaw()
+        sample.stdin.write(b"\n")
+        sample.stdin.flush()
+        assert sample.stdout.readline() == f"[{other}]\n".encode()
 
 
 def test_stderr_is_forwarded_and_kept_within_its_cap(level: SandboxLevel) -> None:

@@ -52,6 +52,9 @@ def test_limits_are_positive(field: str) -> None:
 def test_limits_name_at_least_one_core() -> None:
     with pytest.raises(ValueError, match="cores"):
         Limits(cores=())
+    for cores in (None, (0, 1)):
+        with pytest.raises(ValueError, match="first_core must be one of cores, not 2"):
+            Limits(cores=cores, first_core=2)
 
 
 def test_slots_and_judges_never_share_a_uid() -> None:
