@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
+import socket
 import threading
 from collections.abc import Iterable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -196,12 +197,13 @@ class Server:
     def start(self, hub: Hub) -> None:
         """Answer requests from now on."""
         self._handler.hub = hub  # type: ignore[attr-defined]
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._thread.start()
 
     def close(self) -> None:
         """Stop answering and free the port."""
         if self._thread is not None:
+            self._server.socket.shutdown(socket.SHUT_RDWR)  # wakes the loop, which looks only now and then
             self._server.shutdown()
             self._thread.join(10)
         self._server.server_close()

@@ -2,6 +2,7 @@
 
 import json
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from benchmarks.runner.lease import carry_out
 from benchmarks.sandbox import best_level
 from benchmarks.suites.bug import bug_suite
 from tests.benchmarks.runner.runner_platform import TOKEN, Platform
+from tests.http_servers import serving
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples" / "bugs"
 REPRODUCTION = EXAMPLES / "batched_positions.py"
@@ -249,11 +251,8 @@ def check(seen):
 """
     platform.run |= {"suite": "bug", "preset": "standard", "reproduction": store.put(text)}
     client = RunnerClient(platform.url, TOKEN, timeout_s=5)
-    try:
+    with serving(platform.server), closing(client):
         carry_out(client.lease(platform.run["id"]), client, home=open_folder / "runner", key=generate_key())
-    finally:
-        client.close()
-        platform.close()
     assert platform.failures == []
     document = platform.evidence[0]["document"]
     assert document["verdict"]["kind"] == "gain" and "no huge preset" in document["verdict"]["reason"]

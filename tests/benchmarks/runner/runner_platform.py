@@ -15,13 +15,14 @@ import pytest
 from benchmarks.evidence.signing import generate_key, save_key
 from benchmarks.patch.trees import BlobStore, Tree, TreeEntry, shipped_tree
 from benchmarks.runner.client import RunnerClient
+from tests.http_servers import serving
 
 TOKEN = "gsr_test"
 ROOT = Path(__file__).resolve().parents[3]
 
 
 class Platform:
-    """The runner API in memory: one run at a time, leases, attempts, at most one verdict."""
+    """The runner API in memory: one run at a time, leases, attempts, at most one verdict. Answers while `server` is served."""
 
     def __init__(self, store: BlobStore, base: Tree, candidate: Tree, *, kind: str = "gate") -> None:
         self.store, self.trees = store, {base.hash: base, candidate.hash: candidate}
@@ -53,16 +54,10 @@ class Platform:
         self.broken = 0  # how many of the next requests are answered with 503
         self.lock = threading.Lock()
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self.server.daemon_threads = True
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server.server_address[1]}"
-
-    def close(self) -> None:
-        self.server.shutdown()
-        self.server.server_close()
 
     def requeue_if_lost(self) -> bool:
         """What beat does: a run whose lease ran out is queued again. Whether it was."""
@@ -183,9 +178,9 @@ def broken_candidate(store: BlobStore) -> tuple[Tree, Tree]:
 @pytest.fixture
 def platform(open_folder: Path) -> Iterator[Platform]:
     store = BlobStore(open_folder / "platform-blobs")
-    server = Platform(store, *broken_candidate(store))
-    yield server
-    server.close()
+    made = Platform(store, *broken_candidate(store))
+    with serving(made.server):
+        yield made
 
 
 @pytest.fixture

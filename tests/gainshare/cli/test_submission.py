@@ -1,7 +1,6 @@
 """`gainshare submit` and `gainshare status` against a site that answers from a script."""
 
 import json
-import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 
 from gainshare.cli.contributor.submission import describe, is_resting
 from tests.command_here import Command, error_of, lone_command
+from tests.http_servers import serving
 
 pytestmark = pytest.mark.slow
 
@@ -77,14 +77,10 @@ JUDGED = {
 @pytest.fixture
 def scripted(monkeypatch: pytest.MonkeyPatch, gainshare: Command) -> Iterator[ScriptedSite]:
     site = ScriptedSite()
-    thread = threading.Thread(target=site.serve_forever)
-    thread.start()
     monkeypatch.setenv("GAINSHARE_URL", f"http://127.0.0.1:{site.server_port}/")
     monkeypatch.setenv("GAINSHARE_KEY", "gs_p_s")
-    yield site
-    site.shutdown()
-    thread.join()
-    site.server_close()
+    with serving(site):
+        yield site
 
 
 def test_submit_posts_the_diff_and_prints_the_id(

@@ -3,7 +3,6 @@
 import json
 import shutil
 import socket
-import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -22,6 +21,7 @@ from gainshare.local.registration import register_runner
 from gainshare.local.secrets import Secrets, read_secret, write_secret
 from gainshare.local.services import LocalStack, StackOptions, run_logged
 from gainshare.local.supervision.spec import ServiceSpec, services_of
+from tests.http_servers import serving
 
 OPTIONS = StackOptions(port=8123, model="tiny", node_port=8124, sandbox_level="bubblewrap")
 
@@ -215,12 +215,8 @@ class RunnerSiteHandler(BaseHTTPRequestHandler):
 @pytest.fixture
 def runner_site() -> Iterator[RunnerSite]:
     site = RunnerSite()
-    thread = threading.Thread(target=site.serve_forever)
-    thread.start()
-    yield site
-    site.shutdown()
-    thread.join()
-    site.server_close()
+    with serving(site):
+        yield site
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,6 +13,7 @@ import pytest
 from model.smollm2 import release
 from model.smollm2.download import ATTEMPTS, download
 from model.smollm2.errors import DownloadError
+from tests.http_servers import serving
 
 pytestmark = pytest.mark.slow
 
@@ -57,11 +57,9 @@ def server() -> Iterator[FileServer]:
             pass
 
     http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=http.serve_forever, daemon=True).start()
     state.url = f"http://127.0.0.1:{http.server_port}/file.whl"
-    yield state
-    http.shutdown()
-    http.server_close()
+    with serving(http):
+        yield state
 
 
 def fetch_to(target: Path, server: FileServer, sha256: str = SHA256) -> list[tuple[int, int | None]]:

@@ -15,6 +15,7 @@ from bounty.github.app.client import Client, client_for
 from bounty.github.app.facts import GitHubBusy, GitHubError
 from bounty.models import GitHubRepository, Installation
 from tests.bounty.github.app.conftest import Connected
+from tests.http_servers import serving
 
 TOKEN = "ghs_a_token_that_stays_here"
 
@@ -58,15 +59,9 @@ def odd_server() -> Iterator[Odd]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
     made.url = f"http://127.0.0.1:{server.server_port}"
-    try:
+    with serving(server):
         yield made
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join(10)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import hashlib
 import hmac
 import json
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,6 +12,7 @@ import pytest
 
 from gainshare.local.errors import LocalModeError
 from tests.bounty.github.standin.conftest import Place
+from tests.http_servers import serving
 
 
 @dataclass
@@ -43,13 +43,9 @@ def door() -> Iterator[Door]:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
     made.url = f"http://127.0.0.1:{server.server_port}/hook/"
-    yield made
-    server.shutdown()
-    server.server_close()
-    thread.join(10)
+    with serving(server):
+        yield made
 
 
 def _is_signed(headers: dict[str, str], body: bytes, secret: str) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import ssl
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from uuid import UUID, uuid4
 from benchmarks.canary.order import CanaryOrder
 from benchmarks.patch.trees import Tree
 from gainshare.capacity.agent.protocol import HEARTBEAT_PATH, KEY_PATH
+from tests.http_servers import serving
 
 TOKEN = "gsh_of_the_host"
 NODE_TOKEN = "the node's own"
@@ -107,14 +107,8 @@ def fake_site(tls: ssl.SSLContext | None = None) -> Iterator[FakeSite]:
     if tls is not None:
         server.socket = tls.wrap_socket(server.socket, server_side=True)
         site.url = f"https://localhost:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, args=[0.05], daemon=True)
-    thread.start()
-    try:
+    with serving(server):
         yield site
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def _handler(site: FakeSite) -> type[BaseHTTPRequestHandler]:

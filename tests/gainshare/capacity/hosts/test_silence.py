@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from contextlib import suppress
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 from uuid import UUID, uuid4
 
 import pytest
@@ -21,6 +20,7 @@ from gainshare.capacity.routing.outbox import Outbox
 from gainshare.capacity.scaling.observe import fleet_of
 from gainshare.local.ports import free_port
 from tests.gainshare.capacity.pool_world import MODEL, again, make_class, make_host
+from tests.http_servers import serving
 
 pytestmark = pytest.mark.django_db
 
@@ -33,7 +33,6 @@ class StandIn(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Answer)
         self.token, self.status, self.drips = "", "ok", False
-        Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
     @property
     def url(self) -> str:
@@ -59,10 +58,10 @@ class Answer(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def stand_in() -> Iterator[StandIn]:
-    with StandIn() as server:
+    server = StandIn()
+    with serving(server):
         yield server
         server.drips = False
-        server.shutdown()
 
 
 def node_of(host: Host, url: str, state: str = NodeState.READY) -> Node:
