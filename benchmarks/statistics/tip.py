@@ -28,6 +28,7 @@ class TipOutcome(StrEnum):
 
     KEPT = "kept"  # nothing says that the tree lost what was paid for it
     SLOW = "slow"
+    FAILED = "failed"  # the tree itself failed; a tree that knows a check could otherwise escape it so
     UNCLEAR = "unclear"  # too few pairs, or times that cannot be trusted
 
 

@@ -15,6 +15,7 @@ class TipCheckOutcome(models.TextChoices):
     OPEN = "open", "Open"  # waits for its run
     KEPT = "kept", "Kept"  # nothing says that the tree lost what was paid for it
     SLOW = "slow", "Slow"  # a second check has to agree before merges stop
+    FAILED = "failed", "Failed"  # the tree failed in it: a finding as slow is
     UNCLEAR = "unclear", "Unclear"  # the run ended without figures that count
 
 

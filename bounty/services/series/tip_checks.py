@@ -42,6 +42,10 @@ from bounty.services.trees import has_present_layout
 from bounty.services.wakeups import wake_runner
 
 Series = tuple[int, str, str]  # lineage, suite, hardware
+FINDINGS = {
+    TipCheckOutcome.SLOW: "found the merged tree slow",
+    TipCheckOutcome.FAILED: "ended by a failure of the merged tree",
+}
 
 
 def schedule_tip_checks() -> list[TipCheck]:
@@ -60,12 +64,10 @@ def note_tip_check(*, run: Run, document: dict[str, Any], is_trusted: bool) -> N
         return
     found = outcome(document, check.award.log_ppm_bound or 0) if is_trusted else TipCheckOutcome.UNCLEAR
     _end(check, found.value)
-    if check.outcome == TipCheckOutcome.SLOW and check.repeats is not None:
+    if check.outcome in FINDINGS and check.repeats is not None:
         row = SlowBase.objects.create(run=run, award=check.award)
-        reason = (
-            f"runs {check.repeats.run_id} and {run.pk} found the merged tree slow; merges of the lineage wait"
-        )
-        note(row, old="", new=row.state, reason=reason)
+        told = [f"run {each.run_id} {_what(each)}" for each in (check.repeats, check)]
+        note(row, old="", new=row.state, reason=f"{' and '.join(told)}; merges of the lineage wait")
 
 
 def end_without_figures() -> int:
@@ -86,6 +88,10 @@ def newest_checks(lineage: Lineage) -> list[TipCheck]:
         "award__submission__submitter", "award__submission__bounty", "run__verdict"
     )
     return list(found.order_by("-created_at"))
+
+
+def _what(check: TipCheck) -> str:
+    return FINDINGS[TipCheckOutcome(check.outcome)]
 
 
 def _end(check: TipCheck, found: str) -> None:
@@ -131,7 +137,7 @@ def _order_if_due(awards: list[Award]) -> TipCheck | None:
     newest = {check.award_id: check for check in checks}
     for award in awards:
         last = newest.get(award.pk)
-        if last is not None and last.outcome == TipCheckOutcome.SLOW and last.repeats_id is None:
+        if last is not None and last.outcome in FINDINGS and last.repeats_id is None:
             return _order(award, repeats=last) if _is_idle(award.submission.bounty.hardware) else None
     never = datetime.min.replace(tzinfo=UTC)
     award = min(awards, key=lambda each: newest[each.pk].created_at if each.pk in newest else never)
@@ -165,7 +171,7 @@ def _order(award: Award, *, repeats: TipCheck | None) -> TipCheck | None:
                 woken_at=timezone.now(),
             )
             check = TipCheck.objects.create(award=award, run=run, repeats=repeats)
-            why = "a check found the merged tree slow: it is repeated" if repeats is not None else "due"
+            why = f"a check {_what(repeats)}: it is repeated" if repeats is not None else "due"
             note(run, old="", new=run.state, reason=f"check of the merged tree: {why}")
             wake_runner(run_id=run.pk, hardware=run.hardware)
     except IntegrityError:

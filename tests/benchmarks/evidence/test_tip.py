@@ -1,6 +1,7 @@
 """What the document of a check of a merged tree says; base is the tree before the merge."""
 
 import math
+from typing import Any
 
 import pytest
 
@@ -29,15 +30,50 @@ def test_several_cases_are_combined_to_their_mean() -> None:
     assert sum(gains) / 30e9 == pytest.approx(math.log(1.1), abs=0.01)
 
 
-def test_a_check_that_ended_early_or_in_which_a_side_failed_is_unclear() -> None:
+def test_a_check_that_ended_early_is_unclear() -> None:
     assert outcome(undecided(make_pairs(0.8, 29, seed=3), "confirmation"), PAID_PPM) is TipOutcome.UNCLEAR
-    crash = {"kind": "crash", "side": "candidate", "stage": "call", "detail": "it ended"}
-    failed = undecided(make_pairs(0.8, 30, seed=3), "confirmation", events=[crash])
-    assert outcome(failed, PAID_PPM) is TipOutcome.UNCLEAR
+
+
+@pytest.mark.parametrize("kind", ["crash", "timeout", "wrong_output", "resource_limit", "policy_violation"])
+def test_a_merged_tree_does_not_escape_its_checks_by_failing_in_them(kind: str) -> None:
+    failed = ended_by(kind, "candidate", "call")
+    assert outcome(failed, PAID_PPM) is TipOutcome.FAILED
     assert decide(failed).kind is not VerdictKind.GAIN
 
 
-def test_times_of_a_side_that_ran_while_frozen_are_not_trusted() -> None:
+@pytest.mark.parametrize(
+    ("kind", "side", "stage"),
+    [
+        ("infrastructure_error", "candidate", "call"),
+        ("cancelled", "candidate", "call"),
+        ("crash", "candidate", "start"),  # no code of a tree has run
+        ("policy_violation", "base", "call"),
+        ("crash", "base", "call"),  # it was not tried alone
+    ],
+)
+def test_what_others_did_is_no_failure_of_the_merged_tree(kind: str, side: str, stage: str) -> None:
+    assert outcome(ended_by(kind, side, stage), PAID_PPM) is TipOutcome.UNCLEAR
+
+
+def test_a_tree_before_it_that_works_alone_was_harmed_by_the_merged_tree() -> None:
+    harmed = ended_by("crash", "base", "call")
+    pair = harmed["pairs"][0]
+    harmed["base_checks"] = [{"pair": {**pair, "tree": "base"}, "failure": None}]
+    assert outcome(harmed, PAID_PPM) is TipOutcome.FAILED
+    again = {"kind": "crash", "stage": "call", "detail": "it ended"}
+    harmed["base_checks"] = [{"pair": {**pair, "tree": "base"}, "failure": again}] * 2
+    assert outcome(harmed, PAID_PPM) is TipOutcome.UNCLEAR
+
+
+@pytest.mark.parametrize(
+    ("side", "expected"), [("candidate", TipOutcome.FAILED), ("base", TipOutcome.UNCLEAR)]
+)
+def test_times_of_a_side_that_ran_while_frozen_are_not_trusted(side: str, expected: TipOutcome) -> None:
     pairs = make_pairs(0.8, 30, seed=3)
-    pairs[4] = {**pairs[4], "cpu_while_frozen_ns": {"base": 0, "candidate": 10**12}}
-    assert outcome(undecided(pairs, "confirmation"), PAID_PPM) is TipOutcome.UNCLEAR
+    pairs[4] = {**pairs[4], "cpu_while_frozen_ns": {"base": 0, "candidate": 0, side: 10**12}}
+    assert outcome(undecided(pairs, "confirmation"), PAID_PPM) is expected
+
+
+def ended_by(kind: str, side: str, stage: str) -> dict[str, Any]:
+    event = {"kind": kind, "side": side, "stage": stage, "detail": "it ended", "pair": 29}
+    return undecided(make_pairs(0.8, 30, seed=3), "confirmation", events=[event])

@@ -23,6 +23,15 @@ def test_everyone_reads_when_a_merged_tree_was_checked_and_what_was_found(world:
     assert run["kind"] == "tip"
 
 
+def test_a_failure_of_the_merged_tree_is_told_without_figures(world: World) -> None:
+    world.vested(world.ann, FIRST, 0.3)
+    crash = {"kind": "crash", "side": "candidate", "stage": "call", "detail": "it ended"}
+    checked(world, 0.0, events=[crash])
+    assert "the tree failed; it is checked once more" in page(world)
+    (row,) = client_of(None).get(f"/api/v1/lineages/{world.lineage.name}/").json()["checks"]
+    assert (row["outcome"], row["log_ppm_estimate"]) == ("failed", None)
+
+
 def test_a_finding_is_told_with_what_follows(world: World) -> None:
     world.vested(world.ann, FIRST, 0.3)
     checked(world, 0.0)

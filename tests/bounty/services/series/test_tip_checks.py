@@ -26,6 +26,7 @@ from bounty.services.series.slow_bases import decide_slow_base
 from bounty.services.series.tip_checks import schedule_tip_checks
 from bounty.services.submissions import find_submission
 from tests.bounty.bounty_world import World, diff_of_line, make_user
+from tests.bounty.services.series.test_base_stops import NEXT_TO_THE_PATCH, ON_ITS_OWN
 
 FIRST, SECOND = diff_of_line(3, "step_3 = 0"), diff_of_line(7, "step_7 = 0")
 
@@ -181,9 +182,39 @@ def test_a_check_without_figures_that_count_finds_nothing(world: World) -> None:
     assert check.outcome == "unclear"
     with pytest.raises(WrongState, match="not ordered by hand"):
         rerun(actor=world.mira, run_id=check.run_id, reason="again")
-    crash = {"kind": "crash", "side": "candidate", "stage": "call", "detail": "it ended"}
-    assert checked(world, 0.0, events=[crash]).outcome == "unclear"
+    check = checked(world, 0.0, **ON_ITS_OWN)  # the tree before it fails by itself
+    assert check.outcome == "open" and check.run.state == RunState.QUEUED, "measured again"
     assert not SlowBase.objects.exists()
+
+
+def test_a_tree_that_fails_in_its_checks_does_not_escape_them(world: World) -> None:
+    """It may know a check by the absence of a sign from its author's other trees, and end it before it is found slow."""
+    world.vested(world.ann, FIRST, 0.3)
+    crash = {"kind": "crash", "side": "candidate", "stage": "call", "detail": "it ended"}
+    first = checked(world, 0.0, events=[crash])
+    assert first.outcome == "failed" and not stops_merges(lineage_id=world.lineage.pk)
+    (second,) = schedule_tip_checks()
+    assert second.repeats == first, "at once, as after a slow one"
+    world.judge(0.0, events=[crash])
+    assert schedule_tip_checks() == [] and stops_merges(lineage_id=world.lineage.pk)
+    found = SlowBase.objects.get()
+    assert found.run_id == second.run_id
+    decide_slow_base(actor=world.mira, slow_base_id=found.pk, answer="slow", text="it ends itself in checks")
+    assert not stops_merges(lineage_id=world.lineage.pk)
+
+
+def test_a_tree_that_makes_the_one_before_it_fail_has_failed(world: World) -> None:
+    world.vested(world.ann, FIRST, 0.3)
+    assert checked(world, 0.0, **NEXT_TO_THE_PATCH).outcome == "failed"
+
+
+def test_a_slow_one_and_a_failed_one_agree(world: World) -> None:
+    world.vested(world.ann, FIRST, 0.3)
+    checked(world, 0.0)
+    schedule_tip_checks()
+    hang = {"kind": "timeout", "side": "candidate", "stage": "call", "detail": "it did not answer"}
+    world.judge(0.0, events=[hang])
+    assert SlowBase.objects.get().state == SlowBaseState.OPEN
 
 
 def test_a_second_check_without_figures_is_repeated_the_next_day(world: World) -> None:
