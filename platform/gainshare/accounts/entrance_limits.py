@@ -1,7 +1,7 @@
 """Rate limits on sign-up and on sign-in, for REST, pages and Django's admin together.
 
 Above a rate of sign-ups over all addresses, new accounts with passwords are made but wait their turn: `sign_up` says
-until when. Those that enter with GitHub do not wait (`github_entrance`).
+until when. Those that enter with GitHub do not wait unless they are new there, too (`github_entrance`).
 
 By address: accounts made, and sign-ins tried, by password or with GitHub. By account: wrong passwords from addresses that it has not
 signed in from recently. Each address that it has signed in from has its own allowance. So a stranger who uses
@@ -46,11 +46,11 @@ def sign_up(*, request: HttpRequest, username: str, password: str, email: str = 
     allow_sign_up(request)
     with transaction.atomic():
         user = create_user(username=username, password=password, email=email)
-        _take_turn(user)
+        take_turn(user)
     return user
 
 
-def _take_turn(user: User) -> None:
+def take_turn(user: User) -> None:
     """Have a new account wait its turn, if there are more than the rate over all addresses allows."""
     due = turn(what=ALL_SIGN_UPS, who=ANYWHERE, rate=Rate(settings.ALL_SIGN_UPS_PER_HOUR))
     if due is not None:
@@ -74,7 +74,7 @@ def place_in_line(user: User) -> int:
 
 
 class AccountWaits(DomainError):
-    """The password is right, but the account waits its turn after sign-up."""
+    """Password or GitHub account are right, but the account waits its turn after sign-up."""
 
     code = "account_waits"
     status = 403

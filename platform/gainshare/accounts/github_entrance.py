@@ -2,15 +2,18 @@
 
 A linked number signs in as its user. Any other one chooses a user name once: a dormant user of that number wakes under
 it, and where there is none a new user is made. Both count as a sign-up of the address. They skip the queue of new
-accounts and take no place in it: GitHub says who it is, so many sign-ups with passwords delay no one here.
+accounts and take no place in it: GitHub says who it is, so many sign-ups with passwords delay no one here. An account
+that is itself new at GitHub says little: it is queued as one with a password is.
 """
+
+from datetime import timedelta
 
 from django.conf import settings
 from django.db import transaction
 from django.http import HttpRequest
 from django.utils import timezone
 
-from gainshare.accounts.entrance_limits import AccountWaits, allow_sign_up
+from gainshare.accounts.entrance_limits import AccountWaits, allow_sign_up, take_turn
 from gainshare.accounts.github_accounts import lock_number, seen_account
 from gainshare.accounts.github_oauth import Person
 from gainshare.accounts.models import GitHubAccount, User
@@ -42,10 +45,10 @@ def require_usable(user: User) -> None:
 
 
 def enter(*, request: HttpRequest, person: Person, username: str) -> User:
-    """Wake or make the user of this number, under a name that is chosen once. It is active at once.
+    """Wake or make the user of this number, under a name that is chosen once. It is active at once, or raises AccountWaits.
 
     If the number was linked meanwhile, the name is left and that user returned. Raises TooManyAttempts, NotAllowed,
-    BadAccountData, UsernameTaken.
+    BadAccountData, UsernameTaken. What waits was made, and signs in later.
     """
     if (linked := user_of(person)) is not None:
         return linked
@@ -59,7 +62,16 @@ def enter(*, request: HttpRequest, person: Person, username: str) -> User:
         user.username = username
         user.set_unusable_password()  # nor does a password count that somebody set for a dormant one
         save_new_name(user)
+        if account is None and _is_new_there(person):
+            take_turn(user)
         GitHubAccount.objects.update_or_create(
             pk=person.github_id, defaults={"user": user, "login": person.login, "linked_at": timezone.now()}
         )
+    require_usable(user)
     return user
+
+
+def _is_new_there(person: Person) -> bool:
+    """Whether anyone could have made the account for this sign-up. A dormant user's pull requests were judged already."""
+    least = timedelta(days=settings.GITHUB_LEAST_DAYS)
+    return person.joined_at is None or timezone.now() - person.joined_at < least

@@ -13,6 +13,7 @@ import base64
 import hashlib
 import secrets
 from dataclasses import dataclass
+from datetime import datetime
 from urllib.parse import urlencode, urlsplit
 
 import requests
@@ -35,10 +36,11 @@ class GitHubSignInFailed(DomainError):
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """Who signed in at GitHub: its number, and its name as of now."""
+    """Who signed in at GitHub: its number, its name as of now, and since when GitHub has it, where GitHub says so."""
 
     github_id: int
     login: str
+    joined_at: datetime | None
 
 
 def is_offered() -> bool:
@@ -72,7 +74,7 @@ def person_of(*, code: str, verifier: str) -> Person:
             token = _application(github).get_access_token(code, code_verifier=verifier).token
         with _connection(settings.GITHUB_API_URL, Auth.Token(token)) as github:
             user = github.get_user()
-            return Person(user.id, user.login)
+            return Person(user.id, user.login, user.created_at)
     except BadCredentialsException:
         raise GitHubSignInFailed(
             "GitHub does not know this sign-in any more. Start it again.", status=400

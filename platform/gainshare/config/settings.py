@@ -37,6 +37,8 @@ AUTHENTICATION_BACKENDS = ["gainshare.accounts.entrance_limits.LimitedModelBacke
 SIGN_UPS_PER_HOUR = env.integer("GAINSHARE_SIGN_UPS_PER_HOUR", 60, minimum=1)
 # Over all addresses; above it, new accounts wait their turn.
 ALL_SIGN_UPS_PER_HOUR = env.integer("GAINSHARE_ALL_SIGN_UPS_PER_HOUR", 240, minimum=1)
+# Accounts that GitHub has for so long do not wait.
+GITHUB_LEAST_DAYS = env.integer("GAINSHARE_GITHUB_LEAST_DAYS", 30, minimum=0)
 SIGN_INS_PER_HOUR = env.integer("GAINSHARE_SIGN_INS_PER_HOUR", 120, minimum=1)
 WRONG_PASSWORDS_PER_HOUR = env.integer("GAINSHARE_WRONG_PASSWORDS_PER_HOUR", 20, minimum=1)
 OPEN_SIGNUP = env.flag("GAINSHARE_OPEN_SIGNUP", default=True)

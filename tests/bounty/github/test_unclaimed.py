@@ -66,7 +66,7 @@ def long_ago() -> None:
 
 def signs_in(username: str = "nina") -> User:
     request = RequestFactory().post("/", REMOTE_ADDR="192.0.2.1")
-    return enter(request=request, person=Person(NINA.github_id, NINA.login), username=username)
+    return enter(request=request, person=Person(NINA.github_id, NINA.login, None), username=username)
 
 
 def test_a_vested_award_goes_back_after_90_days_and_the_gain_still_counts(world: World, nina: User) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -10,6 +11,7 @@ import pytest
 import requests
 from django.contrib.sessions.models import Session
 from django.test import Client, RequestFactory
+from django.utils import timezone
 from pytest_django import Settings
 
 from bounty.github.standin.control.standin import StandIn, running
@@ -35,7 +37,9 @@ def github(tmp_path: Path, settings: Settings) -> Iterator[StandIn]:
 
 @pytest.fixture
 def nina(github: StandIn) -> Account:
-    return github.add_user("nina")
+    made = github.add_user("nina")
+    made.created_at -= timedelta(days=31)
+    return made
 
 
 def start(client: Client, **fields: str) -> str:
@@ -334,6 +338,34 @@ def test_a_flood_of_sign_ups_with_passwords_delays_no_one_whom_github_vouches_fo
     client = Client()
     assert enters(client, github, nina, "nina").status_code == 302 and who_is_in(client) == "nina"
     assert not User.objects.get(username="nina").is_waiting
+
+
+def test_an_account_that_is_new_at_github_waits_its_turn_as_one_with_a_password_does(
+    github: StandIn, settings: Settings
+) -> None:
+    """A script can make as many there as here, so many of them are as little as many passwords."""
+    settings.ALL_SIGN_UPS_PER_HOUR = 1
+    first, second = github.add_user("first"), github.add_user("second")
+    first.created_at -= timedelta(days=29)
+    client = Client()
+    assert enters(client, github, first, "first").status_code == 302 and who_is_in(client) == "first"
+    other = Client()
+    refused = enters(other, github, second, "second")
+    assert refused.status_code == 403 and b"waits its turn" in refused.content and who_is_in(other) == ""
+    assert signs_in(other, github, second).status_code == 403, "its name is chosen, and it still waits"
+    made = User.objects.get(username="second")
+    assert made.is_waiting and GitHubAccount.objects.get(user=made).github_id == second.github_id
+    User.objects.filter(pk=made.pk).update(active_from=timezone.now())
+    assert signs_in(other, github, second).status_code == 302 and who_is_in(other) == "second"
+
+
+def test_a_dormant_user_of_a_new_account_does_not_wait(github: StandIn, settings: Settings) -> None:
+    settings.ALL_SIGN_UPS_PER_HOUR = 1
+    sign_up_from("192.0.2.1")
+    new = github.add_user("new")
+    github_account(github_id=new.github_id, login="new")
+    client = Client()
+    assert enters(client, github, new, "new").status_code == 302 and who_is_in(client) == "new"
 
 
 def test_entering_with_github_takes_no_place_in_the_queue_of_new_accounts(

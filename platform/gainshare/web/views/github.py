@@ -7,6 +7,7 @@ in the session that started it, for the user who was signed in then, and within 
 import hmac
 import time
 from dataclasses import asdict, dataclass
+from datetime import datetime
 
 from django.conf import settings
 from django.contrib import messages
@@ -54,6 +55,17 @@ class Seen:
     login: str
     next: str
     at: float
+    joined: str = ""  # ISO 8601; empty where GitHub did not say
+
+    @classmethod
+    def of(cls, person: Person, target: str) -> "Seen":
+        joined = person.joined_at.isoformat() if person.joined_at is not None else ""
+        return cls(person.github_id, person.login, target, time.time(), joined)
+
+    @property
+    def person(self) -> Person:
+        joined_at = datetime.fromisoformat(self.joined) if self.joined else None
+        return Person(self.github_id, self.login, joined_at)
 
 
 @never_cache
@@ -103,7 +115,7 @@ def callback(request: HttpRequest) -> HttpResponse:
     if user is not None:
         return _signed_in(request, user, started.next)
     request.session.cycle_key()
-    request.session[SEEN] = asdict(Seen(person.github_id, person.login, started.next, time.time()))
+    request.session[SEEN] = asdict(Seen.of(person, started.next))
     return redirect("github-welcome")
 
 
@@ -116,15 +128,17 @@ def welcome(request: HttpRequest) -> HttpResponse:
     if seen is None or request.user.is_authenticated:
         request.session.pop(SEEN, None)
         return redirect("home" if request.user.is_authenticated else "login")
-    person = Person(seen.github_id, seen.login)
     account = GitHubAccount.objects.filter(pk=seen.github_id).first()
     form = GitHubNameForm(
         request.POST if request.method == "POST" else None, initial={"username": seen.login}
     )
     if form.is_valid():
         try:
-            user = enter(request=request, person=person, username=form.cleaned_data["username"])
-        except (TooManyAttempts, AccountWaits):
+            user = enter(request=request, person=seen.person, username=form.cleaned_data["username"])
+        except TooManyAttempts:
+            raise
+        except AccountWaits:
+            del request.session[SEEN]
             raise
         except DomainError as error:
             form.add_error("username", error.message)
