@@ -218,6 +218,12 @@ class Cluster:
             if connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name]).fetchone() is None:
                 connection.execute(psycopg.sql.SQL("CREATE DATABASE {}").format(psycopg.sql.Identifier(name)))
 
+    def has_tables(self, name: str = DATABASE) -> bool:
+        """Whether anything was ever made in the database's own schema. The server must be ready."""
+        with psycopg.connect(self.url(name), connect_timeout=5) as connection:
+            found = connection.execute("SELECT 1 FROM pg_tables WHERE schemaname = 'public' LIMIT 1")
+            return found.fetchone() is not None
+
     def start(self, log: Path, *, timeout_s: float = 60) -> subprocess.Popen[bytes]:
         """Start the server and wait until it answers; one that hangs while starting is restarted once.
 

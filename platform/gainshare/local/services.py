@@ -137,7 +137,8 @@ class LocalStack:
         ]
 
     def _check_migrations(self) -> None:
-        check_migrations(self.environments.platform(), home=self.home.root)
+        if self.cluster.has_tables():  # a new database knows no migrations, and asking takes a second
+            check_migrations(self.environments.platform(), home=self.home.root)
 
     def _postgres(self) -> ServiceSpec:
         account = self.cluster.account

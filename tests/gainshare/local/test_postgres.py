@@ -65,6 +65,7 @@ def test_committed_rows_survive_kill_9_of_the_server(open_folder: Path, is_durab
     server = cluster.start(open_folder / "log")
     cluster.ensure_database()
     cluster.ensure_database()  # repeating changes nothing
+    assert not cluster.has_tables()
     with psycopg.connect(cluster.url()) as client:
         client.execute("CREATE TABLE kept (n int)")
         client.execute("INSERT INTO kept SELECT generate_series(1, 1000)")
@@ -72,6 +73,7 @@ def test_committed_rows_survive_kill_9_of_the_server(open_folder: Path, is_durab
     server.wait()
     assert not cluster.is_ready()
     server = cluster.start(open_folder / "log")
+    assert cluster.has_tables()
     with psycopg.connect(cluster.url()) as client:
         assert client.execute("SELECT sum(n) FROM kept").fetchone() == (500500,)
     cluster.stop(server)
