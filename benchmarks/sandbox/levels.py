@@ -74,9 +74,10 @@ class Limits:
     """Limits of one sandbox.
 
     `memory_bytes` covers all processes and in-memory files together; `pids` counts processes and threads;
-    `scratch_bytes` bounds each of /tmp, /dev/shm and /work, and every single file unless `file_bytes` does; `cores` pins it, to
-    `first_core` of them until it is pinned anew from outside; `log_bytes` caps what is kept of stderr. What ends the whole sandbox: `wall_s` by the clock; `cpu_s` of processor time that all its
-    processes used, ended ones too; `idle_s` in which none of them wanted a processor or a disk. None is no limit.
+    `scratch_bytes` bounds each of /tmp, /dev/shm and /work, and every single file unless `file_bytes` does; `cores` pins
+    it, and `first_core` to this one of them until it is moved from outside; `log_bytes` caps what is kept of stderr. What
+    ends the whole sandbox: `wall_s` by the clock; `cpu_s` of processor time that all its processes used, ended ones too;
+    `idle_s` in which none of them wanted a processor or a disk. None is no limit.
     """
 
     memory_bytes: int = 2 * GIB
