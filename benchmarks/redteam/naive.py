@@ -15,7 +15,7 @@ from benchmarks.sandbox import Limits, Mount, SandboxLevel, best_level, python_r
 HARNESSES = Path(__file__).with_name("harnesses")
 PARTS = frozenset({"__init__", "layer", "worker", "scoring", "applying", "trials"})
 MINIMUM_RATIO = 2.0
-TIMEOUT_S = 150.0
+TIMEOUT_S = 300.0
 SLOT = 2  # samples of a judge use 0 and 1
 LIMITS = Limits(memory_bytes=4 << 30, pids=256, scratch_bytes=512 << 20, wall_s=TIMEOUT_S)
 NOTE_CHARACTERS = 300

@@ -12,7 +12,7 @@ from typing import Any
 
 FOLDER = Path("/work/run")
 WORKER = str(Path(__file__).with_name("worker.py"))
-TIMEOUT_S = 60
+TIMEOUT_S = 120
 SMALLEST_S = 1e-9
 FLAGS = ("-B",)  # with site packages, as Python usually starts
 
