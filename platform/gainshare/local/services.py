@@ -137,7 +137,7 @@ class LocalStack:
         ]
 
     def _check_migrations(self) -> None:
-        if self.cluster.has_tables():  # a new database knows no migrations, and asking takes a second
+        if self.cluster.has_tables():  # an empty database has no migrations, and reading them takes a second
             check_migrations(self.environments.platform(), home=self.home.root)
 
     def _postgres(self) -> ServiceSpec:

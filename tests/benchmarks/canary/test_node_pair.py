@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,28 +16,13 @@ from benchmarks.canary.verdict import FROZEN_NS
 from benchmarks.pairs.cores import Cores, choose_cores
 from benchmarks.sandbox.levels import GIB
 from tests.benchmarks.canary import trees
-from tests.benchmarks.canary.trees import built_tree, changed_tree
+from tests.benchmarks.canary.trees import changed_tree
 from tests.benchmarks.sandbox.sandbox_levels import level_or_skip
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.slow, pytest.mark.timeout(300)]
 
 ASK = Ask("The quick brown fox jumps over the lazy dog.", 8, f"{1:032x}")
 LONG = Ask(ASK.prompt, 60, f"{2:032x}")  # a tree of `trees` that fails does so after 40 steps
-
-
-@pytest.fixture(scope="module")
-def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    level_or_skip("best")  # before anything is built
-    return built_tree(tmp_path_factory.mktemp("trees") / "installed")
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
-    """Everyone may pass through the folders above: as root, nodes have users of their own."""
-    for path in (tmp_path, *tmp_path.parents[:3]):
-        if path.stat().st_uid == os.getuid() and path != Path("/tmp"):
-            path.chmod(path.stat().st_mode | 0o711)
-    yield tmp_path
 
 
 def two_cores() -> Cores:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,27 +20,12 @@ from benchmarks.pairs.seeds import Seeds
 from benchmarks.sandbox.accounting.placement import accounting
 from benchmarks.sandbox.levels import GIB
 from tests.benchmarks.canary import trees
-from tests.benchmarks.canary.trees import Change, built_tree, changed_tree
+from tests.benchmarks.canary.trees import Change, changed_tree
 from tests.benchmarks.sandbox.sandbox_levels import level_or_skip
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.slow, pytest.mark.timeout(900)]
 
 PLAN = Plan((Shape(120, 12),), (1, 7), pairs=2)
-
-
-@pytest.fixture(scope="module")
-def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    level_or_skip("best")  # before anything is built
-    return built_tree(tmp_path_factory.mktemp("trees") / "installed")
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
-    """Everyone may pass through the folders above: as root, nodes have users of their own."""
-    for path in (tmp_path, *tmp_path.parents[:3]):
-        if path.stat().st_uid == os.getuid() and path != Path("/tmp"):
-            path.chmod(path.stat().st_mode | 0o711)
-    yield tmp_path
 
 
 def clocked(
