@@ -201,9 +201,10 @@ class Server:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop answering and free the port."""
-        if self._thread is not None:
+        """Stop answering and free the port; a server that is closed already stays so."""
+        thread, self._thread = self._thread, None
+        if thread is not None:
             self._server.socket.shutdown(socket.SHUT_RDWR)  # wakes the loop, which looks only now and then
             self._server.shutdown()
-            self._thread.join(10)
+            thread.join(10)
         self._server.server_close()
