@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Any
 
 from benchmarks.evidence.bugs import runs_the_patch
+from benchmarks.pairs.seats import has_tree
 
 ATTEMPTS = 2
 START = "start"  # no code of a tree has run at this stage
@@ -65,12 +66,12 @@ def state_of_base(document: dict[str, Any]) -> BaseState:
 
 
 def ran_without_the_candidate(document: dict[str, Any], event: dict[str, Any]) -> bool:
-    """True if no process of the candidate was in what failed: in a control pair, a calibration, or any pair of a single tree."""
+    """True if no process of the candidate was in what failed: in a pair of other trees, a calibration, or any pair of a single tree."""
     if document["trees"]["base"] == document["trees"]["candidate"]:
         return True
     if event.get("stage") == "build":
         return False  # both are built at once
-    others = {pair["index"] for pair in document["pairs"] if pair["tree"] != "candidate"}
+    others = {pair["index"] for pair in document["pairs"] if not has_tree(pair["tree"], "candidate")}
     return "pair" not in event or event["pair"] in others
 
 

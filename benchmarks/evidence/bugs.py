@@ -10,8 +10,9 @@ from enum import StrEnum
 from typing import Any
 
 from benchmarks.catalogue import BUG_ATTEMPTS
-from benchmarks.evidence.schema import SIDES, EvidenceError
+from benchmarks.evidence.schema import EvidenceError
 from benchmarks.judging.verdicts import Verdict, VerdictKind
+from benchmarks.pairs.seats import SIDES
 
 BUG_KINDS = ("reproduction", "fix")
 MAX_QUOTED = 600

@@ -4,33 +4,22 @@ Pure: the same document gives the same verdict on every machine. In order: event
 outputs, the statistics of the pairs, and for a gain what would make it unbelievable.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from fractions import Fraction
-from types import ModuleType
 from typing import Any
 
-from benchmarks.evidence import base_checks, bugs, earlier, old, partner, partner_2
+from benchmarks.evidence import base_checks, bugs, gains
 from benchmarks.evidence.base_checks import BaseState
+from benchmarks.evidence.confirmation import Extras, confirmation_units, confirmation_verdict, wanted_extras
 from benchmarks.evidence.guard import guard_verdict, wanted_pairs
-from benchmarks.evidence.samples import PPB_PER_PPM, Samples, read_samples, thawed_side
-from benchmarks.evidence.schema import SCHEMA, SCHEMA_2, validate
+from benchmarks.evidence.samples import Samples, read_samples, thawed_side
+from benchmarks.evidence.schema import validate
 from benchmarks.judging.verdicts import Verdict, VerdictKind
 from benchmarks.statistics.attempts import pooled_gate
-from benchmarks.statistics.confirm import (
-    CONFIRMATION_PAIRS,
-    ConfirmationResult,
-    repeated_confirmation,
-)
-from benchmarks.statistics.controls import BLOCK
-from benchmarks.statistics.earlier import bound_after
+from benchmarks.statistics.confirm import CONFIRMATION_PAIRS
 from benchmarks.statistics.gate import LOOKS, GateDecision, GateOutcome, GatePlan
-from benchmarks.statistics.median import median
-from benchmarks.statistics.old import OldOutcome
-from benchmarks.statistics.units import PPM, floor_ppm, nats, signed_percent
+from benchmarks.statistics.units import PPM, floor_ppm, signed_percent
 
 ALPHA_PPM = 1_000
-_PARTNERS = {SCHEMA: partner, SCHEMA_2: partner_2}  # the rules about control pairs, by the document's schema
 
 _BROKEN = (
     VerdictKind.BUILD_FAILED,
@@ -124,20 +113,6 @@ def next_pairs(document: dict[str, Any]) -> dict[str, int]:
     return {case: max(0, units - earlier) for case, earlier in samples.earlier.items()}
 
 
-def confirmation_units(document: dict[str, Any], samples: Samples) -> int:
-    """Units that a confirmation has in all: its plan's, and those of each whole confirmation that it continues."""
-    pairs = int(document["plan"]["confirmation_pairs"])
-    return pairs * (samples.earlier_units // pairs + 1)
-
-
-@dataclass(frozen=True, slots=True)
-class Extras:
-    """Pairs in the next block in addition to the measured ones: control pairs, and pairs of base and the old tree."""
-
-    controls: int
-    old: int = 0
-
-
 def next_extras(document: dict[str, Any]) -> Extras:
     """Choose what goes with the next block of measured pairs, or alone where these are there."""
     kind = document["run"]["kind"]
@@ -148,20 +123,7 @@ def next_extras(document: dict[str, Any]) -> Extras:
     pairs_left = sum(next_pairs(document).values()) - measured
     if kind != "confirmation":
         return Extras(1)
-    old_pairs = old.wanted_pairs(document, samples, blocks_left(pairs_left))
-    if pairs_left <= 0:
-        return Extras(0 if old_pairs else 1, old_pairs)
-    return Extras(partner.wanted_controls(document, samples, blocks_left(pairs_left)), old_pairs)
-
-
-def blocks_left(pairs_left: int) -> int:
-    """Blocks of measured pairs that are still to come."""
-    return -(-max(0, pairs_left) // BLOCK)
-
-
-def partner_rules(document: dict[str, Any]) -> ModuleType:
-    """The rules about control pairs that the document was signed under."""
-    return _PARTNERS[document["schema"]]
+    return wanted_extras(document, samples, pairs_left)
 
 
 def decide_so_far(document: dict[str, Any]) -> Verdict | None:
@@ -189,7 +151,7 @@ def decide_so_far(document: dict[str, Any]) -> Verdict | None:
     if document["run"]["kind"] in bugs.BUG_KINDS:
         return bugs.bug_verdict(document)
     if document["run"]["kind"] == "confirmation":
-        return _confirmation(document, samples)
+        return confirmation_verdict(document, samples)
     return _gate(document, samples)
 
 
@@ -284,32 +246,13 @@ def _wrong_output(detail: str, pairs: int) -> Verdict:
     )
 
 
-def _unchecked(document: dict[str, Any], pairs: int) -> Verdict | None:
-    """Find a judge that did not compare every timed output of the candidate, or none with the oracle."""
-    earlier = [sealed["document"] for sealed in document.get("continues", [])]
-    measured = [*(record["pair"] for record in earlier), *document["pairs"]]
-    timed = sum(side == "candidate" for pair in measured for side, _ns in pair["calls"])
-    checks = [*(record["checks"] for record in earlier), document["checks"]]
-    compared, with_oracle = (
-        sum(each[name] for each in checks) for name in ("outputs_checked", "oracle_checked")
-    )
-    if compared >= timed and with_oracle > 0:
-        return None
-    return Verdict(
-        VerdictKind.INFRASTRUCTURE_ERROR,
-        f"Only {compared} of {timed} outputs were checked, {with_oracle} against the oracle, so nothing is decided. "
-        "The run is queued again.",
-        pairs=pairs,
-    )
-
-
 def _gate(document: dict[str, Any], samples: Samples) -> Verdict | None:
-    units = _units(document, samples)
-    earlier, fresh = units[: samples.earlier_units], units[samples.earlier_units :]
+    log_ratios = gains.units(document, samples)
+    earlier, fresh = log_ratios[: samples.earlier_units], log_ratios[samples.earlier_units :]
     decision = pooled_gate([earlier], fresh, gate_plan(document)).decision
     if decision.outcome is GateOutcome.CONTINUE:
         return None
-    if unchecked := _unchecked(document, decision.look):
+    if unchecked := gains.unchecked(document, decision.look):
         return unchecked
     assert decision.estimate is not None
     estimate = floor_ppm(decision.estimate)
@@ -323,9 +266,9 @@ def _gate(document: dict[str, Any], samples: Samples) -> Verdict | None:
         return Verdict(VerdictKind.REGRESSION, reason, estimate, bound, pairs)
     if decision.outcome is GateOutcome.NO_GAIN:
         return Verdict(VerdictKind.NO_GAIN, _no_gain_reason(decision), estimate, bound, pairs)
-    if _lacks_controls(document, samples, pairs):
+    if gains.lacks_controls(document, samples, pairs):
         return None
-    if doubt := _doubt(document, samples):
+    if doubt := gains.doubt(document, samples):
         return Verdict(doubt[0], doubt[1], estimate, bound, pairs)
     reason = (
         f"Faster than base: {size} over {pairs} pairs. Next, a confirmation with new secrets sets the award."
@@ -340,88 +283,6 @@ def _no_gain_reason(decision: GateDecision) -> str:
         f"{signed_percent(floor_ppm(decision.estimate))}. A gain must be {signed_percent(floor_ppm(decision.minimum_effect))} "
         "at least, and clearer than chance. Find a larger effect; `gainshare bench` measures pairs on your machine."
     )
-
-
-def _confirmation(document: dict[str, Any], samples: Samples) -> Verdict | None:
-    wanted = confirmation_units(document, samples)
-    units = _units(document, samples)
-    if len(units) < wanted:
-        return None
-    if unchecked := _unchecked(document, wanted):
-        return unchecked
-    usual = confirmed(units[:wanted], document["plan"]["confirmation_pairs"])
-    found = bound_after(usual, units[:wanted], earlier.stated(document))
-    result, confidence, why = found.result, earlier.confidence(found), earlier.said(document, found)
-    estimate, bound = result.estimate_log_ppm, result.bound_log_ppm
-    if not result.is_gain:
-        reason = (
-            f"Not confirmed: over {wanted} new pairs the median is {signed_percent(estimate)}, and its {confidence} lower bound "
-            f"is {signed_percent(bound)}, not above zero.{why} Find a larger effect and submit again."
-        )
-        return Verdict(VerdictKind.NO_GAIN, reason, estimate, bound, wanted)
-    if _lacks_controls(document, samples, wanted):
-        return None
-    before = old.decision(document, samples)
-    if before is not None and before.outcome is OldOutcome.MEASURE_ON:
-        return None
-    if doubt := _doubt(document, samples):
-        return Verdict(doubt[0], doubt[1], estimate, bound, wanted)
-    rules = partner_rules(document)
-    cut, said = rules.cut_log_ppm(document, samples), why + rules.said(document, samples, bound)
-    estimate, bound = estimate - cut, bound - cut
-    if before is not None and before.outcome is OldOutcome.SLOW:
-        price = old.price_log_ppm(before, bound)
-        reason = old.doubt(document, before, price)
-        return Verdict(VerdictKind.SUSPICIOUS, reason, estimate + price - bound, price, wanted)
-    said += old.said(document)
-    if bound <= 0:
-        reason = (
-            f"Not confirmed: nothing is left of the gain.{said} Find out what the patch does to the process next to it, or find "
-            "a larger effect, and submit again."
-        )
-        return Verdict(VerdictKind.NO_GAIN, reason, estimate, bound, wanted)
-    reason = (
-        f"Confirmed: {signed_percent(bound)} at least, with {confidence} confidence ({wanted} new pairs, median "
-        f"{signed_percent(estimate)}).{said} This bound sets the award. Next, another person reviews the patch."
-    )
-    return Verdict(VerdictKind.GAIN, reason, estimate, bound, wanted)
-
-
-def confirmed(units: Sequence[float], pairs: int) -> ConfirmationResult:
-    """The bound over all confirmations of one candidate, `pairs` units each, in the order measured."""
-    return repeated_confirmation([units[start : start + pairs] for start in range(0, len(units), pairs)])
-
-
-def _units(document: dict[str, Any], samples: Samples) -> list[float]:
-    return samples.units(document["suite"]["policy"]["cap_log_ppm"] * PPB_PER_PPM)
-
-
-def _lacks_controls(document: dict[str, Any], samples: Samples, units: int) -> bool:
-    """Say whether a gain needs more control pairs. In an A/A run every pair is one."""
-    if document["run"]["kind"] == "aa":
-        return False
-    return bool(partner_rules(document).lacks_controls(document, samples, units))
-
-
-def _doubt(document: dict[str, Any], samples: Samples) -> tuple[VerdictKind, str] | None:
-    """Find what contradicts a measured gain: one bad case, the cap, the control pairs."""
-    policy = document["suite"]["policy"]
-    for case, values in sorted(samples.by_case.items()):
-        middle = floor_ppm(median(list(map(nats, values))))
-        if middle < policy["worst_case_log_ppm"]:
-            return VerdictKind.NO_GAIN, (
-                f"Faster on the whole, but case {case} is at {signed_percent(middle)}, and no case may be below "
-                f"{signed_percent(policy['worst_case_log_ppm'])}. Make that case faster, then submit again."
-            )
-        if middle >= policy["cap_log_ppm"]:
-            return VerdictKind.SUSPICIOUS, (
-                f"Case {case} is at {signed_percent(middle)}, at or above the suite's cap of "
-                f"{signed_percent(policy['cap_log_ppm'])}. A maintainer will check how the patch does it."
-            )
-    if document["run"]["kind"] == "aa":
-        return None
-    reason = partner_rules(document).doubt(document, samples)
-    return None if reason is None else (VerdictKind.SUSPICIOUS, reason)
 
 
 def _sentence(text: str) -> str:

@@ -43,7 +43,7 @@ def build_document(
     """The document of a run with its verdict. Every part has the shape of docs/reference/evidence.md; raises EvidenceError.
 
     `continues` holds the signed records of earlier pairs that this run continues; `old` names the tree that base's
-    award was priced against and what was paid (`tree`, `paid_log_ppm`); `earlier_confirmations` says what the person's
+    award was priced against, what was paid, and that direct pairs are taken (`tree`, `paid_log_ppm`, `direct`); `earlier_confirmations` says what the person's
     other candidates had against this base (`count`, `lowest_log_ppm`). The noise floor is put into the environment.
     `secrets` is hex; times of day are ISO 8601 with an offset; all durations are integer nanoseconds.
     """

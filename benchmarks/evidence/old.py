@@ -2,21 +2,18 @@
 
 from typing import Any
 
-from benchmarks.evidence.samples import PPB_PER_PPM, Samples
+from benchmarks.evidence.samples import PPB_PER_PPM, Samples, combined
 from benchmarks.statistics.old import OldDecision, OldOutcome, old_decision
 from benchmarks.statistics.units import signed_percent
 
 
 def decision(document: dict[str, Any], samples: Samples) -> OldDecision | None:
-    """The decision of the old pairs so far; None where there is no old tree, or it could not be measured.
-
-    A unit of old pairs is the k-th complete pair of every case, their mean.
-    """
+    """The decision of the old pairs so far; None where there is no old tree, or it could not be measured."""
     old = document.get("old")
     if old is None or failure(document) is not None:
         return None
-    rounds = zip(*samples.old.values(), strict=False)
-    gains = [-sum(values) // len(values) for values in rounds]  # the document has ln(base / old)
+    opposite = {case: tuple(-value for value in values) for case, values in samples.old.items()}
+    gains = combined(opposite)  # the document has ln(base / old)
     return old_decision(gains, old["paid_log_ppm"] * PPB_PER_PPM)
 
 
@@ -33,7 +30,12 @@ def wanted_pairs(document: dict[str, Any], samples: Samples, blocks_left: int) -
     found = decision(document, samples)
     if found is None or found.outcome is not OldOutcome.MEASURE_ON:
         return 0
-    missing = found.pairs_wanted * len(samples.old) - sum(map(len, samples.old.values()))
+    return spread(samples.old, found.pairs_wanted, blocks_left)
+
+
+def spread(by_case: dict[str, tuple[int, ...]], wanted: int, blocks_left: int) -> int:
+    """Pairs in the next block, so that each case has `wanted` of them after `blocks_left` blocks, or after one if it is 0."""
+    missing = sum(max(0, wanted - len(values)) for values in by_case.values())
     return -(-missing // max(1, blocks_left))
 
 

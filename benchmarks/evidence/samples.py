@@ -10,7 +10,7 @@ from fractions import Fraction
 from math import prod
 from typing import Any
 
-from benchmarks.evidence.schema import SIDES
+from benchmarks.pairs.seats import ABOUT_BASE, SEATS, SIDES
 from benchmarks.statistics.controls_2 import BaseTime
 from benchmarks.statistics.median import standard_deviation
 from benchmarks.statistics.units import PPB, floor_ppm, log_ppb, nats, pair_log_ppb
@@ -28,6 +28,9 @@ class Samples:
     complete: tuple[dict[str, Any], ...]  # the measured pairs themselves
     control_pairs: tuple[dict[str, Any], ...]  # and the control pairs
     old: dict[str, tuple[int, ...]]  # complete pairs of base and the old tree, ln(base / old) by case
+    direct: dict[
+        str, tuple[int, ...]
+    ]  # complete pairs of the old tree and candidate, ln(old / candidate) by case
     earlier: dict[str, int]  # how many of `by_case` are from the earlier pairs that the document continues
 
     def units(self, cap_ppb: int) -> list[float]:
@@ -53,7 +56,7 @@ def read_samples(document: dict[str, Any]) -> Samples:
     """
     cases = [case["name"] for case in document["suite"]["cases"]]
     by_case: dict[str, list[int]] = {name: [] for name in cases}
-    old: dict[str, list[int]] = {name: [] for name in cases}
+    about_base: dict[str, dict[str, list[int]]] = {kind: {name: [] for name in cases} for kind in ABOUT_BASE}
     earlier = dict.fromkeys(cases, 0)
     controls: list[int] = []
     base_times: list[BaseTime] = []
@@ -61,22 +64,32 @@ def read_samples(document: dict[str, Any]) -> Samples:
     whole_controls: list[dict[str, Any]] = []
     for pair, is_earlier in complete_pairs(document):
         value = pair_log_ppb(turns(pair["calls"]))
-        if _tree(pair) == "old":
-            old[pair["case"]].append(value)
+        if (kind := _kind(pair)) in about_base:
+            about_base[kind][pair["case"]].append(value)
             continue
         (controls if pair["control"] else by_case[pair["case"]]).append(value)
         earlier[pair["case"]] += is_earlier and not pair["control"]
         base_times.append(_base_time(pair))
         (whole_controls if pair["control"] else whole).append(pair)
     return Samples(
-        {case: tuple(values) for case, values in by_case.items()},
+        _frozen(by_case),
         tuple(controls),
         tuple(base_times),
         tuple(whole),
         tuple(whole_controls),
-        {case: tuple(values) for case, values in old.items()},
+        _frozen(about_base["old"]),
+        _frozen(about_base["direct"]),
         earlier,
     )
+
+
+def _frozen(by_case: dict[str, list[int]]) -> dict[str, tuple[int, ...]]:
+    return {case: tuple(values) for case, values in by_case.items()}
+
+
+def combined(by_case: dict[str, tuple[int, ...]]) -> list[int]:
+    """Units of pairs about base: the k-th complete pair of every case, their mean, in billionths of a nat."""
+    return [sum(values) // len(values) for values in zip(*by_case.values(), strict=False)]
 
 
 def complete_pairs(document: dict[str, Any]) -> Iterator[tuple[dict[str, Any], bool]]:
@@ -122,8 +135,8 @@ def noise_floor_log_ppm(document: dict[str, Any]) -> int | None:
     return floor_ppm(standard_deviation(both_base)) if len(both_base) > 1 else None
 
 
-def _tree(pair: dict[str, Any]) -> str:
-    """Whose tree ran on the candidate's side."""
+def _kind(pair: dict[str, Any]) -> str:
+    """The kind of a pair, which says whose trees it ran; documents of schema 2 do not name it."""
     return str(pair.get("tree", "base" if pair["control"] else "candidate"))
 
 
@@ -173,5 +186,5 @@ def thawed_tree(pair: dict[str, Any]) -> str | None:
     limit = frozen_cpu_limit_ns(pair)
     for side in SIDES:
         if pair["cpu_while_frozen_ns"][side] > limit:
-            return _tree(pair) if side == "candidate" else side
+            return SEATS[_kind(pair)][side]
     return None

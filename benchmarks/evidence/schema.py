@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from benchmarks.judging.verdicts import VerdictKind
+from benchmarks.pairs.seats import SEATS, SIDES, has_tree
 from benchmarks.statistics.confirm import LEAST_PAIRS
 from benchmarks.statistics.gate import LOOKS
 
@@ -17,8 +18,7 @@ SCHEMA_2 = "gainshare.evidence/2"  # its documents verify by the rules that they
 SCHEMAS = (SCHEMA, SCHEMA_2)
 PAIR_SCHEMA = "gainshare.pair/1"  # of one pair's record: benchmarks.evidence.pair_record
 RUN_KINDS = ("gate", "confirmation", "guard", "aa", "reproduction", "fix")
-SIDES = ("base", "candidate")
-TREES = ("base", "candidate", "old")  # what may run on the candidate's side of a pair
+TREES = ("base", "candidate", "old")  # what an event may name as its side
 EVENT_KINDS = (
     "protocol_violation",  # a sample did not speak the protocol: extra bytes, answers no one asked for
     "policy_violation",  # it did what the policy forbids
@@ -99,7 +99,8 @@ def _third(document: dict[str, Any], *, has_verdict: bool) -> None:
     if document["old"] is not None:
         if document["run"]["kind"] != "confirmation":
             raise EvidenceError("document.old belongs to confirmations only")
-        _fields(document["old"], _OLD, "document.old")
+        is_older = "direct" not in document["old"]  # signed before there were direct pairs
+        _fields(document["old"], _OLD if is_older else {**_OLD, "direct": _flag}, "document.old")
     if (earlier := document.get("earlier_confirmations")) is not None:
         if document["run"]["kind"] != "confirmation":
             raise EvidenceError("document.earlier_confirmations belongs to confirmations only")
@@ -114,8 +115,10 @@ def _third(document: dict[str, Any], *, has_verdict: bool) -> None:
             raise EvidenceError(f"{where}.control does not fit its tree")
         if pair["control"] != (pair["next_to"] is not None):
             raise EvidenceError(f"{where}.next_to is for control pairs, and only for them")
-        if pair["tree"] == "old" and document["old"] is None:
+        if has_tree(pair["tree"], "old") and document["old"] is None:
             raise EvidenceError(f"{where} has the old tree, and the document names none")
+        if pair["tree"] == "direct" and not document["old"].get("direct"):
+            raise EvidenceError(f"{where} is a direct pair, and the document says that the run takes none")
 
 
 def _fields(value: Any, rules: dict[str, Any], where: str, *, is_open: bool = False) -> None:
@@ -216,6 +219,10 @@ def _is_side(value: Any) -> bool:
 
 def _is_tree(value: Any) -> bool:
     return isinstance(value, str) and value in TREES
+
+
+def _is_kind_of_pair(value: Any) -> bool:
+    return isinstance(value, str) and value in SEATS
 
 
 def _records(value: Any) -> bool:
@@ -407,7 +414,7 @@ _EARLIER: dict[str, Any] = {
     "lowest_log_ppm": lambda value: value is None or (_positive(value) and value <= MOST_LOG_PPM),
 }
 _PAIR_3: dict[str, Any] = {
-    "tree": _is_tree,
+    "tree": _is_kind_of_pair,
     "next_to": lambda value: value is None or _natural(value),
 }
 _SEALED: dict[str, Any] = {

@@ -11,12 +11,13 @@ from typing import Any
 
 from benchmarks.catalogue import SUITES
 from benchmarks.evidence import commitment as commitments
-from benchmarks.evidence import earlier
+from benchmarks.evidence import direct, earlier
 from benchmarks.evidence.bugs import BUG_KINDS
 from benchmarks.evidence.canonical import NotCanonical, parse
 from benchmarks.evidence.counting import is_counted_for_awards
-from benchmarks.evidence.decision import decide, make_plan, partner_rules
+from benchmarks.evidence.decision import decide, make_plan
 from benchmarks.evidence.document import digest, signed_bytes, verdict_from_dict
+from benchmarks.evidence.gains import partner_rules
 from benchmarks.evidence.pair_record import continues_faults
 from benchmarks.evidence.samples import noise_floor_log_ppm, read_samples, thawed_side
 from benchmarks.evidence.schema import SCHEMA, EvidenceError, validate
@@ -227,6 +228,8 @@ def _against_awards(document: dict[str, Any], policy: Policy | None, *, is_same_
         )
     if is_same_judge and earlier.KEY not in document:
         return "it does not say which confirmations the person had against this base before"
+    if is_same_judge and document.get("old") is not None and not direct.has_rules(document):
+        return "it takes no direct pairs of the old tree and the candidate"
     if is_same_judge and document["plan"] != make_plan():
         return "the plan is not the judge's"
     if is_same_judge and not _is_catalogued(suite):

@@ -53,6 +53,13 @@ class Job:
             )
 
     @property
+    def old(self) -> dict[str, Any] | None:
+        """The old tree as the evidence names it; a run that times one takes direct pairs as well."""
+        if not self.old_tree:
+            return None
+        return {"tree": self.old_tree, "paid_log_ppm": self.old_paid_log_ppm, "direct": True}
+
+    @property
     def is_local(self) -> bool:
         return self.nonce == LOCAL_NONCE
 

@@ -235,7 +235,7 @@ class _Judgement:
             wanted, extras = next_pairs(document), next_extras(document)
             self._wanted = planned_pairs(self._runner.measured, wanted)
             self._progress(self._runner.measured.total())
-            self._runner.take_block(wanted, controls=extras.controls, old=extras.old)
+            self._runner.take_block(wanted, controls=extras.controls, old=extras.old, direct=extras.direct)
             self._try_base()
 
     def _post_pair(self, pair: dict[str, Any], checks: dict[str, int]) -> None:
@@ -320,7 +320,7 @@ class _Judgement:
             "events": runner.events,
             "trials": self._trials.rows,
             "continues": list(job.continues),
-            "old": {"tree": job.old_tree, "paid_log_ppm": job.old_paid_log_ppm} if job.old_tree else None,
+            "old": job.old,
             "base_checks": self._base_checks,
             "earlier_confirmations": job.earlier_confirmations,
             "started_at": self._started_at,

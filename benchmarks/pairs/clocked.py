@@ -10,10 +10,9 @@ from benchmarks.pairs.pace import Pace, rest
 from benchmarks.pairs.phases import Phases
 from benchmarks.pairs.quiet import Quiet
 from benchmarks.pairs.schedule import PairPlan
+from benchmarks.pairs.seats import SIDES
 from benchmarks.pairs.side import Side
 from benchmarks.suites.base import Exchange, Tensors
-
-SIDES = ("base", "candidate")
 
 
 def _zeros() -> dict[str, int]:
@@ -36,7 +35,7 @@ class PairRecord:
     peak_memory_bytes: dict[str, int] = field(default_factory=_zeros)
     outputs_checked: int = 0
     oracle_checked: int = 0
-    outputs_differing: int = 0  # answers of base and candidate that were not equal to the bit
+    outputs_differing: int = 0  # answers of both sides that were not equal to the bit
 
     def as_dict(self) -> dict[str, Any]:
         """The record as it is in the evidence."""

@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from benchmarks.pairs.seats import SEATS
+
 PREFIX = "side-"
 WRITTEN_AT = (1_000_000_000, 1_000_000_000)  # seconds since the epoch; of every file of every tree
 
@@ -31,10 +33,14 @@ class NamelessCopies:
         self._folders = ExitStack()
 
     def draw(self, tree: str, order: random.Random) -> dict[str, Path]:
-        """A folder with `model/` for each side of a pair that measures `tree` against base. Two sides never share one."""
-        base, other = self._trees["base"], self._trees[tree]
-        drawn = order.sample(self._copies(base, 2), 2)
-        return {"base": drawn[0], "candidate": drawn[1] if other == base else self._copies(other, 1)[0]}
+        """A folder with `model/` for each side of a pair of kind `tree`. Two sides never share one."""
+        trees = {side: self._trees[name] for side, name in SEATS[tree].items()}
+        have_one = len(set(trees.values())) == 1
+        drawn = {}
+        for path in dict.fromkeys(trees.values()):
+            count = 2 if have_one or path == self._trees["base"] else 1
+            drawn[path] = order.sample(self._copies(path, count), count)
+        return {side: drawn[path].pop() for side, path in trees.items()}
 
     def _copies(self, tree: Path, count: int) -> list[Path]:
         made = self._made.setdefault(tree, [])

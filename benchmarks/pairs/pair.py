@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 from benchmarks.pairs import trial
-from benchmarks.pairs.clocked import SIDES, Clocked, PairRecord
+from benchmarks.pairs.clocked import Clocked, PairRecord
 from benchmarks.pairs.cores import CacheScrubber, judge_on, scrubbed_bytes
 from benchmarks.pairs.nameless import NamelessCopies
 from benchmarks.pairs.pace import LOAD_NS, Pace, Usual, rest, whole_slots
@@ -18,6 +18,7 @@ from benchmarks.pairs.phases import Phases
 from benchmarks.pairs.quiet import Quiet
 from benchmarks.pairs.sample_log import SampleLog
 from benchmarks.pairs.schedule import PairPlan
+from benchmarks.pairs.seats import SEATS, SIDES
 from benchmarks.pairs.seeds import Seeds
 from benchmarks.pairs.side import Side, SideFailed, SideSetup
 from benchmarks.pairs.turns import Turns
@@ -25,12 +26,13 @@ from benchmarks.sandbox import Unsteerable
 from benchmarks.sandbox.page_cache import hold_python_in_page_cache
 
 SLOTS = {"base": 0, "candidate": 1, "old": 2}
+IN_A_DIRECT_PAIR = "in a pair with the tree before base in base's place"
 
 
 class Pair:
     """Prepare (no clock runs), measure, close. `kill` may come from any thread and ends it at once.
 
-    What fails in a control pair is base's failure, on both sides: the candidate has no process in it.
+    A failure is that of the tree in the seat: in a control pair it is base's on both sides.
     """
 
     def __init__(
@@ -50,6 +52,8 @@ class Pair:
         self.plan, self._sample_log = plan, sample_log
         self._setup, self._seeds, self._phases, self._quiet = setup, seeds, phases, quiet
         suite = setup.suite.part(plan.case)
+        if plan.tree == "direct":
+            suite = suite.with_patches_apart(2)  # base's own patch and the candidate's
         self._suite = replace(suite, oracle_checks=suite.calls_per_side) if checks_all else suite
         self._copies = copies
         first = seeds.order("pair", plan.index, "spawn").sample(SIDES, 2)
@@ -132,14 +136,17 @@ class Pair:
         try:
             yield
         except SideFailed as failure:
-            if failure.side != "candidate" or self.plan.tree == "candidate":
+            tree, detail = SEATS[self.plan.tree][failure.side], failure.detail
+            if self.plan.tree == "direct" and failure.kind == "wrong_output":
+                detail = f"{IN_A_DIRECT_PAIR}: {detail}"
+            if (tree, detail) == (failure.side, failure.detail):
                 raise
-            raise SideFailed(failure.kind, self.plan.tree, failure.stage, failure.detail) from failure
+            raise SideFailed(failure.kind, tree, failure.stage, detail) from failure
 
     def _pass_on_logs(self) -> None:
         """Pass on what the sides have written since the last time; never while a clock runs."""
         for name, side in self._sides.items():
-            self._sample_log(f"{name}, pair {self.plan.index}", side.take_log())
+            self._sample_log(f"{SEATS[self.plan.tree][name]}, pair {self.plan.index}", side.take_log())
 
     def kill(self) -> None:
         """What does not let itself be ended is tried again by `close`."""

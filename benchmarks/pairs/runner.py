@@ -19,6 +19,7 @@ from benchmarks.pairs.phases import Phases
 from benchmarks.pairs.quiet import Quiet
 from benchmarks.pairs.sample_log import SampleLog
 from benchmarks.pairs.schedule import PairPlan, Schedule
+from benchmarks.pairs.seats import has_tree
 from benchmarks.pairs.seeds import Seeds
 from benchmarks.pairs.side import SideFailed, SideSetup
 from benchmarks.suites.base import Suite
@@ -100,7 +101,7 @@ class PairRunner:
         self.oracle_checked = 0
         self.outputs_differing = 0
         self.failed_pair: Pair | None = None  # the one whose failure is the last event
-        self.measured: Counter[str] = Counter()  # pairs that count of each case, control pairs left out
+        self.measured: Counter[str] = Counter()  # measured pairs that count, by case
         self._copies, self._setup, self._seeds = copies, setup, seeds
         self._phases, self._quiet, self._cancellation = phases, quiet, cancellation
         self._on_log, self._on_pair, self._on_complete = on_log, on_pair, on_complete
@@ -110,7 +111,7 @@ class PairRunner:
 
     @property
     def has_lost_old(self) -> bool:
-        """True once the old tree failed: it is measured no more, and the run goes on."""
+        """True once the old tree failed: no more of its pairs are measured, and the run continues."""
         return any(event["side"] == "old" for event in self.events)
 
     @property
@@ -125,19 +126,19 @@ class PairRunner:
         """
         self._setup, self._usual = replace(self._setup, suite=suite), dict(usual)
 
-    def take_block(self, wanted: Mapping[str, int], *, controls: int, old: int) -> None:
-        """Measure the next block on the way to so many pairs of each case, with `controls` control pairs and `old` old ones.
+    def take_block(self, wanted: Mapping[str, int], *, controls: int, old: int = 0, direct: int = 0) -> None:
+        """Measure the next block on the way to so many pairs of each case, and so many pairs of each other kind.
 
         Or until an event ends the run. Raises Cancelled.
         """
         short = {case: pairs - self.measured[case] for case, pairs in wanted.items()}
-        plans = self._schedule.block(short, controls=controls, old=old)
+        plans = self._schedule.block(short, controls=controls, old=old, direct=direct)
         if not plans:  # all pairs are of earlier attempts: control pairs need a measured one next to them
             plans = self._schedule.block(dict.fromkeys(wanted, 1), controls=max(1, controls))
         for plan in plans:
             if self.has_ended:
                 return
-            if plan.tree != "old" or not self.has_lost_old:
+            if not (self.has_lost_old and has_tree(plan.tree, "old")):
                 self._take(plan)
 
     def _take(self, plan: PairPlan) -> None:

@@ -1,4 +1,4 @@
-"""Order of a run's pairs: blocks of measured pairs, cases by turns, with control pairs and old pairs at secret places.
+"""Order of a run's pairs: blocks of measured pairs, cases by turns, with pairs of the other kinds at secret places.
 
 Pure: everything follows from the run's seeds and from what each block is asked for.
 """
@@ -17,7 +17,7 @@ MOST_DRAWN = 1_000  # cases that are drawn for a block, those that have enough i
 
 @dataclass(frozen=True)
 class PairPlan:
-    """Plan of one pair. `tree` runs on the candidate's side: in a control pair both sides run base's tree.
+    """Plan of one pair. `tree` is its kind: `seats` says which tree runs in which seat.
 
     A control pair is `next_to` the measured pair of this index, with which it shares case and shape.
     """
@@ -42,11 +42,14 @@ class Schedule:
         self._index = self._block = 0
         self._alone: list[PairPlan] = []  # measured pairs without a control pair, oldest first
 
-    def block(self, short: Mapping[str, int], *, controls: int = 0, old: int = 0) -> list[PairPlan]:
+    def block(
+        self, short: Mapping[str, int], *, controls: int = 0, old: int = 0, direct: int = 0
+    ) -> list[PairPlan]:
         """At most `BLOCK` measured pairs of the cases that are `short` of so many, and pairs of the other kinds.
 
         Of the measured pairs `controls` have a control pair immediately before or after them. Where none is measured, the
-        control pairs are paired with the latest ones that have none. Old pairs are between the others, their cases by turns.
+        control pairs are paired with the latest ones that have none. Old pairs and direct pairs are between the others, the
+        cases of each kind by turns.
         """
         order = self._seeds.order("block", self._block, "order")
         measured = self._measured(short)
@@ -56,10 +59,11 @@ class Schedule:
             one = ("candidate", case, shape)
             twin = [("base", case, shape), one]
             items.append(order.sample(twin, 2) if place in chosen else [one])
-        for number in range(old):
-            case = self._suite.cases[(self._block + number) % len(self._suite.cases)]
-            shape = case.draw(self._seeds.numbers("block", self._block, "old", number))
-            items.insert(order.randint(0, len(items)), [("old", case, shape)])
+        for kind, count in (("old", old), ("direct", direct)):
+            for number in range(count):
+                case = self._suite.cases[(self._block + number) % len(self._suite.cases)]
+                shape = case.draw(self._seeds.numbers("block", self._block, kind, number))
+                items.insert(order.randint(0, len(items)), [(kind, case, shape)])
         self._block += 1
         plans = [plan for item in items for plan in self._numbered(item)]
         return plans if measured else [*self._late_controls(controls), *plans]
@@ -80,7 +84,7 @@ class Schedule:
         ]
 
     def _numbered(self, item: list[tuple[str, Case, dict[str, int]]]) -> Iterator[PairPlan]:
-        """Plans of one measured pair with or without its control pair, or of one old pair."""
+        """Plans of one measured pair with or without its control pair, or of one pair of another kind."""
         first = self._index
         candidate = next(
             (first + place for place, (tree, _, _) in enumerate(item) if tree == "candidate"), None

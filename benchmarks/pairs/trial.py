@@ -8,7 +8,8 @@ import random
 import numpy as np
 
 from benchmarks.pairs.checks import not_finite
-from benchmarks.pairs.clocked import SIDES, Clocked
+from benchmarks.pairs.clocked import Clocked
+from benchmarks.pairs.seats import SIDES
 from benchmarks.pairs.seeds import Seeds
 from benchmarks.pairs.side import SideFailed
 from benchmarks.suites.base import Exchange, Problem, Tensors, TensorSpec, Trial

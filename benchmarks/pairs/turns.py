@@ -9,9 +9,10 @@ import statistics
 import numpy as np
 
 from benchmarks.pairs.checks import WrongAnswer, are_equal, compare_oracle, compare_pair
-from benchmarks.pairs.clocked import SIDES, Clocked
+from benchmarks.pairs.clocked import Clocked
 from benchmarks.pairs.phases import Phases
 from benchmarks.pairs.roofline import floor_ns
+from benchmarks.pairs.seats import SIDES
 from benchmarks.pairs.seeds import Seeds
 from benchmarks.pairs.side import SideFailed
 from benchmarks.suites.base import WARM_UP, Problem, Suite, Tensors
@@ -77,7 +78,7 @@ class Turns:
             raise SideFailed("wrong_output", wrong.side, "call", wrong.detail)
 
     def _echo(self, names: list[str]) -> None:
-        """Share of a call that is transport, on base's side. Printed with the figures, never subtracted.
+        """Share of a call that is transport, in base's seat. Printed with the figures, never subtracted.
 
         Both sides are sent the same frames: neither learns from them which one it is.
         """

@@ -13,9 +13,9 @@ from __future__ import annotations
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ from benchmarks.catalogue import Case, SuiteInfo, TimeLimits
 Array = NDArray[Any]
 Tensors = dict[str, Array]
 WARM_UP = -1  # the turn before the first timed one
+PPM = 1_000_000
 SAMPLES = Path(__file__).with_name("samples")  # the sandboxed halves
 
 
@@ -51,6 +52,21 @@ class Tolerance:
     drift_ratio_ppm: int = (
         2_000_000  # ... and of a plain single-precision implementation's, so that gains cannot add up
     )
+
+    def times(self, patches: int) -> Tolerance:
+        """Tolerance of answers of trees that are so many patches apart, each of which had this tolerance.
+
+        The limit against a plain implementation stays: it holds for every tree.
+        """
+        ratio = PPM
+        for _ in range(patches):
+            ratio = ratio * self.error_ratio_ppm // PPM
+        return replace(
+            self,
+            rms_ppb=patches * self.rms_ppb,
+            peak_ppb=patches * self.peak_ppb,
+            error_ratio_ppm=ratio,
+        )
 
 
 @dataclass(frozen=True)
@@ -194,6 +210,10 @@ class Suite(ABC):
     def tolerance_of(self, output: str) -> Tolerance:
         """Tolerance of one output."""
         return self.tolerance
+
+    def with_patches_apart(self, patches: int) -> Self:
+        """The suite for a pair whose trees are so many patches apart: see `Tolerance.times`."""
+        return replace(self, tolerance=self.tolerance.times(patches))
 
     def describe(self) -> dict[str, Any]:
         """The suite as it is in the evidence."""

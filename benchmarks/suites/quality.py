@@ -25,6 +25,7 @@ import numpy as np
 
 from benchmarks.catalogue import QUALITY
 from benchmarks.catalogue.training import EQUAL_TIMES
+from benchmarks.pairs.seats import SIDES
 from benchmarks.suites.base import Problem, Trial, TrialSides, sized
 from benchmarks.suites.language import (
     NANO,
@@ -35,7 +36,7 @@ from benchmarks.suites.language import (
     Scoring,
 )
 
-SIDES = BASE, CANDIDATE = "base", "candidate"
+BASE, CANDIDATE = SIDES
 SCORING_PPM = 1_500_000  # of base's time
 SCORING_SLACK_NS = 20_000_000  # per batch: noise of short calls
 

@@ -17,8 +17,9 @@ The exact answers come from the same steps in double precision (`benchmarks/orac
 Imports numpy and the oracle, not torch.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
@@ -147,6 +148,8 @@ def training_weights(shape: dict[str, int], rng: np.random.Generator) -> Paramet
 class TrainStep(Suite):
     """See the module's docstring."""
 
+    loss_tolerance: Tolerance = LOSS_TOLERANCE
+
     @property
     def sample_module(self) -> Path:
         return SAMPLES / "train_step_sample.py"
@@ -159,7 +162,11 @@ class TrainStep(Suite):
         return TrainStepProblem(shape, rng)
 
     def tolerance_of(self, output: str) -> Tolerance:
-        return LOSS_TOLERANCE if output == "loss" else self.tolerance
+        return self.loss_tolerance if output == "loss" else self.tolerance
+
+    def with_patches_apart(self, patches: int) -> Self:
+        suite = super().with_patches_apart(patches)
+        return replace(suite, loss_tolerance=self.loss_tolerance.times(patches))
 
 
 def train_step(preset: str) -> TrainStep:

@@ -198,11 +198,12 @@ class Run(models.Model):
 
     @property
     def old(self) -> dict[str, Any] | None:
-        """The old tree and what was paid for base, as the job and the evidence name them."""
+        """The old tree and what was paid for base, as the evidence names them; direct pairs belong to each such run."""
         award = self.old_award
         if award is None or award.confirmation_run is None:
             return None
-        return {"tree": award.confirmation_run.base_tree_id, "paid_log_ppm": award.log_ppm_bound}
+        tree = award.confirmation_run.base_tree_id
+        return {"tree": tree, "paid_log_ppm": award.log_ppm_bound, "direct": True}
 
     @property
     def judged_as(self) -> str:

@@ -6,10 +6,8 @@ until a maintainer decides (`bounty.services.series.slow_bases`).
 
 from typing import Any
 
-from benchmarks.evidence.old import decision
-from benchmarks.evidence.samples import read_samples
+from benchmarks.evidence.confirmation import finds_slow_base
 from benchmarks.judging.verdicts import Verdict, VerdictKind
-from benchmarks.statistics.old import OldOutcome
 from bounty.models import Award, Run, SlowBase, SlowBaseState, StoredTree, Submission
 from bounty.services.series.best import best_award
 from bounty.services.transitions import note
@@ -35,8 +33,7 @@ def note_slow_base(*, run: Run, document: dict[str, Any], verdict: Verdict) -> N
     """Write down that a run's evidence shows a slow base. Inside the transaction that records the evidence."""
     if run.old_award is None or verdict.kind != VerdictKind.SUSPICIOUS:
         return
-    found = decision(document, read_samples(document))
-    if found is None or found.outcome is not OldOutcome.SLOW:
+    if not finds_slow_base(document):
         return
     row = SlowBase.objects.create(run=run, award=run.old_award)
     note(row, old="", new=row.state, reason=f"run {run.pk} found its base slow; merges of the lineage wait")

@@ -16,6 +16,7 @@ from benchmarks.evidence.canonical import canonical_bytes
 from benchmarks.evidence.samples import turns
 from benchmarks.evidence.verify import VerificationReport, verify_evidence
 from benchmarks.judging.verdicts import Verdict, VerdictKind
+from benchmarks.pairs.seats import ABOUT_BASE
 from benchmarks.statistics.units import pair_log_ppb
 from bounty.errors import EvidenceConflict, EvidenceRefused, LeaseLost, NotFound
 from bounty.models import OPEN_RUN_STATES, Evidence, Run, RunKind, Runner, RunState, RunVerdict
@@ -105,7 +106,7 @@ def mismatches(run: Run, document: dict[str, Any]) -> list[str]:
 
 
 def plot_samples(document: dict[str, Any]) -> list[dict[str, Any]]:
-    """Log ratio of each complete pair in billionths of a nat, without those of the old tree. For plots only; no verdict depends on it."""
+    """Log ratio of each complete measured or control pair in billionths of a nat. For plots only; no verdict depends on it."""
     complete = {case["name"]: 2 * case["calls"] for case in document["suite"]["cases"]}
     return [
         {
@@ -115,7 +116,7 @@ def plot_samples(document: dict[str, Any]) -> list[dict[str, Any]]:
             "log_ratio_ppb": pair_log_ppb(turns(pair["calls"])),
         }
         for pair in document["pairs"]
-        if len(pair["calls"]) == complete[pair["case"]] and pair.get("tree") != "old"
+        if len(pair["calls"]) == complete[pair["case"]] and pair.get("tree") not in ABOUT_BASE
     ]
 
 

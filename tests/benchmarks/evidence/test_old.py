@@ -92,10 +92,11 @@ def test_an_old_tree_that_fails_is_no_one_s_fault_and_is_said() -> None:
 
 
 def test_the_verdict_is_recomputed_from_the_old_pairs() -> None:
-    parts = make_parts(with_old(1.217, 1.217, 16), "confirmation", old=PAID)
+    paid = {**PAID, "direct": True}
+    parts = make_parts(with_old(1.217, 1.217, 16), "confirmation", old=paid)
     document = build_document(**parts)
     assert verify_evidence(seal(document, generate_key())).ok
-    document["old"] = {**PAID, "paid_log_ppm": 1}  # base is much more than that slower
+    document["old"] = {**paid, "paid_log_ppm": 1}  # base is much more than that slower
     assert verify_evidence(seal(document, generate_key())).verdict.kind is VerdictKind.SUSPICIOUS
     document["pairs"] = [pair for pair in document["pairs"] if pair["tree"] != "old"]
     report = verify_evidence(seal(document, generate_key()))
