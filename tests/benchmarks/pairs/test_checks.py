@@ -107,6 +107,24 @@ def test_errors_cannot_grow_from_gain_to_gain() -> None:
     assert wrong is not None and wrong.side == "candidate"
 
 
+def test_two_patches_after_each_other_may_differ_twice() -> None:
+    """A direct pair's trees are two patches apart, each of which was allowed to differ by the tolerance."""
+    twice = TOLERANCE.times(2)
+    assert (twice.rms_ppb, twice.peak_ppb) == (2 * TOLERANCE.rms_ppb, 2 * TOLERANCE.peak_ppb)
+    assert (twice.error_ratio_ppm, twice.drift_ratio_ppm) == (1_562_500, TOLERANCE.drift_ratio_ppm)
+    assert TOLERANCE.times(1) == TOLERANCE
+
+    def wrong(tolerance: Tolerance, error: float) -> WrongAnswer | None:
+        answers = {"y": off_by(5e-7, 2)}, {"y": off_by(error, 3)}
+        return compare_oracle(*answers, FixedProblem(), {}, 0, lambda _: tolerance)
+
+    found = wrong(TOLERANCE, 7e-7)
+    assert found is not None and found.side == "candidate"
+    assert wrong(twice, 7e-7) is None
+    for error in (9e-7, 1.1e-6):  # the limit against plain arithmetic stays where it is: twice its error
+        assert wrong(twice, error) is not None
+
+
 def test_a_base_over_the_margin_is_base_s_own_fault() -> None:
     wrong = beside_oracle(off_by(1.2e-6, 1), off_by(5e-7, 2), FixedProblem(5e-7))
     assert wrong is not None and wrong.side == "base"

@@ -39,6 +39,23 @@ def test_each_side_has_its_tree_in_a_folder_that_no_other_side_has(trees: dict[s
             assert not {drawn["base"], drawn["candidate"]} & set(trees.values())
 
 
+def test_in_a_direct_pair_the_old_tree_has_base_s_seat(trees: dict[str, Path]) -> None:
+    with closing(NamelessCopies(trees)) as copies:
+        drawn = copies.draw("direct", random.Random(1))
+        assert script(drawn["base"]) == script(trees["old"])
+        assert script(drawn["candidate"]) == script(trees["candidate"])
+        assert drawn["candidate"] == copies.draw("candidate", random.Random(2))["candidate"]
+        assert drawn["base"] == copies.draw("old", random.Random(3))["candidate"]
+
+
+def test_a_patch_that_is_the_old_tree_never_shares_a_copy_with_it(trees: dict[str, Path]) -> None:
+    with closing(NamelessCopies({**trees, "candidate": trees["old"]})) as copies:
+        for number in range(10):
+            drawn = copies.draw("direct", random.Random(number))
+            assert drawn["base"] != drawn["candidate"]
+            assert script(drawn["base"]) == script(drawn["candidate"]) == script(trees["old"])
+
+
 def test_a_tree_against_itself_gets_two_copies(trees: dict[str, Path]) -> None:
     with closing(NamelessCopies({"base": trees["base"], "candidate": trees["base"]})) as copies:
         drawn = copies.draw("candidate", random.Random(0))

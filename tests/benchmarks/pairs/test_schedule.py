@@ -43,12 +43,16 @@ def record_digest(package: str) -> str:
 
 
 def plans(
-    suite: Suite, blocks: int, secret: bytes = bytes(32), *, controls: int = 1, old: int = 0
+    suite: Suite, blocks: int, secret: bytes = bytes(32), *, controls: int = 1, old: int = 0, direct: int = 0
 ) -> list[PairPlan]:
     """The pairs of so many full blocks."""
     schedule = Schedule(suite, Seeds(secret))
     many = {case.name: 1_000 for case in suite.cases}
-    return [plan for _ in range(blocks) for plan in schedule.block(many, controls=controls, old=old)]
+    return [
+        plan
+        for _ in range(blocks)
+        for plan in schedule.block(many, controls=controls, old=old, direct=direct)
+    ]
 
 
 def test_generators_of_different_purposes_are_unrelated_and_repeatable() -> None:
@@ -110,6 +114,28 @@ def test_old_pairs_are_spread_and_all_cases_have_them() -> None:
     assert len(old) == 60 and {plan.case for plan in old} == {case.name for case in STANDARD.cases}
     places = {(plan.index % (BLOCK + 4)) for plan in old}
     assert len(places) > BLOCK
+
+
+def test_direct_pairs_are_at_random_places_with_shapes_of_their_own() -> None:
+    taken = plans(STANDARD, 40, old=1, direct=2)
+    assert Counter(plan.tree for plan in taken) == {"candidate": 240, "base": 40, "old": 40, "direct": 80}
+    direct = [plan for plan in taken if plan.tree == "direct"]
+    assert {plan.case for plan in direct} == {case.name for case in STANDARD.cases}
+    assert not any(plan.is_control or plan.next_to is not None for plan in direct)
+    places = Counter(plan.index % (BLOCK + 4) for plan in direct)
+    assert len(places) == BLOCK + 4 and max(places.values()) < 20  # of 80: every place occurs, none is usual
+    assert len({(plan.case, *plan.shape.items()) for plan in direct}) > 10
+
+
+def test_direct_pairs_take_no_place_and_no_shape_of_a_measured_pair() -> None:
+    without = [(plan.case, plan.shape) for plan in plans(TINY, 20) if plan.tree == "candidate"]
+    with_them = plans(TINY, 20, old=1, direct=3)
+    assert [(plan.case, plan.shape) for plan in with_them if plan.tree == "candidate"] == without
+
+
+def test_direct_pairs_come_alone_once_all_others_are_there() -> None:
+    block = Schedule(TINY, Seeds(bytes(32))).block({TINY.cases[0].name: 0}, direct=10)
+    assert [plan.tree for plan in block] == ["direct"] * 10
 
 
 def test_a_block_measures_only_what_is_short() -> None:
