@@ -33,14 +33,25 @@ def invented_pairs(
     return pairs
 
 
-def old_pairs(gain_log: float, *, start: int, units: int = 16) -> list[dict[str, Any]]:
+def old_pairs(gain_log: float, *, start: int) -> list[dict[str, Any]]:
     """Pairs of base and a tree before it, over which base is faster by about `gain_log` nats."""
-    noise = random.Random(2)
+    return _pairs_about_base("old", -gain_log, start=start, seed=2)
+
+
+def direct_pairs(gain_log: float, *, start: int) -> list[dict[str, Any]]:
+    """Pairs of the tree before base and the candidate, which is faster by about `gain_log` nats."""
+    return _pairs_about_base("direct", gain_log, start=start, seed=3)
+
+
+def _pairs_about_base(
+    kind: str, log_ratio: float, *, start: int, seed: int, units: int = 16
+) -> list[dict[str, Any]]:
+    noise = random.Random(seed)
     pairs = [
-        _pair(start + number, -gain_log + noise.gauss(0, 0.004), noise, is_control=False)
+        _pair(start + number, log_ratio + noise.gauss(0, 0.004), noise, is_control=False)
         for number in range(units)
     ]
-    return [{**pair, "tree": "old"} for pair in pairs]
+    return [{**pair, "tree": kind} for pair in pairs]
 
 
 def _pair(index: int, log_ratio: float, noise: random.Random, *, is_control: bool) -> dict[str, Any]:
@@ -111,17 +122,21 @@ def invented_document(
     noise_log: float = 0.004,
     trials: list[dict[str, Any]] | None = None,
     old_gain_log: float | None = None,
+    direct_gain_log: float | None = None,
     reproduction: str = "",
     continues: list[dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """A document about the ordered run (as the lease names it), with the verdict that its samples give.
 
-    Where it has an old tree, base is faster than that by what was paid, or by `old_gain_log`.
+    Where it has an old tree, base is faster than that by what was paid, or by `old_gain_log`; next to it the candidate is
+    faster by both gains, or by `direct_gain_log`.
     """
     pairs = invented_pairs(speed_up_log, units=units, noise_log=noise_log)
     if run.get("old"):
         kept = run["old"]["paid_log_ppm"] / 1e6 if old_gain_log is None else old_gain_log
         pairs += old_pairs(kept, start=len(pairs))
+        shown = kept + speed_up_log if direct_gain_log is None else direct_gain_log
+        pairs += direct_pairs(shown, start=len(pairs))
     timed = sum(side == "candidate" for pair in pairs for side, _ns in pair["calls"])
     return build_document(
         **invented_parts(run=run, level=level, reproduction=reproduction),

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from bounty.errors import BadRequest, EvidenceRefused, NotAllowed, WrongState
-from bounty.models import AwardState, Lineage, Run, RunKind, SlowBase, SlowBaseState, Submission
+from bounty.models import AwardState, Evidence, Lineage, Run, RunKind, SlowBase, SlowBaseState, Submission
 from bounty.services.awards.lifecycle import standing_award
 from bounty.services.merges import merge, merge_waiting
 from bounty.services.reviews import review
@@ -38,7 +38,7 @@ def test_a_confirmation_times_the_tree_that_base_was_priced_against(world: World
     gate = later.runs.get(kind=RunKind.GATE)
     run = world.lease()
     assert (gate.old, run.kind) == (None, RunKind.CONFIRMATION)
-    assert run.old == {"tree": world.tree.pk, "paid_log_ppm": award.log_ppm_bound}
+    assert run.old == {"tree": world.tree.pk, "paid_log_ppm": award.log_ppm_bound, "direct": True}
     world.commit(run)
     world.finish(run, 0.2)
     priced = world.guard(world.advance(later))
@@ -69,6 +69,47 @@ def test_a_base_that_is_slow_from_a_date_on_earns_its_successor_nothing(world: W
     assert standing_award(later) is None
     assert row.run.verdict.log_ppm_bound == pytest.approx(0, abs=10_000)
     assert row.state == SlowBaseState.OPEN
+
+
+def test_a_base_that_is_slow_next_to_one_patch_only_stops_merges_too(world: World) -> None:
+    """Old pairs see a fast base. Bob's patch of a comment gives a sign, and base is slow next to it."""
+    paid = world.vested(world.ann, FIRST)
+    later = world.submit(world.bob, SECOND)
+    world.gate(later, 0.2)
+    later = world.gate(later, 0.2, direct_gain_log=0.3)
+    assert (later.state, later.verdict_kind) == ("judged", "suspicious")
+    assert "Base was slower next to the patch than elsewhere" in later.verdict_reason
+    assert standing_award(later) is None
+    row = SlowBase.objects.get()
+    award = standing_award(find_submission(paid.pk))
+    assert row.award == award and row.run.submission == later
+    assert row.award.submission.submitter == world.ann
+    assert row.run.verdict.log_ppm_bound == pytest.approx(300_000, abs=10_000)  # over the tree before base
+    assert stops_merges(lineage_id=world.lineage.pk)
+
+
+def test_a_base_that_was_slow_next_to_a_patch_gives_its_award_back(world: World) -> None:
+    paid = world.vested(world.ann, FIRST)
+    later = world.submit(world.bob, SECOND)
+    world.gate(later, 0.2)
+    world.gate(later, 0.2, direct_gain_log=0.3)
+    decide_slow_base(
+        actor=world.ruth, slow_base_id=SlowBase.objects.get().pk, answer="slow", text="it knows the patch"
+    )
+    assert find_submission(paid.pk).state == "reversed"
+    assert not stops_merges(lineage_id=world.lineage.pk)
+    assert world.advance(later).state == "queued"
+
+
+def test_plots_have_no_pairs_about_base(world: World) -> None:
+    world.vested(world.ann, FIRST)
+    later = world.submit(world.bob, SECOND)
+    world.gate(later, 0.2)
+    run = world.judge(0.2)
+    assert run.old is not None
+    samples = Evidence.objects.get(run=run).samples
+    assert len(samples) == 48 + 24  # measured and control pairs; 16 old and 16 direct ones are left out
+    assert max(abs(sample["log_ratio_ppb"]) for sample in samples) < 250_000_000
 
 
 def test_a_slow_best_tree_is_found_although_the_tip_has_moved_past_it(world: World) -> None:
