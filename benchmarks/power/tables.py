@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 
 from benchmarks.power.abuses import abuse_rows
+from benchmarks.power.direct_pairs import direct_rows
 from benchmarks.power.false_awards import alpha_row, false_award_rows
 from benchmarks.power.found import coverage_rows, found_rows, pairs_rows
 from benchmarks.power.guards import guard_rows
@@ -31,6 +32,7 @@ def simulated_rows(runs: int, say: Progress = lambda _: None) -> list[Row]:
         ("abuses", abuse_rows, few // 2),
         ("royalties", sharing_rows, max(1, few // 20)),
         ("old pairs", old_rows, few),
+        ("direct pairs", direct_rows, few),
         ("scheduled checks", tip_rows, few),
     )
     rows = [alpha_row()]
