@@ -35,14 +35,12 @@ def confirmation_units(document: dict[str, Any], samples: Samples) -> int:
 
 def wanted_extras(document: dict[str, Any], samples: Samples, pairs_left: int) -> Extras:
     """Choose what goes with the next block of measured pairs, or alone where these are there."""
-    blocks = blocks_left(pairs_left)
-    old_pairs = old.wanted_pairs(document, samples, blocks)
-    price = _price_log_ppm(document, samples)
-    direct_pairs = (
-        0
-        if _is_slow(old.decision(document, samples))
-        else direct.wanted_pairs(document, samples, blocks, price)
-    )
+    blocks, before = blocks_left(pairs_left), old.decision(document, samples)
+    old_pairs, direct_pairs = old.wanted_pairs(document, samples, blocks), 0
+    if not _is_slow(before):
+        is_open = before is not None and before.outcome is OldOutcome.MEASURE_ON
+        price = None if is_open else _price_log_ppm(document, samples)  # old pairs go first
+        direct_pairs = direct.wanted_pairs(document, samples, blocks, price)
     if pairs_left <= 0:
         return Extras(0 if old_pairs or direct_pairs else 1, old_pairs, direct_pairs)
     return Extras(partner.wanted_controls(document, samples, blocks), old_pairs, direct_pairs)

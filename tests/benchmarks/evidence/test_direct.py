@@ -88,6 +88,8 @@ def test_old_pairs_go_first() -> None:
     slow = confirmation(1.217, 1.0, direct=0, old=16, old_effect=1.217)
     assert decide(slow).reason == verdict.reason
     assert next_extras(slow).direct == 0
+    both_look_bad = next_extras(confirmation(1.217, 1.0, direct=6, old=6, old_effect=1.217))
+    assert (both_look_bad.old, both_look_bad.direct) == (10, 0)
 
 
 def test_more_direct_pairs_are_taken_only_where_six_look_bad() -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.evidence.samples import frozen_cpu_limit_ns
-from benchmarks.pairs.clocked import SIDES
 from benchmarks.pairs.cores import choose_cores
 from benchmarks.pairs.pair import Pair
+from benchmarks.pairs.seats import SIDES
 from benchmarks.pairs.seeds import Seeds
 from benchmarks.pairs.side import Side, SideFailed, SideSetup
 from benchmarks.patch.tree_folders import tree_folders

@@ -67,3 +67,17 @@ def test_the_old_tree_gives_a_slow_base_away(
     assert done.outcome.verdict == "suspicious", done.outcome
     assert "lost what was paid" in done.outcome.reason
     assert done.is_as_expected, done.control
+
+
+@pytest.mark.sandbox
+@pytest.mark.measures
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+def test_the_old_tree_next_to_the_patch_gives_a_base_away_that_knows_it(
+    bench: Bench, patches: dict[str, RedTeamPatch]
+) -> None:
+    """Base is slow next to its own sign, so control pairs show nothing; next to the old tree it is fast."""
+    done = attempt(bench, patches["slow-next-to-its-own-sign"])
+    assert done.outcome.verdict == "suspicious", done.outcome
+    assert "slower next to the patch than elsewhere" in done.outcome.reason
+    assert done.is_as_expected, done.control
