@@ -11,11 +11,6 @@ optimiser in `optimiser.py`; `derivation.py` describes a growth. None of these r
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from torch import Tensor
-
-from model.config import ModelConfig
 from model.growth.depth import insert_identity_blocks, stack_layers
 from model.growth.derivation import Growth, Moments
 from model.growth.expert_count import duplicate_experts, split_experts
@@ -26,7 +21,6 @@ __all__ = [
     "Growth",
     "Moments",
     "duplicate_experts",
-    "grow_experts",
     "insert_identity_blocks",
     "named_moments",
     "set_named_moments",
@@ -36,14 +30,3 @@ __all__ = [
     "upcycle_halves",
     "upcycle_slices",
 ]
-
-
-def grow_experts(
-    config: ModelConfig, state: Mapping[str, Tensor], *, n_experts: int = 7, top_k: int = 2, seed: int = 0
-) -> tuple[ModelConfig, dict[str, Tensor]]:
-    """Configuration and state dict of a dense model upcycled by `upcycle_halves`, which is exact.
-
-    Raises ConfigError where the parent is not dense or its d_ff is odd.
-    """
-    growth = upcycle_halves(config, n_experts=n_experts, top_k=top_k, seed=seed)
-    return growth.config, growth.state(state)

@@ -1,4 +1,4 @@
-"""`python -m model.smollm2 fetch [--json] [--home DIR]`: progress on stderr, the result on stdout.
+"""`python -m model.smollm2 fetch [MODEL] [--json] [--home DIR]`: progress on stderr, the result on stdout.
 
 Exit status 0 when the model is there, 1 when it could not be fetched.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from model.command_errors import CommandParser, failed
 from model.progress_lines import ProgressLines
-from model.smollm2.fetch import Fetched, FetchError, fetch
+from model.smollm2.fetch import GROWN, NAME, Fetched, FetchError, fetch
 
 
 def fetch_line(stage: str, done: int, total: int | None) -> str:
@@ -24,12 +24,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser = CommandParser(prog="python -m model.smollm2", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("fetch", help="download SmolLM2-135M-Instruct and upcycle it")
+    command.add_argument("model", nargs="?", choices=list(GROWN), default=NAME, help=f"default: {NAME}")
     command.add_argument("--json", action="store_true", help="print one JSON document instead of text")
     command.add_argument("--home", type=Path, help="state folder (default: GAINSHARE_HOME, else .gainshare)")
     options = parser.parse_args(arguments)
     started = time.monotonic()
     try:
-        fetched = fetch(ProgressLines(fetch_line), options.home)
+        fetched = fetch(ProgressLines(fetch_line), options.home, name=options.model)
     except FetchError as error:
         return failed(str(error), "fetch_failed", as_json=options.json)
     sys.stdout.write(_result(fetched, time.monotonic() - started, as_json=options.json))

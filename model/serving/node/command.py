@@ -153,7 +153,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--model",
-        help="smollm2-moe, tiny (random weights) or a model folder, ours or Hugging Face's; with --upstream the server's model name",
+        help="smollm2-moe, smollm2-moe-small, tiny (random weights) or a model folder, ours or Hugging Face's; with --upstream the server's model name",
     )
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from gainshare.local.errors import LocalModeError
 
-FETCHED = {"smollm2-moe": ("model.smollm2", "fetch")}
+FETCHED = {name: ("model.smollm2", "fetch", name) for name in ("smollm2-moe", "smollm2-moe-small")}
 BUILT_IN = ("tiny",)
 
 

@@ -36,7 +36,7 @@ QUIET_CELERY = ("--without-gossip", "--without-mingle", "--without-heartbeat")
 
 @dataclass(frozen=True)
 class StackOptions:
-    """Options of `gainshare up`. `model`: smollm2-moe, tiny or none."""
+    """Options of `gainshare up`. `model`: smollm2-moe, smollm2-moe-small, tiny or none."""
 
     port: int
     model: str

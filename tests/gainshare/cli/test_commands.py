@@ -270,7 +270,7 @@ def test_bench_on_what_is_not_there_is_one_clear_line() -> None:
 def test_model_list_says_what_is_here(gainshare: Command, tmp_path: Path) -> None:
     status, out, _ = gainshare("model", "list", "--json")
     rows = {row["name"]: row["is_here"] for row in json.loads(out)}
-    assert (status, rows) == (0, {"tiny": True, "smollm2-moe": False})
+    assert (status, rows) == (0, {"tiny": True, "smollm2-moe": False, "smollm2-moe-small": False})
     assert gainshare("model", "list")[0] == 0
 
 
@@ -281,7 +281,7 @@ def test_model_list_names_imported_models_with_their_folder(gainshare: Command, 
     (folder.parent / ".mine-half-written").mkdir()
     (folder.parent / ".mine-half-written" / "config.json").write_text("{}")
     _, out, _ = gainshare("model", "list", "--json")
-    assert [row["name"] for row in json.loads(out)] == ["tiny", "smollm2-moe", "mine"]
+    assert [row["name"] for row in json.loads(out)] == ["tiny", "smollm2-moe", "smollm2-moe-small", "mine"]
     assert json.loads(out)[-1] == {"name": "mine", "is_here": True, "folder": str(folder)}
 
 

@@ -14,13 +14,14 @@ from benchmarks.evidence.signing import load_key, public_key
 from gainshare.local.disk import free_space_problem
 from gainshare.local.elastic import FirstNode, require_elastic_model
 from gainshare.local.errors import LocalModeError
-from gainshare.local.model_cache import ensure_model
+from gainshare.local.model_cache import FETCHED, ensure_model
 from gainshare.local.paths import Home
 from gainshare.local.ports import free_port, require_free
 from gainshare.local.registration import register_runner
 from gainshare.local.secrets import Secrets, read_secret, write_secret
 from gainshare.local.services import LocalStack, StackOptions, run_logged
 from gainshare.local.supervision.spec import ServiceSpec, services_of
+from model.smollm2.fetch import GROWN
 from tests.http_servers import serving
 
 OPTIONS = StackOptions(port=8123, model="tiny", node_port=8124, sandbox_level="bubblewrap")
@@ -162,10 +163,14 @@ def test_a_failing_command_shows_the_end_of_its_log(tmp_path: Path) -> None:
 
 
 def test_an_unknown_model_is_refused_with_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(LocalModeError, match="smollm2-moe, tiny, none"):
+    with pytest.raises(LocalModeError, match="smollm2-moe, smollm2-moe-small, tiny, none"):
         ensure_model("gpt-9", tmp_path)
     ensure_model("tiny", tmp_path)
     ensure_model(str(tmp_path), tmp_path)  # a folder with a checkpoint
+
+
+def test_every_model_that_the_stack_makes_of_smollm2_can_be_fetched() -> None:
+    assert list(FETCHED) == list(GROWN)
 
 
 class RunnerSite(HTTPServer):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from model.config import ConfigError, ModelConfig
-from model.growth import grow_experts
+from model.growth import upcycle_halves
 from model.presets import PRESETS
 from model.transformer import Transformer
 
@@ -18,9 +18,9 @@ PARENT = dataclasses.replace(PRESETS["tiny"], name="parent", moe=None, n_layers=
 def parent_and_child(seed: int = 0) -> tuple[Transformer, Transformer]:
     torch.manual_seed(4)
     parent = Transformer(PARENT).eval()
-    config, state = grow_experts(PARENT, parent.state_dict(), seed=seed)
-    child = Transformer(config).eval()
-    child.load_state_dict(state)
+    growth = upcycle_halves(PARENT, seed=seed)
+    child = Transformer(growth.config).eval()
+    child.load_state_dict(growth.state(parent.state_dict()))
     return parent, child
 
 
@@ -72,8 +72,8 @@ def test_perturbed_experts_show_a_wrong_route() -> None:
 
 
 def test_growth_needs_a_dense_parent_with_an_even_width() -> None:
-    parent, child = parent_and_child()
+    _, child = parent_and_child()
     with pytest.raises(ConfigError, match="already has experts"):
-        grow_experts(child.config, child.state_dict())
+        upcycle_halves(child.config)
     with pytest.raises(ConfigError, match="odd"):
-        grow_experts(dataclasses.replace(PARENT, d_ff=127), parent.state_dict())
+        upcycle_halves(dataclasses.replace(PARENT, d_ff=127))

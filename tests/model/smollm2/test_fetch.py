@@ -59,6 +59,13 @@ def test_a_damaged_gguf_file_is_a_clear_error(tmp_path: Path, monkeypatch: pytes
         fetch.fetch(silent, tmp_path)
 
 
+def test_a_model_that_is_not_made_of_smollm2_is_refused_by_name() -> None:
+    command = [sys.executable, "-m", "model.smollm2", "fetch", "smollm3"]
+    done = subprocess.run(command, timeout=60, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert all(name in done.stderr for name in ("smollm3", *fetch.GROWN))
+
+
 def test_a_second_fetch_waits_for_the_first(tmp_path: Path) -> None:
     """While one process holds the store's lock, another neither ends nor touches anything."""
     store = tmp_path / "models"

@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from model.checkpoint import load_config, load_transformer, models_home
-from model.growth import grow_experts
 from model.presets import PRESETS
 from model.serving.api.chat import Message
 from model.serving.api.text import TextStream
@@ -21,6 +20,7 @@ from model.serving.engine.cache import SequenceCache
 from model.serving.node.served import load_served
 from model.smollm2.convert import GGUFModel, unpermute
 from model.smollm2.errors import ConversionError
+from model.smollm2.fetch import grown
 from model.transformer import Transformer
 
 pytestmark = pytest.mark.slow
@@ -39,14 +39,19 @@ def test_a_file_that_is_no_gguf_is_refused(tmp_path: Path) -> None:
         GGUFModel(tmp_path / "broken.gguf")
 
 
-def test_grown_logits_equal_the_dense_parents_and_both_know_paris(smollm2_gguf: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "millions"), [("smollm2-moe", (370, 376)), ("smollm2-moe-small", (212, 218))]
+)
+def test_grown_logits_equal_the_dense_parents_and_both_know_paris(
+    smollm2_gguf: Path, name: str, millions: tuple[int, int]
+) -> None:
     source = GGUFModel(smollm2_gguf)
     state = source.dense_state()
-    config, grown = grow_experts(source.config, state)
+    growth = grown(name, source.config)
     tokenizer = source.tokenizer()
     tokens = torch.tensor([tokenizer.encode("The capital of France is Paris. The capital of Italy is").ids])
     logits = []
-    for shape, weights in ((source.config, state), (config, grown)):
+    for shape, weights in ((source.config, state), (growth.config, growth.state(state))):
         with torch.device("meta"):
             model = Transformer(shape)
         model.load_state_dict(weights, assign=True)
@@ -55,7 +60,8 @@ def test_grown_logits_equal_the_dense_parents_and_both_know_paris(smollm2_gguf: 
     dense, moe = logits
     assert tokenizer.decode([int(dense[-1].argmax())]) == " Rome"
     assert (dense - moe).abs().max() <= 1e-5 * dense.abs().max()
-    assert 370e6 < config.total_parameters < 376e6
+    assert growth.config.name == name
+    assert millions[0] < growth.config.total_parameters / 1e6 < millions[1]
 
 
 def test_tokenizer_of_the_folder_splits_as_smollm_does(smollm2_home: Path) -> None:

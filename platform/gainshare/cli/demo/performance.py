@@ -20,7 +20,7 @@ from gainshare.local.secrets import Secrets, read_secret
 from gainshare.local.stack import delete_data, start_background, stop
 from gainshare.local.state import NotRunning
 
-MODEL = "smollm2-moe"
+MODEL = "smollm2-moe-small"  # while a tree is deployed four nodes hold it in memory, each in fp32
 FAILURES = (CliError, LocalModeError, httpx.HTTPError, openai.OpenAIError, KeyError, OSError)
 """Errors that end a demo early. Any other error is a defect of the demo and shown as a traceback."""
 

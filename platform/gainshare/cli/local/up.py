@@ -19,7 +19,11 @@ PortOption = Annotated[
     typer.Option("--port", envvar="GAINSHARE_PORT", min=1, max=65535, help="Port of the site on 127.0.0.1."),
 ]
 ModelOption = Annotated[
-    str, typer.Option("--model", help="smollm2-moe (fetched once), tiny (random weights), none, or a folder.")
+    str,
+    typer.Option(
+        "--model",
+        help="smollm2-moe or smollm2-moe-small (fetched once), tiny (random weights), none, or a folder.",
+    ),
 ]
 
 

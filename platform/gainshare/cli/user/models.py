@@ -12,12 +12,12 @@ from gainshare.local.model_cache import BUILT_IN, FETCHED
 from gainshare.local.paths import home_from_environment
 
 model = typer.Typer(no_args_is_help=True, help="Fetch, import, export, grow and list models.")
-ALIASES = {"smollm2": "smollm2-moe"}
+ALIASES = {"smollm2": "smollm2-moe", "smollm2-small": "smollm2-moe-small"}
 
 
 @model.command("fetch")
 def fetch_model(
-    name: Annotated[str, typer.Argument(help="smollm2")] = "smollm2",
+    name: Annotated[str, typer.Argument(help="smollm2 or smollm2-small")] = "smollm2",
     as_json: JsonOption = False,
 ) -> None:
     """Download, verify and convert a model. An interrupted download is resumed."""
