@@ -59,12 +59,12 @@ def confirmation_verdict(document: dict[str, Any], samples: Samples) -> Verdict 
     wanted = confirmation_units(document, samples)
     if without_checks := unchecked(document, wanted):
         return without_checks
-    result, confidence, why = found.result, earlier.confidence(found), earlier.said(document, found)
-    estimate, bound = result.estimate_log_ppm, result.bound_log_ppm
-    if not result.is_gain:
+    estimate, bound = found.result.estimate_log_ppm, found.result.bound_log_ppm
+    if not found.result.is_gain:
         reason = (
-            f"Not confirmed: over {wanted} new pairs the median is {signed_percent(estimate)}, and its {confidence} lower bound "
-            f"is {signed_percent(bound)}, not above zero.{why} Find a larger effect and submit again."
+            f"Not confirmed: over {wanted} new pairs the median is {signed_percent(estimate)}, and its "
+            f"{earlier.confidence(found)} lower bound is {signed_percent(bound)}, not above zero."
+            f"{earlier.said(document, found)} Find a larger effect and submit again."
         )
         return Verdict(VerdictKind.NO_GAIN, reason, estimate, bound, wanted)
     if lacks_controls(document, samples, wanted):
@@ -74,9 +74,20 @@ def confirmation_verdict(document: dict[str, Any], samples: Samples) -> Verdict 
         return None
     if contradiction := doubt(document, samples):
         return Verdict(contradiction[0], contradiction[1], estimate, bound, wanted)
-    rules = partner_rules(document)
-    cut, said = rules.cut_log_ppm(document, samples), why + rules.said(document, samples, bound)
-    estimate, bound = estimate - cut, bound - cut
+    return _priced(document, samples, found, before, wanted)
+
+
+def _priced(
+    document: dict[str, Any], samples: Samples, found: NextBound, before: OldDecision | None, wanted: int
+) -> Verdict | None:
+    """The verdict on a gain that nothing contradicts: its price, or that base is slow; None while direct pairs are missing.
+
+    `before` is what the old pairs decided, `wanted` the number of measured pairs.
+    """
+    rules, bound = partner_rules(document), found.result.bound_log_ppm
+    cut = rules.cut_log_ppm(document, samples)
+    said = earlier.said(document, found) + rules.said(document, samples, bound)
+    estimate, bound = found.result.estimate_log_ppm - cut, bound - cut
     if before is not None and before.outcome is OldOutcome.SLOW:
         price = old.price_log_ppm(before, bound)
         reason = old.doubt(document, before, price)
@@ -88,15 +99,15 @@ def confirmation_verdict(document: dict[str, Any], samples: Samples) -> Verdict 
             "a larger effect, and submit again."
         )
         return Verdict(VerdictKind.NO_GAIN, reason, estimate, bound, wanted)
-    beside = direct.decision(document, samples, bound)
-    if beside is not None and beside.outcome is OldOutcome.MEASURE_ON:
+    without_base = direct.decision(document, samples, bound)
+    if without_base is not None and without_base.outcome is OldOutcome.MEASURE_ON:
         return None
-    if beside is not None and beside.outcome is OldOutcome.SLOW:
-        price = old.price_log_ppm(beside, bound)
-        reason = direct.doubt(document, beside, bound)
+    if without_base is not None and without_base.outcome is OldOutcome.SLOW:
+        price = old.price_log_ppm(without_base, bound)
+        reason = direct.doubt(document, without_base, bound)
         return Verdict(VerdictKind.SUSPICIOUS, reason, estimate + price - bound, price, wanted)
     reason = (
-        f"Confirmed: {signed_percent(bound)} at least, with {confidence} confidence ({wanted} new pairs, median "
+        f"Confirmed: {signed_percent(bound)} at least, with {earlier.confidence(found)} confidence ({wanted} new pairs, median "
         f"{signed_percent(estimate)}).{said} This bound sets the award. Next, another person reviews the patch."
     )
     return Verdict(VerdictKind.GAIN, reason, estimate, bound, wanted)

@@ -28,9 +28,7 @@ class Samples:
     complete: tuple[dict[str, Any], ...]  # the measured pairs themselves
     control_pairs: tuple[dict[str, Any], ...]  # and the control pairs
     old: dict[str, tuple[int, ...]]  # complete pairs of base and the old tree, ln(base / old) by case
-    direct: dict[
-        str, tuple[int, ...]
-    ]  # complete pairs of the old tree and candidate, ln(old / candidate) by case
+    direct: dict[str, tuple[int, ...]]  # and of the old tree and the candidate, ln(old / candidate)
     earlier: dict[str, int]  # how many of `by_case` are from the earlier pairs that the document continues
 
     def units(self, cap_ppb: int) -> list[float]:
