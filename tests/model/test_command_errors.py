@@ -39,7 +39,8 @@ Main = Callable[[list[str]], int]
         (growth, ["upcycle", "a", "b", "--nois", "x", "--json"], "'x' is not a number of at least 0"),
         (growth, ["upcycle", "a", "b", "--json", "--depth"], "unrecognized arguments: --depth"),
         (hf, ["import", "a", "b", "--dtype", "int9", "--json"], "argument --dtype: invalid choice: 'int9'"),
-        (smollm2, ["fetch", "--json", "more"], "unrecognized arguments: more"),
+        (smollm2, ["fetch", "--json", "smollm2-moe", "more"], "unrecognized arguments: more"),
+        (smollm2, ["fetch", "--json", "more"], "argument model: invalid choice: 'more'"),
     ],
 )
 def test_a_wrong_command_line_is_a_document_where_one_is_asked_for(

@@ -9,11 +9,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import select
 import signal
 import sys
 import tempfile
-import threading
-from contextlib import suppress
+from collections.abc import Iterator
 from pathlib import Path
 
 from bounty.github.standin.control.orders import Orders
@@ -83,21 +83,32 @@ def _announce(standin: StandIn, root: Path) -> None:
 
 
 def _serve(standin: StandIn) -> None:
-    """Obey orders until standard input ends, then wait for a signal."""
-    ended = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ended.set())
-    threading.Thread(target=_obey, args=(standin,), daemon=True).start()
-    with suppress(KeyboardInterrupt):
-        ended.wait()
-
-
-def _obey(standin: StandIn) -> None:
+    """Obey orders, a line each, until a signal. The end of standard input ends the orders alone."""
     orders = Orders(standin)
-    for line in sys.stdin:
+    for line in _lines_until_signal(sys.stdin.fileno()):
         if line.strip():
             sys.stdout.write(json.dumps(orders.answer(line)) + "\n")
             sys.stdout.flush()
+
+
+def _lines_until_signal(source: int) -> Iterator[str]:
+    """Lines of a file descriptor, then wait for SIGTERM or SIGINT, which also ends the lines.
+
+    One thread does both: Python aborts at exit if another thread is inside sys.stdin or sys.stdout then.
+    """
+    ended, end = os.pipe()
+    os.set_blocking(end, False)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    signal.set_wakeup_fd(end)
+    pending = b""
+    waited_for = [source, ended]
+    while ended not in select.select(waited_for, [], [])[0]:
+        read = os.read(source, 65536)
+        *lines, pending = (pending + (read or b"\n")).split(b"\n")
+        if not read:
+            waited_for.remove(source)
+        yield from (line.decode() for line in lines)
 
 
 if __name__ == "__main__":

@@ -70,8 +70,11 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _end_with_stdin() -> None:
-    """Drain as by SIGTERM once stdin is at its end: the process that started the node closed it, or has ended."""
-    while sys.stdin.buffer.read(4096):
+    """Drain as by SIGTERM once stdin is at its end: the process that started the node closed it, or has ended.
+
+    It reads around sys.stdin: a node that ends while this thread is inside of that would be aborted by Python.
+    """
+    while os.read(sys.stdin.fileno(), 4096):
         pass
     os.kill(os.getpid(), signal.SIGTERM)
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -113,6 +114,20 @@ def test_the_program_takes_orders_and_ends(tmp_path: Path) -> None:
     finally:
         program.terminate()
         assert program.wait(20) == 0
+
+
+def test_the_program_stays_after_its_orders_until_a_signal(tmp_path: Path) -> None:
+    program = _start({}, "--root", str(tmp_path / "root"))
+    assert program.stdin is not None and program.stdout is not None
+    program.stdin.write(json.dumps({"do": "dance"}))  # no end of line
+    program.stdin.close()
+    while (line := program.stdout.readline().strip()) != "ready":
+        assert line
+    assert "error" in json.loads(program.stdout.readline())
+    with pytest.raises(subprocess.TimeoutExpired):
+        program.wait(0.3)
+    program.send_signal(signal.SIGINT)
+    assert program.wait(20) == 0
 
 
 def test_the_program_refuses_beside_a_deployment(tmp_path: Path) -> None:
