@@ -1,5 +1,6 @@
 """`gainshare demo` that does not end well: by a signal its stack is stopped, and a gain without award says so."""
 
+import io
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ from typer.testing import CliRunner
 from benchmarks.commands import SIGNALS
 from bounty.github.demo import __main__ as story
 from gainshare.cli.client import Site
-from gainshare.cli.demo import command, performance, scenario
+from gainshare.cli.demo import command, performance, scenario, watching
 from gainshare.cli.demo.people import Person
 from gainshare.cli.demo.record import Record
 from gainshare.cli.demo.stage import Stage
@@ -70,6 +71,37 @@ def test_a_gain_without_award_ends_the_demo_with_an_error_that_says_so(tmp_path:
     with pytest.raises(CliError, match=r"no award for grace \(suspicious\)"):
         scenario._pay(stage, "1")
     assert [step.ok for step in record.steps] == [False] and not record.ok
+
+
+class Watched:
+    """A person whose submission is confirmed, then drawn for a random re-measurement."""
+
+    name = "grace"
+
+    def __init__(self) -> None:
+        verdict = {"kind": "gain", "reason": "Confirmed"}
+        running = [{"kind": "recheck", "state": "measuring"}]
+        common = {"verdict": verdict, "looks": 0}
+        self._forms = [
+            {"state": "being_judged", "stage": "being_judged", "verdict": None, "looks": 2},
+            {"state": "confirmed", "stage": "confirmed: random re-measurement", "runs": running, **common},
+            {"state": "confirmed", "stage": "confirmed", "runs": [], **common},
+        ]
+
+    def get(self, path: str) -> dict[str, Any]:
+        return self._forms.pop(0)
+
+
+def test_a_demo_says_that_its_gain_was_drawn_to_be_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "POLL_S", 0.0)
+    out = io.StringIO()
+    seen = watching.wait_for_verdict(cast("Person", Watched()), "1", Progress(Console(file=out)))
+    assert seen["stage"] == "confirmed"
+    assert [line.strip() for line in out.getvalue().splitlines()] == [
+        "grace: being judged",
+        "grace: confirmed: random re-measurement",
+        "grace: confirmed",
+    ]
 
 
 def test_the_story_of_a_pull_request_ends_so_too(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,9 +17,14 @@ BEING_JUDGED = "being_judged"  # until the decision, for those who may not see m
 POLL_S = 1.0
 
 
+def stage_words(submission: dict[str, Any]) -> str:
+    """The stage as the site names it, with the measurement in progress; the state where it tells no stage."""
+    return str(submission.get("stage") or submission["state"]).replace("_", " ")
+
+
 def describe(submission: dict[str, Any]) -> str:
     """State, then progress or the verdict with its reason. While it is being judged, no run is told."""
-    text = str(submission.get("stage") or submission["state"]).replace("_", " ")
+    text = stage_words(submission)
     if submission["state"] == BEING_JUDGED:
         text += f", {_progress(submission)}"
     for run in submission.get("runs") or ():

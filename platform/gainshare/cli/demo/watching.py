@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from gainshare.cli.contributor.submission import BEING_JUDGED, is_resting
+from gainshare.cli.contributor.submission import BEING_JUDGED, is_resting, stage_words
 from gainshare.cli.demo.people import Person
 from gainshare.cli.output import CliError
 
@@ -54,6 +54,6 @@ def wait_for_verdict(person: Person, submission: str, progress: Progress) -> dic
 
 
 def describe(submission: dict[str, Any]) -> tuple[str, str]:
-    """The submission's state, and the number of interim checks while it is being judged (empty otherwise)."""
-    state = str(submission["state"])
-    return state.replace("_", " "), f", {submission['looks']} interim checks" if state == BEING_JUDGED else ""
+    """The submission's stage, and the number of interim checks while it is being judged (empty otherwise)."""
+    is_hidden = submission["state"] == BEING_JUDGED
+    return stage_words(submission), f", {submission['looks']} interim checks" if is_hidden else ""
