@@ -33,7 +33,7 @@ from model.transformer import Transformer
 TINY = "tiny"
 TINY_SEED = 20_250_101
 MAX_NAME_SHOWN = 100  # characters
-FETCH_HINT = "run `gainshare model fetch smollm2` (or `python -m model.smollm2 fetch`) first"
+FETCH_HINT = "`gainshare model fetch smollm2` fetches smollm2-moe, `gainshare model fetch smollm2-small` smollm2-moe-small"
 
 
 @dataclass(frozen=True)

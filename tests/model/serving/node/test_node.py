@@ -361,7 +361,8 @@ def test_start_up_problems_say_what_to_do(tmp_path: Path, capsys: pytest.Capture
         return capsys.readouterr().err
 
     missing = refused("--model", "smollm2-moe", "--home", str(tmp_path), "--port", "0")
-    assert "gainshare model fetch smollm2" in missing
+    assert "`gainshare model fetch smollm2` fetches smollm2-moe" in missing
+    assert "`gainshare model fetch smollm2-small` smollm2-moe-small" in missing
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
