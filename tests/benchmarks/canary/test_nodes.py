@@ -78,6 +78,7 @@ def attacked(tree: Path, folder: Path, changes: list[Change], **more: object) ->
     return clocked(tree, changed_tree(tree, folder / "changed", changes), folder, **more)  # type: ignore[arg-type]
 
 
+@pytest.mark.measures
 def test_an_equal_tree_gives_equal_answers_and_leaks_nothing(tree: Path, folder: Path) -> None:
     found = clocked(tree, tree, folder, rounds=1)
     assert found.event is None and differences(found) == [] and found.leaks.planted == 4

@@ -34,6 +34,7 @@ PLACE = (
 )
 COVERED = ("stat", "uptime", "loadavg", "schedstat", "interrupts", "vmstat", "diskstats")
 SEATS = ("base", "candidate")
+SOME_USER = "77777"  # in place of a user id, in texts and among numbers: an ordinary user's is a common number
 
 
 def dumps(tmp_path: Path, level: str, numbers: int) -> dict[str, dict[str, Any]]:
@@ -58,7 +59,7 @@ def normal(seen: dict[str, Any]) -> dict[str, Any]:
     """Without what is random in each process: its user id, numbers of mounts and pipes, the name of its copy of the tree."""
     uid = re.search(r"^Uid:\t(\d+)", seen["status"], flags=re.MULTILINE)
     assert uid is not None
-    plain = json.loads(re.sub(rf"(?<!\d){uid[1]}(?!\d)", "UID", json.dumps(seen)))
+    plain = json.loads(re.sub(rf"(?<!\d){uid[1]}(?!\d)", SOME_USER, json.dumps(seen)))
     plain["status"] = [line for line in plain["status"].splitlines() if line.startswith(PLACE)]
     plain["mountinfo"] = [_mount(line) for line in plain["mountinfo"].splitlines()]
     plain["descriptors"] = sorted(re.sub(r"\[\d+\]", "", target) for target in plain["descriptors"].values())

@@ -27,6 +27,7 @@ from benchmarks.sandbox import best_level
 from benchmarks.suites import Suite
 from benchmarks.suites.base import Exchange, Problem, Tensors
 from tests.benchmarks.suites.suite_pairs import Trees
+from tests.closed_processes import is_closed_init
 
 LEAST_BYTES = 16  # of a piece: shorter ones may be anywhere by chance
 PIECE_BYTES = 256  # 32 ids of text: a few of them are in every text
@@ -148,7 +149,9 @@ class WalkedSample:
         return None
 
     def _memory(self) -> list[bytes]:
-        return [part for pid in self._side.pids() for part in writable_memory(pid)]
+        """Of all its processes but an init that this user cannot read, which was closed before the first message."""
+        read = [pid for pid in self._side.pids() if not is_closed_init(pid)]
+        return [part for pid in read for part in writable_memory(pid)]
 
 
 def patched(trees: Trees, entries: Sequence[str]) -> Tree:
