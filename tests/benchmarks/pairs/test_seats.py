@@ -34,7 +34,7 @@ PLACE = (
 )
 COVERED = ("stat", "uptime", "loadavg", "schedstat", "interrupts", "vmstat", "diskstats")
 SEATS = ("base", "candidate")
-SOME_USER = "77777"  # in place of a user id, in texts and among numbers: an ordinary user's is a common number
+SOME_USER = "77777"  # for a user id, in texts and for whole numbers: an ordinary user's is a common one
 
 
 def dumps(tmp_path: Path, level: str, numbers: int) -> dict[str, dict[str, Any]]:
