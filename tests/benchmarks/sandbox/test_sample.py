@@ -23,6 +23,7 @@ from benchmarks.sandbox.accounting.processes import read_stat, tree
 from benchmarks.sandbox.isolation import container
 from benchmarks.sandbox.levels import MIB
 from tests.benchmarks.sandbox.sandbox_levels import LEVELS, level_or_skip
+from tests.needs import only_root
 
 pytestmark = pytest.mark.sandbox
 
@@ -291,9 +292,8 @@ def test_a_missing_mount_is_named(level: SandboxLevel) -> None:
         start(level, "", mounts=[Mount(Path("/nowhere/at/all"), "/tree")])
 
 
+@only_root  # only then a sample is another user
 def test_an_unreadable_mount_is_named(level: SandboxLevel, open_folder: Path) -> None:
-    if os.geteuid() != 0:
-        pytest.skip("expected: only as root a sample is another user")
     (open_folder / "closed").mkdir(mode=0o700)
     with pytest.raises(SandboxError, match="chmod"):
         start(level, "", mounts=[Mount(open_folder / "closed", "/tree")])

@@ -13,6 +13,7 @@ from benchmarks.sandbox import (
 )
 from benchmarks.sandbox.isolation.bubblewrap import find_bwrap
 from tests.benchmarks.sandbox.ordinary_user import CHECKOUT, as_user, in_sandbox_as_user
+from tests.needs import only_root
 
 pytestmark = pytest.mark.sandbox
 
@@ -232,9 +233,8 @@ def test_without_user_namespaces_the_level_is_refused_with_advice() -> None:
     assert "never earns awards" in answer.stdout
 
 
+@only_root
 def test_root_without_the_right_to_make_namespaces_is_refused_with_advice() -> None:
-    if os.geteuid() != 0:
-        pytest.skip("expected: needs root to give up its rights")
     code = "from benchmarks.sandbox import best_level; best_level()"
     answer = subprocess.run(
         ["setpriv", "--bounding-set=-sys_admin", "--inh-caps=-all", sys.executable, "-c", code],

@@ -1,5 +1,6 @@
 """Processes: identity beyond the pid, death with the parent, whole sessions ended, leftovers found by tag."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 
 from gainshare.local.supervision import guardian, processes
 from gainshare.local.supervision.processes import TAG, ProcessId
+from tests.benchmarks.sandbox.ordinary_user import as_user
 
 pytestmark = pytest.mark.slow
 
@@ -104,11 +106,16 @@ def test_tag_finds_a_process_and_its_children_and_nothing_else(tmp_path: Path) -
     assert len(killed) == 3
 
 
-def test_unknown_user_is_refused_by_the_kernel_when_not_root(tmp_path: Path) -> None:
-    if os.geteuid() == 0:
-        pytest.skip("expected: root may become anybody")
-    with pytest.raises(PermissionError):
+def test_an_ordinary_user_starts_no_process_of_roots() -> None:
+    ended = as_user(
+        """
+        import subprocess, sys
+        from gainshare.local.supervision import processes
         processes.start([sys.executable, "-V"], env={}, log=subprocess.DEVNULL, user=0, group=0)
+        """
+    )
+    assert ended.returncode == 1
+    assert f"PermissionError: [Errno {errno.EPERM}]" in ended.stderr, ended.stderr
 
 
 def test_guardian_kills_tagged_processes_once_its_pipe_breaks(tmp_path: Path) -> None:
